@@ -1,0 +1,46 @@
+"""Channel Equilibrium for the OpenMMLab libraries: pure Python, nothing to compile."""
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r"__version__ = \"(.+)\"", (HERE / "ce_mm" / "version.py").read_text()).group(1)
+
+setup(
+    name="ce_mm",
+    version=VERSION,
+    description="Channel Equilibrium Networks (Shao et al., ICML 2020) as a plugin for the OpenMMLab libraries",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["ce_mm", "ce_mm.*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "torch>=2.11,<3",
+        "torchvision>=0.26,<1",
+        "numpy>=1.26,<3",
+        "pycocotools>=2.0.7,<3",
+        "matplotlib>=3.8,<4",
+        "pillow>=10",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        # The maintained continuation of OpenMMLab under the same import names.
+        "onedl": [
+            "onedl-mmengine>=0.10.12,<0.11",
+            "onedl-mmcv>=2.3.6,<2.4",
+            "onedl-mmdetection>=3.5.1,<3.6",
+            "onedl-mmpretrain>=1.3.6,<1.4",
+        ],
+        # The original distributions; mmengine 0.10.7 still imports pkg_resources.
+        "openmmlab": [
+            "mmengine>=0.10.7,<0.11",
+            "mmcv-lite>=2.1.0,<2.2",
+            "mmdet>=3.3.0,<3.4",
+            "mmpretrain>=1.2.0,<1.3",
+            "setuptools<81",
+        ],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
+    },
+)
