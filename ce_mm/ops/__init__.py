@@ -1,0 +1,30 @@
+"""Tensors in, tensors out: the operators of Channel Equilibrium, on torch alone.
+
+A layer is three steps: :func:`moments` (one read of x), the coefficients (small tensors), :func:`group_affine` (one read
+of x, one write of y).
+"""
+from ce_mm.ops.all_reduce import all_reduce_sum
+from ce_mm.ops.channel_equilibrium import (
+    batch_norm_affine,
+    covariance,
+    equilibrium_affine,
+    fit_group_size,
+    instance_variance,
+)
+from ce_mm.ops.group_affine import group_affine
+from ce_mm.ops.moments import compute_dtype, data_shift, moments
+from ce_mm.ops.newton_schulz import newton_schulz
+
+__all__ = [
+    "all_reduce_sum",
+    "batch_norm_affine",
+    "compute_dtype",
+    "covariance",
+    "data_shift",
+    "equilibrium_affine",
+    "fit_group_size",
+    "group_affine",
+    "instance_variance",
+    "moments",
+    "newton_schulz",
+]

@@ -1,0 +1,16 @@
+"""What all tests share: the folder of real data and reference numbers, if this machine has it."""
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder named by CE_MM_SHARED, or ``../shared`` beside the project; skips where it is absent."""
+    folder = Path(os.environ.get("CE_MM_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data or reference numbers here: {folder} is absent (CE_MM_SHARED names another place)")
+    return folder
