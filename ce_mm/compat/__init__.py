@@ -1,0 +1,14 @@
+"""What an older or slimmer OpenMMLab installation lacks; each piece switches itself off where it is not needed."""
+
+
+def apply() -> None:
+    """Give mmcv its missing compiled operators and make mmengine read checkpoints as data; a second call does nothing.
+
+    Needs mmengine and mmcv: ``ce_mm.compat.requirements.require`` says clearly when they are absent.
+    """
+    # Imported here because `ce_mm.compat.requirements` must work where mmengine and mmcv do not.
+    from ce_mm.compat.mmcv_ext import install_mmcv_ext
+    from ce_mm.compat.safe_load import make_loading_safe
+
+    install_mmcv_ext()
+    make_loading_safe()

@@ -1,0 +1,14 @@
+"""CE as nn.Modules; :class:`CENorm` is registered as ``CE``, so that ``norm_cfg=dict(type='CE')`` works everywhere."""
+from ce_mm.compat.requirements import require
+
+require("mmengine", "mmcv")
+
+from mmengine.registry import MODELS
+
+from ce_mm.layers.batch_decorrelation import BatchDecorrelation
+from ce_mm.layers.ce_norm import CENorm
+from ce_mm.layers.instance_reweighting import InstanceReweighting
+
+MODELS.register_module("CE", module=CENorm)
+
+__all__ = ["BatchDecorrelation", "CENorm", "InstanceReweighting"]

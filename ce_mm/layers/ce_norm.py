@@ -1,0 +1,205 @@
+"""CENorm: a base norm followed by Channel Equilibrium, as one layer that stands where the norm stood.
+
+    moments → coefficients of base norm, BD and IR → one group affine
+
+The normalised map is never formed. The layer follows its base norm: what sets ``norm`` to eval() (frozen stages,
+``norm_eval``) makes CE use its moving averages too.
+"""
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+
+from ce_mm import ops
+from ce_mm.layers import base_norm
+from ce_mm.layers.batch_decorrelation import BatchDecorrelation
+from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.layers.moving_average import update_averages
+
+BRANCHES = ("bd", "ir")
+
+
+class CENorm(nn.Module):
+    """Base norm and Channel Equilibrium, ``y = (λ Σ^(-1/2) + (1-λ) Diag(v_n)^(-1/2)) x̃``.
+
+    Args:
+        num_features: C.
+        norm: config of the base norm, for mmcv's ``build_norm_layer``: BN or SyncBN. With SyncBN the norm's own
+            statistics are those of all processes, the covariance stays that of each process, as in the paper.
+        group_size: g, channels that are decorrelated together; halved until it divides C.
+        iterations: T, Newton-Schulz steps.
+        reduction: r, IR's hidden layer has C // r channels.
+        branches: ``('bd', 'ir')``; one of them alone is used unscaled; ``()`` is the base norm alone.
+        max_pool: take Σ after a 2×2 max pool.
+        momentum: of the moving averages of Σ^(-1/2) and s^(-1/2); the base norm has its own.
+        eps: added to the diagonal of Σ.
+        correction: 1 takes σ̃² with Bessel's correction, as the authors' code does.
+
+    Raises:
+        ValueError: an argument is out of range; the message names it.
+        TypeError: the base norm is of a kind that CE cannot stand on.
+
+    State: ``norm.*``; ``mix`` (1,), the logit of λ, with both branches; ``ir.*`` and ``bd.*``. A checkpoint of the base
+    norm alone (``weight``, ``bias``, ``running_mean``, ...) fills ``norm.*``.
+    """
+
+    _abbr_ = "bn"  # mmcv names the layer by it, so that bn1, bn2, bn3 stay what checkpoints call them
+
+    def __init__(
+        self,
+        num_features: int,
+        norm: dict | None = None,
+        group_size: int = 16,
+        iterations: int = 3,
+        reduction: int = 4,
+        branches: tuple[str, ...] = BRANCHES,
+        max_pool: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        correction: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_arguments(num_features, group_size, iterations, reduction, branches, momentum, eps, correction)
+        self.num_features = num_features
+        self.branches = tuple(branch for branch in BRANCHES if branch in branches)
+        self.momentum = momentum
+        norm = dict(type="BN") if norm is None else norm
+        self.norm = build_norm_layer(norm, num_features)[1]
+        if not isinstance(self.norm, base_norm.SUPPORTED) or not self.norm.track_running_stats:
+            raise TypeError(
+                f"CE's base norm must be BN or SyncBN with running statistics, got {norm!r}; "
+                "set norm=dict(type='BN') or dict(type='SyncBN')"
+            )
+        self.bd = BatchDecorrelation(num_features, group_size, iterations, max_pool, eps) if "bd" in branches else None
+        self.ir = InstanceReweighting(num_features, reduction, correction) if "ir" in branches else None
+        self.register_parameter("mix", nn.Parameter(torch.zeros(1)) if self.branches == BRANCHES else None)
+        #: Whether all training batches since the last reset to None were finite, a bool () on the device, or None.
+        self.finite: Tensor | None = None
+
+    @property
+    def weight(self) -> Tensor | None:
+        """γ of the base norm, where initialisers such as ``zero_init_residual`` look for it."""
+        return self.norm.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """β of the base norm."""
+        return self.norm.bias
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """CE of x, then, if asked, the residual add and the ReLU that follow it in a network.
+
+        Args:
+            x: (N, C, H, W), any floating type; sums are taken in float32 at least, also under autocast.
+            residual: added to the result, of the same shape.
+            relu: rectify at the end.
+
+        Returns:
+            (N, C, H, W), of x's type and memory format, a fresh tensor.
+        """
+        if x.dim() != 4 or x.shape[1] != self.num_features:
+            raise ValueError(
+                f"CENorm({self.num_features}) takes a map of shape (N, {self.num_features}, H, W), got {tuple(x.shape)}"
+            )
+        if self.branches:
+            with _full_precision(x.device.type):
+                y = self._equalize(x)
+        else:
+            y = self.norm(x)
+        if residual is not None:
+            y = y.add_(residual)
+        return y.relu_() if relu else y
+
+    def _equalize(self, x: Tensor) -> Tensor:
+        norm, bd, ir = self.norm, self.bd, self.ir
+        # A process with an empty batch still takes part in the sums of a synchronised norm.
+        training = norm.training and (x.numel() > 0 or base_norm.synchronised(norm))
+        local = training and x.numel() > 0
+        positions = x.shape[2] * x.shape[3]
+
+        shift = base_norm.base_shift(norm, x)
+        if training or ir is not None:
+            mean, second = ops.moments(x, bd.group_size if bd is not None and local else 1, shift)
+            square = second.diagonal(dim1=-2, dim2=-1).flatten(1)
+
+        averages = []
+        if training:
+            batch_mean, batch_variance, count = base_norm.batch_statistics(norm, mean, square, positions)
+            averages += base_norm.base_averages(norm, batch_mean + shift, batch_variance, count)
+        else:
+            batch_mean, batch_variance = base_norm.running_statistics(norm, shift)
+        scale, offset = base_norm.base_affine(norm, batch_mean, batch_variance)
+
+        whitening = reweighting = None
+        if bd is not None:
+            if local:
+                whitening = bd(x, shift, mean, second, scale, offset)
+                averages.append((bd.running_whitening, whitening, self.momentum))
+            else:
+                whitening = bd.running_whitening.to(shift.dtype)
+        if ir is not None:
+            variance = ir.variance(mean, square, scale, positions)
+            if local:
+                inv_std_scale = ir.inv_std_scale(variance)
+                averages.append((ir.running_inv_std_scale, inv_std_scale, self.momentum))
+            else:
+                inv_std_scale = ir.running_inv_std_scale.to(shift.dtype)
+            reweighting = ir(variance) * inv_std_scale
+        if averages:
+            finite = update_averages(averages)
+            norm.num_batches_tracked += finite
+            self.finite = finite if self.finite is None else self.finite & finite
+
+        mix = None if self.mix is None else self.mix.to(shift.dtype)
+        weight, bias = ops.equilibrium_affine(scale, offset, whitening, reweighting, mix)
+        return ops.group_affine(x, weight, bias, shift)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Take the weights of a plain norm that stood in this place: ``bn3.weight`` is ``bn3.norm.weight`` here."""
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            if prefix + name in state_dict:
+                state_dict.setdefault(f"{prefix}norm.{name}", state_dict.pop(prefix + name))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def extra_repr(self) -> str:
+        """What print(module) shows of the arguments."""
+        return f"{self.num_features}, branches={self.branches}"
+
+
+def _full_precision(device_type: str) -> AbstractContextManager:
+    """Autocast off: coefficients need float32, and group_affine casts what it writes."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+def _check_arguments(
+    num_features: int,
+    group_size: int,
+    iterations: int,
+    reduction: int,
+    branches: tuple[str, ...],
+    momentum: float,
+    eps: float,
+    correction: int,
+) -> None:
+    def expect(holds: bool, name: str, value: object, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"CENorm's {name} must be {expected}, got {value!r}")
+
+    for name, value in dict(num_features=num_features, group_size=group_size, iterations=iterations).items():
+        expect(isinstance(value, int) and value >= 1, name, value, "a whole number of at least 1")
+    expect(
+        isinstance(branches, (tuple, list)) and set(branches) <= set(BRANCHES),
+        "branches", branches, "a tuple of 'bd' and 'ir', one of them, or ()",
+    )  # fmt: skip
+    if "ir" in branches:
+        expect(
+            isinstance(reduction, int) and 1 <= reduction <= num_features,
+            "reduction", reduction, f"a whole number from 1 to the number of channels, {num_features}",
+        )  # fmt: skip
+    expect(0 <= momentum <= 1, "momentum", momentum, "a number from 0 to 1")
+    expect(eps > 0, "eps", eps, "greater than 0")
+    expect(correction in (0, 1), "correction", correction, "0 or 1")

@@ -1,0 +1,23 @@
+"""Moving averages that a bad batch cannot poison, without asking the device anything."""
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def update_averages(averages: Sequence[tuple[Tensor, Tensor, float | Tensor]]) -> Tensor:
+    """Move every buffer towards its new value, or none of them if any value is not finite (paper eq. 32).
+
+    Args:
+        averages: triples of the buffer (changed in place), its new value (as many elements) and the momentum m in
+            ``buffer = (1 - m) buffer + m value``.
+
+    Returns:
+        A bool of shape () on the device: whether the buffers were moved.
+    """
+    finite = torch.stack([value.isfinite().all() for _, value, _ in averages]).all()
+    for buffer, value, momentum in averages:
+        moved = torch.lerp(buffer.to(value.dtype), value.view_as(buffer), momentum)
+        buffer.copy_(torch.where(finite, moved, buffer))
+    return finite

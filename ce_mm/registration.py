@@ -1,0 +1,47 @@
+"""What ``import ce_mm`` does: make OpenMMLab work here, and put CE into its registry as far as it is installed."""
+import importlib
+from collections.abc import Callable
+from typing import NoReturn
+
+from ce_mm import compat
+from ce_mm.compat.requirements import MissingRequirementError, require
+
+# Modules that register something, and the names by which configs reach for it.
+PIECES = {
+    "ce_mm.layers": ("CE",),
+    "ce_mm.backbones": ("CEResNet",),
+    "ce_mm.hooks": ("NonFiniteHook",),
+}
+
+
+def register() -> None:
+    """Register all that this installation can use; where a library lacks, its names raise the error when built."""
+    try:
+        require("mmengine", "mmcv")
+    except MissingRequirementError:
+        pass  # said below by whatever is reached for
+    else:
+        compat.apply()
+    for module, names in PIECES.items():
+        try:
+            importlib.import_module(module)
+        except MissingRequirementError as error:
+            _register_unavailable(names, error)
+
+
+def _register_unavailable(names: tuple[str, ...], error: ImportError) -> None:
+    try:
+        require("mmengine")
+    except MissingRequirementError:
+        return  # without mmengine there is no registry that anyone could ask
+    from mmengine.registry import HOOKS, MODELS
+
+    for name in names:
+        (HOOKS if name.endswith("Hook") else MODELS).register_module(name, module=_raiser(error))
+
+
+def _raiser(error: ImportError) -> Callable[..., NoReturn]:
+    def unavailable(*args: object, **kwargs: object) -> NoReturn:
+        raise error
+
+    return unavailable

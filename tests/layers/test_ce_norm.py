@@ -1,0 +1,321 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from mmcv.cnn import ConvModule, build_norm_layer, fuse_conv_bn
+from mmengine.model import revert_sync_batchnorm
+from oracle import Statistics, equilibrium
+from torch import nn
+
+from ce_mm.layers import CENorm
+
+ALL = ("bd", "ir")
+
+
+def layer(channels=16, **kwargs):
+    """A CENorm in float64 whose parameters and buffers are all away from their starting values."""
+    torch.manual_seed(0)
+    ce = CENorm(channels, **kwargs).double()
+    with torch.no_grad():
+        for p in ce.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+        ce.norm.running_mean.normal_()
+        ce.norm.running_var.uniform_(0.5, 2)
+        if ce.bd is not None:
+            ce.bd.running_whitening.add_(0.1 * torch.randn_like(ce.bd.running_whitening))
+        if ce.ir is not None:
+            ce.ir.running_inv_std_scale.fill_(0.7)
+    return ce
+
+
+def batch(channels=16, n=3, h=6, w=5, seed=1, **kwargs):
+    return torch.randn(n, channels, h, w, dtype=torch.float64, generator=torch.Generator().manual_seed(seed), **kwargs)
+
+
+def oracle_parameters(ce):
+    ir = ce.ir
+    named = {} if ir is None else dict(
+        fc1=ir.fc1.weight, ln_weight=ir.ln.weight, ln_bias=ir.ln.bias, fc2=ir.fc2.weight
+    )
+    return named | ({} if ce.mix is None else {"mix_logit": ce.mix})
+
+
+def gradients(y, x, module, dy):
+    return torch.autograd.grad(y, [x, *module.parameters()], dy)
+
+
+def oracle(ce, x, **kwargs):
+    running = None
+    if not ce.norm.training:
+        running = Statistics(
+            None if ce.bd is None else ce.bd.running_whitening.clone(),
+            None if ce.ir is None else ce.ir.running_inv_std_scale.clone(),
+        )
+    return equilibrium(ce.norm(x), oracle_parameters(ce), running=running, **kwargs)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        dict(),
+        dict(group_size=4, iterations=5),
+        dict(branches=("bd",)),
+        dict(branches=("ir",)),
+        dict(max_pool=True),
+        dict(correction=1),
+        dict(channels=58, group_size=16),
+        dict(reduction=16),
+    ],
+    ids=str,
+)
+def test_outputs_gradients_and_buffers_equal_the_paper_s_equations(kwargs, training):
+    ce = layer(**kwargs).train(training)
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("channels", "reduction")}
+    x = batch(ce.num_features, requires_grad=True)
+    twin = copy.deepcopy(ce)
+    expected, statistics = oracle(twin, x, **kwargs)
+    y = ce(x)
+    torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
+    dy = torch.randn_like(y)
+    for mine, theirs in zip(gradients(y, x, ce, dy), gradients(expected, x, twin, dy), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(ce.norm.state_dict(), twin.norm.state_dict())
+    if training and ce.bd is not None:
+        averaged = 0.9 * twin.bd.running_whitening + 0.1 * statistics.whitening
+        torch.testing.assert_close(ce.bd.running_whitening, averaged)
+    if training and ce.ir is not None:
+        averaged = 0.9 * twin.ir.running_inv_std_scale + 0.1 * statistics.inv_std_scale
+        torch.testing.assert_close(ce.ir.running_inv_std_scale, averaged)
+
+
+@pytest.mark.parametrize("case", ["c64_g16", "c64_g64_stem", "c58_g2", "c32_g16_maxpool"])
+def test_the_numbers_of_the_authors_code_are_met(case, shared):
+    with np.load(shared / "reference/ce_golden.npz") as file:
+        golden = {name.split("/")[1]: torch.from_numpy(file[name]) for name in file.files if name.startswith(case + "/")}
+    ce = CENorm(
+        len(golden["gamma"]), group_size=int(golden["group_size"]), max_pool=bool(golden["max_pool"]), correction=1
+    ).double()
+    parameters = dict(
+        gamma=ce.norm.weight, beta=ce.norm.bias, mix_logit=ce.mix, fc1=ce.ir.fc1.weight, ln_weight=ce.ir.ln.weight,
+        ln_bias=ce.ir.ln.bias, fc2=ce.ir.fc2.weight,
+    )  # fmt: skip
+    for name, parameter in parameters.items():
+        parameter.data.copy_(golden[name])
+
+    results, inv_std_scale = {}, torch.ones(1, dtype=torch.float64)
+    for x, y_train in zip(golden["x_train"], golden["y_train"], strict=True):
+        x.requires_grad_()
+        y = ce(x)
+        assert (y - y_train).abs().max() <= 1e-6 * y_train.abs().max()
+        variance = copy.deepcopy(ce.norm)(x).var(dim=(2, 3))
+        inv_std_scale = 0.9 * inv_std_scale + 0.1 * variance.mean().rsqrt()
+    grads = torch.autograd.grad(y, [x, *parameters.values()], golden["dy_last"])
+    results |= {"dx_last": grads[0]} | {f"d_{name}": g for name, g in zip(parameters, grads[1:], strict=True)}
+    results |= dict(
+        running_mean=ce.norm.running_mean, running_var=ce.norm.running_var, running_whitening=ce.bd.running_whitening
+    )
+    torch.testing.assert_close(ce.ir.running_inv_std_scale, inv_std_scale.detach(), rtol=1e-6, atol=0)
+    ce.eval()
+    ce.ir.running_inv_std_scale.copy_(1 / golden["running_std_scale"])
+    results["y_eval"] = ce(golden["x_eval"])
+    for name, value in results.items():
+        assert (value - golden[name]).abs().max() <= 1e-6 * golden[name].abs().max(), name
+
+
+def test_without_branches_it_is_the_base_norm():
+    ce, bn, x = CENorm(8, branches=()), nn.BatchNorm2d(8), torch.randn(2, 8, 4, 4)
+    assert torch.equal(ce(x), bn(x))
+    assert torch.equal(ce.eval()(x), bn.eval()(x))
+    assert set(ce.state_dict()) == {f"norm.{name}" for name in bn.state_dict()}
+
+
+def test_the_state_has_the_names_that_checkpoints_use():
+    assert {name: tuple(value.shape) for name, value in CENorm(32).state_dict().items()} == {
+        "mix": (1,),
+        "norm.weight": (32,),
+        "norm.bias": (32,),
+        "norm.running_mean": (32,),
+        "norm.running_var": (32,),
+        "norm.num_batches_tracked": (),
+        "bd.running_whitening": (2, 16, 16),
+        "ir.running_inv_std_scale": (1,),
+        "ir.fc1.weight": (8, 32),
+        "ir.ln.weight": (8,),
+        "ir.ln.bias": (8,),
+        "ir.fc2.weight": (32, 8),
+    }
+
+
+def test_residual_and_relu_are_those_of_the_network():
+    ce, x, residual = layer(), batch(), batch(seed=2)
+    plain = copy.deepcopy(ce)(x)
+    torch.testing.assert_close(ce(x, residual=residual, relu=True), (plain + residual).relu())
+
+
+def test_the_layer_passes_gradcheck():
+    ce = layer(4, group_size=2, reduction=2)
+    names = list(dict(ce.named_parameters()))
+
+    def function(x, *values):
+        return torch.func.functional_call(copy.deepcopy(ce), dict(zip(names, values, strict=True)), x)
+
+    inputs = [batch(4, 2, 3, 2), *(p.detach().clone() for p in ce.parameters())]
+    assert torch.autograd.gradcheck(function, [value.requires_grad_() for value in inputs])
+
+
+def test_a_mean_of_a_thousand_spreads_costs_no_precision():
+    torch.manual_seed(0)
+    x64 = torch.randn(4, 32, 14, 14, dtype=torch.float64) + 1000 * torch.randn(32, dtype=torch.float64)[:, None, None]
+    x32 = x64.float()
+    single, double = CENorm(32), CENorm(32).double()
+    double.load_state_dict(single.state_dict())
+    y32, y64 = single(x32.requires_grad_()), double(x32.detach().double().requires_grad_())
+    assert (y32 - y64).abs().max() <= 2e-6 * y64.abs().max()
+    dy = torch.randn_like(y64)
+    dx32 = torch.autograd.grad(y32, x32, dy.float())[0]
+    double_x = x32.detach().double().requires_grad_()
+    dx64 = torch.autograd.grad(double(double_x), double_x, dy)[0]
+    assert (dx32 - dx64).abs().max() <= 5e-6 * dx64.abs().max()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_both_layouts_give_the_same_and_keep_their_layout(memory_format):
+    ce, x = layer(), batch()
+    y = copy.deepcopy(ce)(x.contiguous(memory_format=memory_format))
+    assert y.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(y, ce(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_computes_in_float32_and_returns_the_type_of_x(dtype):
+    ce = CENorm(32)
+    x = torch.randn(2, 32, 8, 8).to(dtype)
+    expected = copy.deepcopy(ce)(x.float())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ce(x)
+    assert y.dtype == dtype
+    torch.testing.assert_close(y, expected.to(dtype))
+
+
+@pytest.mark.parametrize("shape", [(0, 32, 4, 4), (1, 32, 1, 1), (1, 32, 8, 8), (4, 32, 1, 1)], ids=str)
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kwargs", [dict(), dict(max_pool=True), dict(correction=1), dict(branches=("ir",))], ids=str)
+def test_small_and_empty_batches_give_finite_numbers(shape, training, kwargs):
+    ce = CENorm(32, **kwargs).train(training)
+    x = torch.randn(shape, requires_grad=True)
+    y = ce(x)
+    assert y.shape == x.shape
+    y.square().sum().backward()
+    for value in [y, x.grad, *(p.grad for p in ce.parameters()), *ce.buffers()]:
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_constant_channels_and_a_zero_gamma_give_finite_numbers(training):
+    ce = CENorm(32).train(training)
+    nn.init.zeros_(ce.weight)
+    x = torch.full((2, 32, 4, 4), 3.0, requires_grad=True)
+    y = ce(x)
+    y.square().sum().backward()
+    for value in [y, x.grad, *(p.grad for p in ce.parameters()), *ce.buffers()]:
+        assert value.isfinite().all()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e30])
+def test_a_batch_that_is_not_finite_neither_raises_nor_moves_a_buffer(poison):
+    ce = CENorm(32)
+    ce(torch.randn(2, 32, 4, 4))
+    before = {name: value.clone() for name, value in ce.state_dict().items()}
+    assert bool(ce.finite)
+    x = torch.randn(2, 32, 4, 4)
+    x[1, 5, 2, 2] = poison
+    ce(x)
+    for name, value in ce.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert not bool(ce.finite)
+
+
+def test_the_base_norm_in_eval_mode_freezes_ce_too():
+    ce = layer()
+    ce.norm.eval()
+    before = copy.deepcopy(ce.state_dict())
+    x = batch()
+    torch.testing.assert_close(ce(x), copy.deepcopy(ce).eval()(x))
+    torch.testing.assert_close(dict(ce.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def test_a_cumulative_average_is_pytorch_s():
+    ce, bn = CENorm(8, norm=dict(type="BN", momentum=None)).double(), nn.BatchNorm2d(8, momentum=None).double()
+    for seed in range(3):
+        ce(batch(8, seed=seed))
+        bn(batch(8, seed=seed))
+    torch.testing.assert_close(ce.norm.state_dict(), bn.state_dict())
+
+
+@pytest.mark.parametrize("key", ["", "bn3."])
+def test_a_plain_norm_s_weights_fill_the_base_norm(key):
+    bn = nn.BatchNorm2d(32)
+    nn.init.normal_(bn.weight)
+    module = CENorm(32) if not key else nn.ModuleDict({"bn3": CENorm(32)})
+    ours = module if not key else module["bn3"]
+    report = module.load_state_dict({key + name: value for name, value in bn.state_dict().items()}, strict=False)
+    assert not report.unexpected_keys
+    assert not any(".norm." in name or name.startswith("norm.") for name in report.missing_keys)
+    assert torch.equal(ours.norm.weight, bn.weight)
+
+
+def test_mmcv_builds_it_by_its_name_and_calls_it_bn():
+    name, ce = build_norm_layer(dict(type="CE", norm=dict(type="BN", eps=1e-3), requires_grad=False), 16, postfix=2)
+    assert (name, type(ce), ce.norm.eps) == ("bn2", CENorm, 1e-3)
+    assert not any(p.requires_grad for p in ce.parameters())
+
+
+def test_tools_that_replace_batch_norms_keep_ce():
+    module = nn.Sequential(ConvModule(3, 16, 3, norm_cfg=dict(type="CE")))
+    x = torch.randn(2, 3, 9, 9)
+    expected = module.eval()(x)
+    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(module))
+    assert isinstance(synced[0].norm, CENorm)
+    assert isinstance(synced[0].norm.norm, nn.SyncBatchNorm)
+    reverted = revert_sync_batchnorm(synced)
+    assert isinstance(reverted[0].norm, CENorm)
+    fused = fuse_conv_bn(copy.deepcopy(module))
+    for same in (reverted, fused):
+        torch.testing.assert_close(same.eval()(x), expected)
+    reverted.train()(x)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "named"),
+    [
+        (dict(group_size=0), "group_size"),
+        (dict(group_size=-16), "group_size"),
+        (dict(iterations=0), "iterations"),
+        (dict(reduction=33), "reduction"),
+        (dict(reduction=0), "reduction"),
+        (dict(branches=("bd", "se")), "branches"),
+        (dict(branches="bd"), "branches"),
+        (dict(momentum=1.5), "momentum"),
+        (dict(eps=0.0), "eps"),
+        (dict(correction=2), "correction"),
+        (dict(num_features=0), "num_features"),
+    ],
+    ids=str,
+)
+def test_an_argument_out_of_range_is_named(kwargs, named):
+    with pytest.raises(ValueError, match=f"CENorm's {named} must be .*, got"):
+        CENorm(**dict(num_features=32) | kwargs)
+
+
+@pytest.mark.parametrize("norm", [dict(type="GN", num_groups=4), dict(type="BN", track_running_stats=False)], ids=str)
+def test_a_base_norm_that_ce_cannot_stand_on_is_named(norm):
+    with pytest.raises(TypeError, match=norm["type"]):
+        CENorm(32, norm=norm)
+
+
+@pytest.mark.parametrize("shape", [(2, 32, 4), (2, 16, 4, 4), (32,), (2, 32, 4, 4, 4)], ids=str)
+def test_an_input_of_another_shape_is_named(shape):
+    with pytest.raises(ValueError, match=r"takes a map of shape \(N, 32, H, W\), got \("):
+        CENorm(32)(torch.zeros(shape))
