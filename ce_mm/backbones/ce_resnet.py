@@ -1,0 +1,78 @@
+"""CE-ResNet: a ResNet with CE after the stem's norm and after the last norm of every block, before the residual add.
+
+The networks are mmpretrain's; a CE block is its block with another last norm.
+"""
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.registry import MODELS
+from mmpretrain.models.backbones import ResNet
+from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
+from torch import nn
+
+from ce_mm.layers import CENorm
+
+
+class CEBasicBlock(BasicBlock):
+    """BasicBlock whose second norm is CENorm, unless ``ce_cfg`` (CENorm's arguments) is None."""
+
+    def __init__(self, *args: Any, ce_cfg: dict | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if ce_cfg is not None:
+            self.add_module(self.norm2_name, CENorm(self.out_channels, **ce_cfg))
+
+
+class CEBottleneck(Bottleneck):
+    """Bottleneck whose third norm is CENorm, unless ``ce_cfg`` (CENorm's arguments) is None."""
+
+    def __init__(self, *args: Any, ce_cfg: dict | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if ce_cfg is not None:
+            self.add_module(self.norm3_name, CENorm(self.out_channels, **ce_cfg))
+
+
+@MODELS.register_module()
+class CEResNet(ResNet):
+    """ResNet with Channel Equilibrium (paper section 4.1).
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        ce_cfg: CENorm's arguments; its base norm is ``norm_cfg`` unless given here.
+        ce_stem_cfg: what differs at the stem, for example ``dict(group_size=64)`` for the authors' weights.
+        ce_stages: which of the four stages have CE.
+        zero_init_residual: False here: a zero γ leaves CE nothing to decorrelate at the start of training.
+        kwargs: mmpretrain's ResNet's; ``frozen_stages``, ``norm_eval``, ``with_cp``, ``init_cfg`` and checkpoints of a
+            plain ResNet work as there.
+    """
+
+    arch_settings = {
+        depth: ({BasicBlock: CEBasicBlock, Bottleneck: CEBottleneck}[block], blocks)
+        for depth, (block, blocks) in ResNet.arch_settings.items()
+    }
+
+    def __init__(
+        self,
+        depth: int,
+        ce_cfg: dict | None = None,
+        ce_stem_cfg: dict | None = None,
+        ce_stages: Sequence[bool] = (True, True, True, False),
+        zero_init_residual: bool = False,
+        norm_cfg: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if len(ce_stages) != 4:
+            raise ValueError(f"ce_stages must say True or False for each of the four stages, got {ce_stages!r}")
+        norm_cfg = dict(type="BN", requires_grad=True) if norm_cfg is None else norm_cfg
+        self._ce_cfg = dict(norm=norm_cfg) | (ce_cfg or {})
+        self._ce_stem_cfg = self._ce_cfg | (ce_stem_cfg or {})
+        self._ce_stages = iter(ce_stages)
+        super().__init__(depth, norm_cfg=norm_cfg, zero_init_residual=zero_init_residual, **kwargs)
+
+    def make_res_layer(self, **kwargs: Any) -> nn.Module:
+        """A stage, called by ResNet for one after the other."""
+        return super().make_res_layer(ce_cfg=self._ce_cfg if next(self._ce_stages) else None, **kwargs)
+
+    def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
+        super()._make_stem_layer(in_channels, stem_channels)
+        holder, name = (self.stem[-1], self.stem[-1].norm_name) if self.deep_stem else (self, self.norm1_name)
+        holder.add_module(name, CENorm(stem_channels, **self._ce_stem_cfg))

@@ -1,0 +1,8 @@
+"""What runs inside a training loop."""
+from ce_mm.compat.requirements import require
+
+require("mmengine", "mmcv")
+
+from ce_mm.hooks.non_finite import NonFiniteHook
+
+__all__ = ["NonFiniteHook"]

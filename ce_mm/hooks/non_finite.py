@@ -1,0 +1,97 @@
+"""Batches with NaN or infinite values: which layer met them first, at which step, and no norm's averages spoilt.
+
+CE layers guard their own buffers and remember on the device whether they had to. Plain batch norms do not, so theirs are
+put back here. The device is asked once per ``interval`` iterations, not at every one.
+"""
+import logging
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ce_mm.layers import CENorm
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Reports layer and iteration of every batch that was not finite, and keeps all batch norms' buffers finite.
+
+    Args:
+        interval: iterations between two looks at the device; the report names the exact iterations all the same.
+    """
+
+    priority = "VERY_HIGH"  # before this iteration's checkpoint is saved
+
+    def __init__(self, interval: int = 50) -> None:
+        if interval < 1:
+            raise ValueError(f"NonFiniteHook's interval must be at least 1 iteration, got {interval!r}")
+        self.interval = interval
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the layers, in the order in which the model holds them."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.ce_layers = {name: m for name, m in model.named_modules() if isinstance(m, CENorm)}
+        inside = {id(m.norm) for m in self.ce_layers.values()}
+        self.plain_layers = {
+            name: m
+            for name, m in model.named_modules()
+            if isinstance(m, _BatchNorm) and m.track_running_stats and id(m) not in inside
+        }
+        order = list(dict(model.named_modules()))
+        self.names = [*self.ce_layers, *self.plain_layers]
+        self.rank = [order.index(name) for name in self.names]
+        self.buffers = [b for m in self.plain_layers.values() for b in (m.running_mean, m.running_var)]
+        self.kept = [b.clone() for b in self.buffers]
+        self.history: list[Tensor] = []
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Put back what is not finite, remember who saw it, and report every ``interval`` iterations."""
+        if not self.names:
+            return
+        flags = [self._take_flag(layer) for layer in self.ce_layers.values()] + self._restore_plain()
+        self.history.append(torch.stack(flags))
+        if self.every_n_train_iters(runner, self.interval):
+            self._report(runner.iter)
+
+    def after_train(self, runner: Runner) -> None:
+        """Report what has not been reported."""
+        if self.history:
+            self._report(runner.iter - 1)
+
+    @staticmethod
+    def _take_flag(layer: CENorm) -> Tensor:
+        flag, layer.finite = layer.finite, None
+        return layer.norm.running_mean.new_ones((), dtype=torch.bool) if flag is None else flag
+
+    def _restore_plain(self) -> list[Tensor]:
+        flags = []
+        for i in range(0, len(self.buffers), 2):
+            finite = torch.cat(self.buffers[i : i + 2]).isfinite().all()
+            for live, kept in zip(self.buffers[i : i + 2], self.kept[i : i + 2], strict=True):
+                live.copy_(torch.where(finite, live, kept))
+                kept.copy_(live)
+            flags.append(finite)
+        return flags
+
+    def _report(self, last_iter: int) -> None:
+        finite = torch.stack(self.history).cpu()
+        first_iter = last_iter - len(self.history) + 1
+        self.history = []
+        bad = (~finite.all(dim=1)).nonzero().flatten().tolist()
+        if not bad:
+            return
+        layers = sorted((~finite[bad[0]]).nonzero().flatten().tolist(), key=self.rank.__getitem__)
+        iterations = ", ".join(str(first_iter + i + 1) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
+        print_log(
+            f"NaN or infinite values in {len(bad)} of the last {len(finite)} iterations ({iterations}); at iteration "
+            f"{first_iter + bad[0] + 1} first in {self.names[layers[0]]}, {len(layers)} of {len(self.names)} norm layers "
+            "in all. Their running averages keep their last finite values.",
+            logger="current",
+            level=logging.WARNING,
+        )

@@ -1,0 +1,84 @@
+# The demo's second step: Mask R-CNN with the CE-ResNet-18 of the first, slim enough for two CPU cores.
+_base_ = ["../_base_/ce.py", "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"]
+
+num_classes = 6
+channels = 64
+strides = [4, 8, 16, 32]
+model = dict(
+    backbone=dict(
+        type="CEResNet",
+        depth=18,
+        frozen_stages=-1,
+        norm_eval=False,
+        init_cfg=dict(type="Pretrained", checkpoint="work_dirs/shapes/ce-resnet18_backbone.pth"),
+    ),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=channels, num_outs=4),
+    rpn_head=dict(
+        in_channels=channels,
+        feat_channels=channels,
+        anchor_generator=dict(scales=[4], strides=strides),  # shapes are 13 to 96 pixels wide
+    ),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=channels),
+        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=num_classes),
+        mask_roi_extractor=dict(out_channels=channels),
+        mask_head=dict(num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=num_classes),
+    ),
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=128)),
+        rpn_proposal=dict(nms_pre=500, max_per_img=200),
+        rcnn=dict(sampler=dict(num=64)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
+)
+
+data_root = "data/shapes/"
+metainfo = dict(classes=("circle", "cross", "ring", "square", "star", "triangle"))
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=1,
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file="annotations/train.json",
+        data_prefix=dict(img="train/"),
+        filter_cfg=dict(filter_empty_gt=True, min_size=1),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=1,
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file="annotations/val.json",
+        data_prefix=dict(img="val/"),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + "annotations/val.json")
+test_evaluator = val_evaluator
+
+train_cfg = dict(max_epochs=5, val_interval=1)
+optim_wrapper = dict(
+    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05, _delete_=True), clip_grad=dict(max_norm=10)
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=30),
+    dict(type="CosineAnnealingLR", T_max=5, by_epoch=True, convert_to_iter_based=True),
+]
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=1))
+randomness = dict(seed=0)
