@@ -1,0 +1,145 @@
+"""What a detector sees: a sheet of pictures with predicted masks, boxes and scores, and the true outlines dashed."""
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+from ce_mm.analysis import check_png_path, save_figure
+from ce_mm.evaluation.annotations import AnnotationError, read_annotations, require_fields
+from ce_mm.evaluation.results_file import read_results
+
+PANEL_WIDTH = 3.6  # inches, at 120 pixels each: more than a small picture has
+
+
+def draw_prediction_sheet(
+    annotations: str | Path,
+    image_root: str | Path,
+    results: str | Path,
+    out_png: str | Path,
+    num_images: int = 12,
+    score_threshold: float = 0.5,
+    columns: int = 4,
+) -> None:
+    """Draw the predictions for the first pictures of an annotation file that have objects.
+
+    Args:
+        annotations: COCO instance annotations with masks, see `read_annotations`.
+        image_root: folder that the file names in the annotations start from.
+        results: predictions with masks, see `read_results`.
+        out_png: the picture to write.
+        num_images: how many pictures at most.
+        score_threshold: the lowest score that is drawn.
+        columns: pictures in a row.
+
+    Raises:
+        ValueError: a wrong argument; as AnnotationError or ResultsError, files that cannot be used or do not fit.
+        FileNotFoundError: a picture is missing.
+    """
+    from matplotlib.figure import Figure
+
+    out_png = Path(out_png)
+    check_png_path(out_png)
+    for name, value in (("num_images", num_images), ("columns", columns)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    if not 0 <= score_threshold <= 1:
+        raise ValueError(f"score_threshold must be from 0 to 1, as the scores are, not {score_threshold}")
+    annotations = Path(annotations)
+    dataset = read_annotations(annotations)
+    require_fields(dataset["images"], ("file_name",), f"{annotations}: images", AnnotationError)
+    require_fields(dataset["annotations"], ("segmentation",), f"{annotations}: annotations", AnnotationError)
+    predictions = read_results(Path(results), dataset, ("segm",))["segm"]
+
+    objects, predicted = _by_picture(dataset["annotations"]), _by_picture(predictions)
+    images = [image for image in dataset["images"] if image["id"] in objects][:num_images]
+    pictures = [_read_picture(Path(image_root) / image["file_name"], image) for image in images]
+    names = {category["id"]: category["name"] for category in dataset["categories"]}
+    colours = _colours(names)
+    decoder = COCO()
+    decoder.imgs = {image["id"]: image for image in images}  # all that annToMask, for any kind of mask, asks for
+
+    columns = min(columns, len(images))
+    aspects = [image["height"] / image["width"] for image in images]
+    heights = [max(aspects[first : first + columns]) for first in range(0, len(images), columns)]
+    size = PANEL_WIDTH * columns, PANEL_WIDTH * sum(heights) + 0.35
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0)
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, image, picture in zip(axes, images, pictures, strict=False):
+        axis.imshow(picture, interpolation="bilinear")
+        for entry in objects[image["id"]]:
+            _draw_truth(axis, decoder.annToMask(entry))
+        for entry in sorted(predicted[image["id"]], key=lambda entry: entry["score"]):
+            if entry["score"] >= score_threshold:
+                _draw_prediction(axis, entry, names[entry["category_id"]], colours[entry["category_id"]])
+        axis.set(xlim=(-0.5, image["width"] - 0.5), ylim=(image["height"] - 0.5, -0.5))
+    figure.suptitle(f"predictions with a score of at least {score_threshold:g}; dashed: the truth", fontsize="medium")
+    save_figure(figure, out_png)
+
+
+def _by_picture(entries: list[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
+    grouped = defaultdict(list)
+    for entry in entries:
+        grouped[entry["image_id"]].append(entry)
+    return grouped
+
+
+def _read_picture(path: Path, image: dict[str, Any]) -> np.ndarray:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such picture; the annotation file names it, so check the picture folder")
+    with Image.open(path) as picture:
+        if picture.size != (image["width"], image["height"]):
+            raise AnnotationError(
+                f"{path}: the picture has {picture.width}×{picture.height} pixels, the annotation file says "
+                f"{image['width']}×{image['height']}; expected the pictures that were annotated"
+            )
+        return np.asarray(picture.convert("RGB"))
+
+
+def _colours(names: dict[int, str]) -> dict[int, tuple[float, ...]]:
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10"].colors  # all of them dark enough for white text
+    return {category: palette[index % len(palette)] for index, category in enumerate(names)}
+
+
+def _draw_truth(axis, mask: np.ndarray) -> None:
+    from matplotlib.patheffects import withStroke
+
+    # A frame of zeros, or the outline stays open where an object touches the edge of the picture.
+    mask = np.pad(mask, 1)
+    positions = np.arange(mask.shape[1]) - 1, np.arange(mask.shape[0]) - 1
+    outline = axis.contour(*positions, mask, levels=[0.5], colors="white", linewidths=1, linestyles="--")
+    outline.set_path_effects([withStroke(linewidth=2, foreground="black", alpha=0.5)])
+
+
+def _draw_prediction(axis, entry: dict[str, Any], name: str, colour: tuple[float, ...]) -> None:
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    mask = coco_mask.decode(entry["segmentation"])
+    layer = np.zeros((*mask.shape, 4))
+    layer[mask > 0] = (*colour, 0.5)
+    axis.imshow(layer, interpolation="nearest")
+    x, y, width, height = entry.get("bbox") or coco_mask.toBbox(entry["segmentation"])
+    # imshow puts the middle of the first pixel at 0, COCO its corner.
+    box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=colour, linewidth=1.6)
+    box.set_path_effects([withStroke(linewidth=2.6, foreground="white", alpha=0.6)])
+    axis.add_patch(box)
+    axis.text(
+        max(x, 0),
+        max(y, 0),
+        f"{name} {entry['score']:.2f}",
+        fontsize=6.5,
+        color="white",
+        verticalalignment="bottom" if y > 8 else "top",
+        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
+        clip_on=True,
+    )
