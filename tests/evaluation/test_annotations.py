@@ -1,0 +1,152 @@
+import copy
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from ce_mm.evaluation import AnnotationError, annotations, check_annotation_file, read_annotations
+
+
+def test_a_good_file_is_returned_as_it_is(annotations: Path, dataset: dict) -> None:
+    assert read_annotations(annotations) == dataset
+    assert check_annotation_file(annotations) is None
+
+
+def test_real_annotations_are_good(real_annotations: Path) -> None:
+    assert len(read_annotations(real_annotations)["annotations"]) == 739
+    check_annotation_file(real_annotations)
+
+
+@pytest.mark.parametrize("read", [read_annotations, check_annotation_file])
+class TestABadFileGivesOneErrorThatNamesIt:
+    def test_missing(self, tmp_path: Path, read) -> None:
+        with pytest.raises(AnnotationError, match=r"none\.json: no such file"):
+            read(tmp_path / "none.json")
+
+    def test_folder(self, tmp_path: Path, read) -> None:
+        with pytest.raises(AnnotationError, match="is a folder"):
+            read(tmp_path)
+
+    def test_no_regular_file(self, tmp_path: Path, read) -> None:
+        os.mkfifo(tmp_path / "pipe.json")
+        with pytest.raises(AnnotationError, match="not a regular file"):
+            read(tmp_path / "pipe.json")
+
+    def test_forbidden(self, annotations: Path, read, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(os, "access", lambda path, mode: path != annotations)  # root may read everything
+        with pytest.raises(AnnotationError, match="may not be read"):
+            read(annotations)
+
+    @pytest.mark.parametrize(
+        ("text", "fault"),
+        [
+            ("", "is empty"),
+            ("images: 3", "not JSON"),
+            ('{"images": [', "not JSON"),
+            ("[" * 200_000, "not JSON"),
+            ("[]", "holds a list"),
+            ("3", "holds a int"),
+            ("{}", "the list images and the list annotations and the list categories is missing"),
+            ('{"images": [], "categories": []}', "the list annotations is missing"),
+            ('{"images": {}, "annotations": [], "categories": []}', "the list images is missing"),
+        ],
+    )
+    def test_text(self, tmp_path: Path, read, text: str, fault: str) -> None:
+        path = tmp_path / "bad.json"
+        path.write_text(text)
+        with pytest.raises(AnnotationError, match=f"bad.json: .*{fault}"):
+            read(path)
+
+    def test_not_text(self, tmp_path: Path, read) -> None:
+        path = tmp_path / "bad.json"
+        path.write_bytes(b"\xff\xd8\xff\xe0")
+        with pytest.raises(AnnotationError, match="not JSON"):
+            read(path)
+
+    @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+    def test_nothing_in_a_list(self, annotations: Path, dataset: dict, read, key: str) -> None:
+        annotations.write_text(json.dumps(dataset | {key: []}))
+        with pytest.raises(AnnotationError, match=f"{key} is empty"):
+            read(annotations)
+
+    @pytest.mark.parametrize(
+        ("key", "field"), [(key, field) for key, fields in annotations.FIELDS.items() for field in fields]
+    )
+    def test_a_field_is_lacking(self, annotations: Path, dataset: dict, read, key: str, field: str) -> None:
+        del dataset[key][1][field]
+        annotations.write_text(json.dumps(dataset))
+        with pytest.raises(AnnotationError, match=rf"{key}\[1\] lacks {field};"):
+            read(annotations)
+
+    @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+    def test_an_id_twice(self, annotations: Path, dataset: dict, read, key: str) -> None:
+        dataset[key].append(copy.copy(dataset[key][0]))
+        annotations.write_text(json.dumps(dataset))
+        with pytest.raises(AnnotationError, match=f"the {key} id {dataset[key][0]['id']} is given 2 times"):
+            read(annotations)
+
+    @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+    def test_an_id_that_is_none(self, annotations: Path, dataset: dict, read, key: str) -> None:
+        dataset[key][1]["id"] = [5]
+        annotations.write_text(json.dumps(dataset))
+        with pytest.raises(AnnotationError, match=rf"{key} has the id \[5\]"):
+            read(annotations)
+
+    def test_a_category_name_twice(self, annotations: Path, dataset: dict, read) -> None:
+        dataset["categories"][1]["name"] = "dog"
+        annotations.write_text(json.dumps(dataset))
+        with pytest.raises(AnnotationError, match="category name 'dog' is given 2 times"):
+            read(annotations)
+
+    @pytest.mark.parametrize("value", [[1.0, 2.0, 3.0], [1.0, 2.0, float("nan"), 4.0], "0 0 5 5", None])
+    def test_a_box_that_is_none(self, annotations: Path, dataset: dict, read, value: object) -> None:
+        dataset["annotations"][2]["bbox"] = value
+        annotations.write_text(json.dumps(dataset))
+        with pytest.raises(AnnotationError, match="annotation 3 has the bbox"):
+            read(annotations)
+
+    def test_an_entry_that_is_no_object(self, annotations: Path, dataset: dict, read) -> None:
+        dataset["images"][1] = "1.jpg"
+        annotations.write_text(json.dumps(dataset))
+        with pytest.raises(AnnotationError, match=r"images\[1\] is a str"):
+            read(annotations)
+
+
+def test_pictures_may_be_named_by_text(annotations: Path, dataset: dict) -> None:
+    for entry in dataset["images"]:
+        entry["id"] = f"picture {entry['id']}"
+    annotations.write_text(json.dumps(dataset))
+    assert read_annotations(annotations) == dataset
+
+
+class TestALargeFile:
+    @pytest.fixture(autouse=True)
+    def every_file_is_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(annotations, "FULL_PARSE_BELOW", 0)
+
+    def test_is_not_parsed(self, annotations: Path) -> None:
+        annotations.write_text('\n {"images": "annotations": "categories" }\n')
+        check_annotation_file(annotations)
+
+    def test_must_not_be_empty(self, annotations: Path) -> None:
+        annotations.write_text("")
+        with pytest.raises(AnnotationError, match="is empty"):
+            check_annotation_file(annotations)
+
+    def test_that_broke_off_is_refused(self, annotations: Path) -> None:
+        annotations.write_bytes(annotations.read_bytes()[:-1])
+        with pytest.raises(AnnotationError, match="broken off"):
+            check_annotation_file(annotations)
+
+    def test_that_is_no_object_is_refused(self, annotations: Path, dataset: dict) -> None:
+        annotations.write_text(json.dumps([dataset]))
+        with pytest.raises(AnnotationError, match="does not start with"):
+            check_annotation_file(annotations)
+
+    @pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+    def test_must_have_the_three_keys(self, annotations: Path, dataset: dict, key: str) -> None:
+        del dataset[key]
+        annotations.write_text(json.dumps(dataset))
+        with pytest.raises(AnnotationError, match=f"not COCO, {key} is missing"):
+            check_annotation_file(annotations)

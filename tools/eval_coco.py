@@ -1,0 +1,35 @@
+"""COCO evaluation of a results file: python tools/eval_coco.py ANNOTATIONS RESULTS [--metrics bbox segm] [--out FILE].
+
+RESULTS is COCO's result JSON, or the pickle that mmdet's test dumps with --out (read without running anything in it;
+label i is the i-th category of ANNOTATIONS). Prints pycocotools' twelve numbers for each metric. Mask results of a JSON
+file that also have boxes are sized by these, as pycocotools does; those of a pickle by their masks, as mmdet does.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from ce_mm.evaluation import METRICS, AnnotationError, ResultsError, evaluate_coco, format_table
+
+
+def main() -> None:
+    """Parse the arguments, evaluate and print the table; bad input ends with one line and status 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("annotations", type=Path, help="COCO instance annotations (JSON)")
+    parser.add_argument("results", type=Path, help="COCO results (.json) or mmdet's dumped results (.pkl, .pickle)")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="default: both")
+    parser.add_argument("--per-category", action="store_true", help="also give the AP of each category")
+    parser.add_argument("--out", type=Path, help="JSON file for the numbers, under mmdet's names, in full precision")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        numbers = evaluate_coco(args.annotations, args.results, args.metrics, args.per_category, args.out)
+    except (AnnotationError, ResultsError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(format_table(numbers))
+
+
+if __name__ == "__main__":
+    main()
