@@ -1,0 +1,1 @@
+"""Checkpoints as data: reading them safely, converting them between layouts."""
