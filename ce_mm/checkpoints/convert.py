@@ -46,7 +46,7 @@ def extract_backbone(source: Path, destination: Path) -> list[str]:
 
 
 def write_checkpoint(checkpoint: dict, destination: Path) -> None:
-    """``torch.save`` through a temporary file beside ``destination``, so that no half-written file can be left there."""
+    """``torch.save`` through a temporary file beside ``destination``, so that no half-written file is left there."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=destination.name, suffix=".tmp")
     try:

@@ -1,7 +1,7 @@
 """Batches with NaN or infinite values: which layer met them first, at which step, and no norm's averages spoilt.
 
-CE layers guard their own buffers and remember on the device whether they had to. Plain batch norms do not, so theirs are
-put back here. The device is asked once per ``interval`` iterations, not at every one.
+CE layers guard their own buffers and remember on the device whether they had to. Plain batch norms do not, so theirs
+are put back here. The device is asked once per ``interval`` iterations, not at every one.
 """
 import logging
 from typing import Any
@@ -90,8 +90,8 @@ class NonFiniteHook(Hook):
         iterations = ", ".join(str(first_iter + i + 1) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
         print_log(
             f"NaN or infinite values in {len(bad)} of the last {len(finite)} iterations ({iterations}); at iteration "
-            f"{first_iter + bad[0] + 1} first in {self.names[layers[0]]}, {len(layers)} of {len(self.names)} norm layers "
-            "in all. Their running averages keep their last finite values.",
+            f"{first_iter + bad[0] + 1} first in {self.names[layers[0]]}, {len(layers)} of {len(self.names)} norm "
+            "layers in all. Their running averages keep their last finite values.",
             logger="current",
             level=logging.WARNING,
         )

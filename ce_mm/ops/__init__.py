@@ -1,7 +1,7 @@
 """Tensors in, tensors out: the operators of Channel Equilibrium, on torch alone.
 
-A layer is three steps: :func:`moments` (one read of x), the coefficients (small tensors), :func:`group_affine` (one read
-of x, one write of y).
+A layer is three steps: :func:`moments` (one read of x), the coefficients (small tensors), :func:`group_affine` (one
+read of x, one write of y).
 """
 from ce_mm.ops.all_reduce import all_reduce_sum
 from ce_mm.ops.channel_equilibrium import (

@@ -10,7 +10,9 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("channels", "asked", "given"), [(64, 16, 16), (58, 16, 2), (24, 16, 8), (7, 16, 1), (10, 6, 1)])
+@pytest.mark.parametrize(
+    ("channels", "asked", "given"), [(64, 16, 16), (58, 16, 2), (24, 16, 8), (7, 16, 1), (10, 6, 1)]
+)
 def test_the_group_size_is_halved_until_it_divides_the_channels(channels, asked, given):
     assert ops.fit_group_size(channels, asked) == given
 
