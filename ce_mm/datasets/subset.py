@@ -1,0 +1,51 @@
+"""A few pictures out of a COCO annotation file, to see on a small machine that a detector can learn real ones."""
+import json
+import os
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+from ce_mm.evaluation.annotations import AnnotationError, read_annotations
+
+SMALL = 32**2
+"""Below this area, in pixels, COCO calls an object small."""
+
+
+def write_subset(annotations: Path, destination: Path, num_pictures: int) -> list[str]:
+    """Write the annotations of the first pictures that have objects, none of them small or a crowd.
+
+    Args:
+        annotations: a COCO annotation file with masks.
+        destination: the file to write, with all categories; replaced if it exists. Its folder is made.
+        num_pictures: how many, at least 1.
+
+    Returns:
+        The pictures' file names, in the order of the annotation file.
+
+    Raises:
+        AnnotationError: the file is not COCO's, or has fewer such pictures.
+        ValueError: ``num_pictures`` is less than 1.
+    """
+    if num_pictures < 1:
+        raise ValueError(f"the number of pictures must be at least 1, got {num_pictures}")
+    data = read_annotations(annotations)
+    objects = defaultdict(list)
+    for annotation in data["annotations"]:
+        objects[annotation["image_id"]].append(annotation)
+    fitting = [
+        image
+        for image in data["images"]
+        if objects[image["id"]] and not any(o["iscrowd"] or o["area"] < SMALL for o in objects[image["id"]])
+    ]
+    if len(fitting) < num_pictures:
+        raise AnnotationError(
+            f"{annotations} has {len(fitting)} pictures without small objects and crowds; {num_pictures} were asked for"
+        )
+    images = fitting[:num_pictures]
+    subset = data | dict(images=images, annotations=[o for image in images for o in objects[image["id"]]])
+    destination = Path(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=destination.parent, suffix=".tmp", delete=False) as file:
+        json.dump(subset, file)
+    os.replace(file.name, destination)
+    return [image["file_name"] for image in images]

@@ -1,0 +1,59 @@
+# Can it learn real pictures at all? CE-ResNet-18, from random weights, on eight pictures of COCO, on a CPU.
+_base_ = ["../_base_/ce.py", "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"]
+
+channels = 128
+model = dict(
+    backbone=dict(type="CEResNet", depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=channels),
+    rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[4])),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=channels),
+        bbox_head=dict(in_channels=channels, fc_out_channels=512),
+        mask_roi_extractor=dict(out_channels=channels),
+        mask_head=dict(num_convs=2, in_channels=channels, conv_out_channels=channels),
+    ),
+    train_cfg=dict(rpn_proposal=dict(nms_pre=1000, max_per_img=300), rcnn=dict(sampler=dict(num=96))),
+    test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img=300)),
+)
+
+scale = (384, 384)
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="Resize", scale=scale, keep_ratio=True),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="Resize", scale=scale, keep_ratio=True),
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+annotations = "work_dirs/eight_pictures/annotations.json"
+pictures = "data/coco/train2017/"
+dataset = dict(data_root="", ann_file=annotations, data_prefix=dict(img=pictures))
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=1,
+    dataset=dict(
+        type="RepeatDataset",
+        times=20,
+        dataset=dict(type="CocoDataset", pipeline=train_pipeline, **dataset),
+        _delete_=True,
+    ),
+)
+val_dataloader = dict(num_workers=1, dataset=dict(pipeline=test_pipeline, **dataset))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=annotations)
+test_evaluator = val_evaluator
+
+max_epochs = 8
+train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+optim_wrapper = dict(
+    optimizer=dict(type="AdamW", lr=5e-4, weight_decay=0.05, _delete_=True), clip_grad=dict(max_norm=10)
+)
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=30),
+    dict(type="CosineAnnealingLR", T_max=max_epochs, by_epoch=True, convert_to_iter_based=True),
+]
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
+randomness = dict(seed=0)

@@ -1,0 +1,117 @@
+"""The shell scripts, with recorders in place of the programs that they start."""
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Runs a script and returns its exit code and the command lines of the python and srun that it started."""
+    log = tmp_path / "log"
+    for name in ("python", "python3", "srun"):
+        recorder(tmp_path / "bin" / name, log)
+
+    def run(script, *args, **environment):
+        log.unlink(missing_ok=True)
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", script, *args], cwd=tmp_path, env={"PATH": path, "HOME": str(tmp_path), **environment},
+            capture_output=True, text=True,
+        )
+        calls = log.read_text().splitlines() if log.exists() else []
+        return done, [call.split("|") for call in calls]
+
+    return run
+
+
+def recorder(path, log, code=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/usr/bin/env bash\nIFS='|'\necho \"${{0##*/}}|$*\" >> '{log}'\nexit {code}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "rest"),
+    [
+        ("dist_train.sh", ["my config.py", "2"], ["train.py", "my config.py"]),
+        ("dist_test.sh", ["my config.py", "a b.pth", "2"], ["test.py", "my config.py", "a b.pth"]),
+    ],
+)
+def test_distributed_runs_start_one_process_per_gpu(recorded, script, arguments, rest):
+    options = ["--cfg-options", "a=[1, 2]"]
+    done, calls = recorded(TOOLS / script, *arguments, *options, NNODES="3", NODE_RANK="1", PORT="1234")
+    assert done.returncode == 0
+    assert calls == [
+        ["python", "-m", "torch.distributed.run", "--nnodes=3", "--node-rank=1", "--master-addr=127.0.0.1",
+         "--master-port=1234", "--nproc-per-node=2", str(TOOLS / rest[0]), *rest[1:], "--launcher", "pytorch", *options]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "rest"),
+    [
+        ("slurm_train.sh", ["train.py", "my config.py", "--work-dir=fourth one"]),
+        ("slurm_test.sh", ["test.py", "my config.py", "fourth one"]),
+    ],
+)
+def test_slurm_runs_start_one_task_per_gpu(recorded, script, rest):
+    done, calls = recorded(
+        TOOLS / script, "queue", "job", "my config.py", "fourth one", "--cfg-options", "a=[1, 2]",
+        GPUS="16", GPUS_PER_NODE="4", SRUN_ARGS="--qos=high --mem=1G",
+    )
+    assert done.returncode == 0
+    assert calls == [
+        ["srun", "--partition=queue", "--job-name=job", "--gres=gpu:4", "--ntasks=16", "--ntasks-per-node=4",
+         "--cpus-per-task=5", "--kill-on-bad-exit=1", "--qos=high", "--mem=1G", "python", "-u", str(TOOLS / rest[0]),
+         *rest[1:], "--launcher=slurm", "--cfg-options", "a=[1, 2]"]
+    ]
+
+
+@pytest.mark.parametrize("script", ["dist_train.sh", "dist_test.sh", "slurm_train.sh", "slurm_test.sh"])
+def test_a_script_without_its_arguments_says_how_it_is_used(recorded, script):
+    done, calls = recorded(TOOLS / script, "config.py")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"usage: bash tools/{script} ")
+    assert calls == []
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A repository of these scripts alone, in whose .venv a recorder stands for python."""
+    root = tmp_path / "check out"
+    (root / "tools").mkdir(parents=True)
+    (root / ".ci").mkdir()
+    shutil.copy(TOOLS / "run_tests.sh", root / "tools")
+    shutil.copy(TOOLS.parent / ".ci" / "run", root / ".ci")
+    recorder(root / ".venv" / "bin" / "python", tmp_path / "log")
+    return root
+
+
+def test_the_tests_run_after_set_up_and_lint(recorded, checkout):
+    done, calls = recorded(checkout / "tools" / "run_tests.sh", "-k", "two words")
+    assert done.returncode == 0
+    assert calls == [
+        ["python3", "tools/setup_env.py"],
+        ["python", "-m", "ruff", "check", "."],
+        ["python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "-k", "two words"],
+    ]
+
+
+def test_the_tests_exit_code_is_kept_by_ci(recorded, checkout, tmp_path):
+    recorder(checkout / ".venv" / "bin" / "python", tmp_path / "log")
+    program = checkout / ".venv" / "bin" / "python"
+    program.write_text(program.read_text().replace("exit 0", '[ "$2" = ruff ] || exit 5'))
+    done, _ = recorded(checkout / ".ci" / "run")
+    assert done.returncode == 5
+
+
+def test_nothing_is_tested_after_a_failed_set_up(recorded, checkout, tmp_path):
+    recorder(tmp_path / "bin" / "python3", tmp_path / "log", code=1)
+    done, calls = recorded(checkout / "tools" / "run_tests.sh")
+    assert done.returncode == 1
+    assert calls == [["python3", "tools/setup_env.py"]]

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Testing on several GPUs, of one machine or of NNODES machines (run it on each, with its own NODE_RANK).
+set -euo pipefail
+if [ $# -lt 3 ]; then
+    echo "usage: bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2
+    echo "from the environment: NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500)" >&2
+    exit 2
+fi
+config=$1
+checkpoint=$2
+gpus=$3
+tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+export PYTHONPATH="${tools%/*}${PYTHONPATH:+:$PYTHONPATH}"
+exec python -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node-rank="${NODE_RANK:-0}" \
+    --master-addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master-port="${PORT:-29500}" \
+    --nproc-per-node="$gpus" \
+    "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

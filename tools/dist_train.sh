@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Training on several GPUs, of one machine or of NNODES machines (run it on each, with its own NODE_RANK).
+set -euo pipefail
+if [ $# -lt 2 ]; then
+    echo "usage: bash tools/dist_train.sh CONFIG GPUS [options of tools/train.py]" >&2
+    echo "from the environment: NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500)" >&2
+    exit 2
+fi
+config=$1
+gpus=$2
+tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+export PYTHONPATH="${tools%/*}${PYTHONPATH:+:$PYTHONPATH}"
+exec python -m torch.distributed.run \
+    --nnodes="${NNODES:-1}" \
+    --node-rank="${NODE_RANK:-0}" \
+    --master-addr="${MASTER_ADDR:-127.0.0.1}" \
+    --master-port="${PORT:-29500}" \
+    --nproc-per-node="$gpus" \
+    "$tools/train.py" "$config" --launcher pytorch "${@:3}"
