@@ -10,8 +10,6 @@ detector=configs/shapes/mask-rcnn_ce-r18_fpn_shapes.py
 work=work_dirs/shapes
 val=data/shapes/annotations/val.json
 
-# OpenMP threads that spin while they wait make a step several times slower wherever anything else runs on the machine.
-export OMP_WAIT_POLICY=PASSIVE
 python3 tools/setup_env.py
 python=.venv/bin/python
 
@@ -21,34 +19,33 @@ progress() { awk '/Epoch\(/ { sub(/.* - INFO - /, "  "); print; fflush() }'; }
 finished() { grep -qsF "epoch_$2.pth" "$1/last_checkpoint"; }  # written after the checkpoint itself
 
 # Results of another recipe are not this one's.
-recipe=$(cat configs/_base_/ce.py "$pretrain" "$detector" "$0" | sha256sum)
+recipe=$(cat configs/_base_/ce.py "$pretrain" "$detector" tools/demo.sh - <<< "$PWD" | cksum)
 [ "$(cat "$work/recipe" 2>/dev/null || true)" = "$recipe" ] || rm -rf "$work"
 mkdir -p "$work"
 printf '%s\n' "$recipe" > "$work/recipe"
 
 say "1/6 Shapes: pictures of circles, crosses, rings, squares, stars and triangles"
-"$python" tools/make_shapes.py data/shapes --train 400 --val 80 --crops 1200
+"$python" tools/make_shapes.py data/shapes --train 800 --val 80 --crops 6000
 
 say "2/6 Pretraining CE-ResNet-18 to name single shapes"
-finished $work/pretrain 6 || "$python" tools/train.py "$pretrain" --work-dir $work/pretrain --resume | progress
+finished $work/pretrain 3 || "$python" tools/train.py "$pretrain" --work-dir $work/pretrain --resume | progress
 
 say "3/6 Taking the backbone out of the classifier"
 backbone=$work/ce-resnet18_backbone.pth
-[ -e $backbone ] || "$python" tools/convert_checkpoint.py $work/pretrain/epoch_6.pth $backbone
+[ -e $backbone ] || "$python" tools/convert_checkpoint.py $work/pretrain/epoch_3.pth $backbone
 
 say "4/6 Training Mask R-CNN with it"
-finished $work/detector 5 || "$python" tools/train.py "$detector" --work-dir $work/detector --resume | progress
+finished $work/detector 3 || "$python" tools/train.py "$detector" --work-dir $work/detector --resume | progress
 
 say "5/6 Finding the shapes in pictures that were not trained on"
-[ -e $work/results.segm.json ] || {
-    "$python" tools/test.py "$detector" $work/detector/epoch_5.pth --work-dir $work/test \
-        --cfg-options test_evaluator.outfile_prefix=$work/unfinished | progress
-    mv $work/unfinished.segm.json $work/results.segm.json
+[ -e $work/results.pkl ] || {
+    "$python" tools/test.py "$detector" $work/detector/epoch_3.pth --work-dir $work/test --out $work/unfinished.pkl | progress
+    mv $work/unfinished.pkl $work/results.pkl
 }
 
 say "6/6 The report"
 "$python" tools/analysis/plot_training.py $work/detector $work/training.png
-"$python" tools/analysis/draw_predictions.py $val data/shapes/val $work/results.segm.json $work/predictions.png
-"$python" tools/eval_coco.py $val $work/results.segm.json --out $work/metrics.json
+"$python" tools/analysis/draw_predictions.py $val data/shapes/val $work/results.pkl $work/predictions.png
+"$python" tools/eval_coco.py $val $work/results.pkl --out $work/metrics.json
 printf '\n%s\n' "Figures: $work/metrics.json" "Training curve: $work/training.png" "Pictures: $work/predictions.png"
 say "Done"

@@ -9,7 +9,6 @@ if [ $# -ne 2 ]; then
 fi
 annotations=$(realpath -- "$1") pictures=$(realpath -- "$2")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-export OMP_WAIT_POLICY=PASSIVE  # spinning threads make every step slower where anything else runs
 python3 tools/setup_env.py
 
 python=.venv/bin/python

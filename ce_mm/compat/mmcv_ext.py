@@ -4,6 +4,7 @@ torchvision ships the three operators that Mask R-CNN uses (NMS, RoIAlign forwar
 detector trains without compiling mmcv. Every other operator of mmcv raises, when called, an error that names it.
 The functions below have the names, arguments and conventions of mmcv's C++ interface.
 """
+import functools
 import importlib.abc
 import importlib.util
 import logging
@@ -26,7 +27,7 @@ HOW_TO_COMPILE = (
 
 
 def install_mmcv_ext() -> bool:
-    """Provide ``mmcv._ext`` unless mmcv has the compiled one, even a broken one; the first time, say so in the log.
+    """Provide ``mmcv._ext`` unless mmcv has the compiled one, even a broken one.
 
     Returns:
         Whether torchvision's operators stand in for mmcv's.
@@ -38,13 +39,18 @@ def install_mmcv_ext() -> bool:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules[NAME] = mmcv._ext = module
+    return True
+
+
+@functools.cache
+def _say_once() -> None:
+    """Note in the log, when the first operator runs, whose operators these are."""
     print_log(
         "This mmcv has no compiled operators (mmcv._ext): torchvision's stand in for nms and roi_align, plain PyTorch "
         f"for soft_nms; any other operator raises an error when it is called. {HOW_TO_COMPILE}",
         logger="current",
         level=logging.INFO,
     )
-    return True
 
 
 class _TorchvisionLoader(importlib.abc.Loader):
@@ -80,6 +86,7 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset:
     Returns:
         Indices of the kept boxes (K,), int64, by falling score; of equal scores the earlier box counts as higher.
     """
+    _say_once()
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
     return torchvision.ops.nms(_with_offset(_at_least_float32(boxes), offset), _at_least_float32(scores), threshold)
 
@@ -109,6 +116,7 @@ def softnms(
     Returns:
         Indices of the kept boxes (K,), int64, in the order in which they were kept.
     """
+    _say_once()
     inflated = _with_offset(boxes, offset)
     scores = scores.clone()
     left = torch.arange(len(boxes), device=boxes.device)
@@ -159,6 +167,7 @@ def roi_align_forward(
         NotImplementedError: for pool_mode 0 (max), which torchvision lacks.
     """
     _check_average(pool_mode)
+    _say_once()
     size = (aligned_height, aligned_width)
     output.copy_(_roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned))
 

@@ -2,14 +2,16 @@
 _base_ = ["../_base_/ce.py", "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"]
 
 channels = 128
+norm_cfg = dict(type="BN")
+roi_extractor = dict(out_channels=channels, roi_layer=dict(sampling_ratio=2))  # adaptive sampling is slow on a CPU
 model = dict(
     backbone=dict(type="CEResNet", depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=channels),
     rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[4])),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels),
+        bbox_roi_extractor=roi_extractor,
         bbox_head=dict(in_channels=channels, fc_out_channels=512),
-        mask_roi_extractor=dict(out_channels=channels),
+        mask_roi_extractor=roi_extractor,
         mask_head=dict(num_convs=2, in_channels=channels, conv_out_channels=channels),
     ),
     train_cfg=dict(rpn_proposal=dict(nms_pre=1000, max_per_img=300), rcnn=dict(sampler=dict(num=96))),

@@ -4,30 +4,46 @@ _base_ = ["../_base_/ce.py", "mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py"]
 num_classes = 6
 channels = 64
 strides = [4, 8, 16, 32]
+norm_cfg = dict(type="BN")
+roi_extractor = dict(out_channels=channels, roi_layer=dict(sampling_ratio=1))  # more samples are slow on a CPU
 model = dict(
     backbone=dict(
         type="CEResNet",
         depth=18,
+        stem_channels=32,
+        base_channels=32,
         frozen_stages=-1,
         norm_eval=False,
         init_cfg=dict(type="Pretrained", checkpoint="work_dirs/shapes/ce-resnet18_backbone.pth"),
     ),
-    neck=dict(in_channels=[64, 128, 256, 512], out_channels=channels, num_outs=4),
+    neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
     rpn_head=dict(
         in_channels=channels,
         feat_channels=channels,
-        anchor_generator=dict(scales=[4], strides=strides),  # shapes are 13 to 96 pixels wide
+        anchor_generator=dict(scales=[4], strides=strides),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels),
-        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=num_classes),
-        mask_roi_extractor=dict(out_channels=channels),
-        mask_head=dict(num_convs=2, in_channels=channels, conv_out_channels=channels, num_classes=num_classes),
+        bbox_roi_extractor=roi_extractor,
+        bbox_head=dict(
+            in_channels=channels,
+            fc_out_channels=256,
+            num_classes=num_classes,
+            reg_class_agnostic=True,  # with so few steps, all shapes had better teach one regressor and one mask
+        ),
+        mask_roi_extractor=roi_extractor,
+        mask_head=dict(
+            num_convs=2,
+            in_channels=channels,
+            conv_out_channels=channels,
+            num_classes=num_classes,
+            class_agnostic=True,
+            norm_cfg=norm_cfg,
+        ),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=64)),
+        rcnn=dict(sampler=dict(num=48, pos_fraction=0.33)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
@@ -74,13 +90,13 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "annotations/val.json")
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=5, val_interval=1)
+train_cfg = dict(max_epochs=3, val_interval=1)
 optim_wrapper = dict(
     optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05, _delete_=True), clip_grad=dict(max_norm=10)
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=30),
-    dict(type="CosineAnnealingLR", T_max=5, by_epoch=True, convert_to_iter_based=True),
+    dict(type="CosineAnnealingLR", T_max=3, by_epoch=True, convert_to_iter_based=True),
 ]
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)

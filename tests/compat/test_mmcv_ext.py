@@ -356,14 +356,21 @@ def python(script: str, **names: object) -> subprocess.CompletedProcess:
 
 
 @stands_in
-def test_the_log_says_once_that_torchvision_stands_in():
+def test_the_log_says_once_and_when_first_used_that_torchvision_stands_in():
     run = python("""
+        import torch
         import ce_mm.compat
         ce_mm.compat.apply()
         ce_mm.compat.apply()
         import mmcv.ops
+        print("before")
+        for _ in range(2):
+            mmcv.ops.nms(torch.zeros(1, 4), torch.ones(1), 0.5)
+            mmcv.ops.roi_align(torch.zeros(1, 1, 2, 2), torch.zeros(1, 5), 2)
     """)
-    assert run.stdout.count("torchvision's stand in") == 1
+    before, after = run.stdout.split("before")
+    assert before.count("torchvision's stand in") == 0
+    assert after.count("torchvision's stand in") == 1
 
 
 def test_a_compiled_module_is_never_replaced(tmp_path):
