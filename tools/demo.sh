@@ -25,7 +25,7 @@ mkdir -p "$work"
 printf '%s\n' "$recipe" > "$work/recipe"
 
 say "1/6 Shapes: pictures of circles, crosses, rings, squares, stars and triangles"
-"$python" tools/make_shapes.py data/shapes --train 800 --val 80 --crops 6000
+"$python" tools/make_shapes.py data/shapes --train 1000 --val 80 --crops 4500
 
 say "2/6 Pretraining CE-ResNet-18 to name single shapes"
 finished $work/pretrain 3 || "$python" tools/train.py "$pretrain" --work-dir $work/pretrain --resume | progress

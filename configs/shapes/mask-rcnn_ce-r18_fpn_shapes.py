@@ -24,26 +24,20 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=roi_extractor,
-        bbox_head=dict(
-            in_channels=channels,
-            fc_out_channels=256,
-            num_classes=num_classes,
-            reg_class_agnostic=True,  # with so few steps, all shapes had better teach one regressor and one mask
-        ),
+        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=num_classes),
         mask_roi_extractor=roi_extractor,
         mask_head=dict(
             num_convs=2,
             in_channels=channels,
-            conv_out_channels=channels,
+            conv_out_channels=32,  # this head is a third of a step otherwise
             num_classes=num_classes,
-            class_agnostic=True,
             norm_cfg=norm_cfg,
         ),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=48, pos_fraction=0.33)),
+        rcnn=dict(sampler=dict(num=48, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=100)),
 )
@@ -92,10 +86,10 @@ test_evaluator = val_evaluator
 
 train_cfg = dict(max_epochs=3, val_interval=1)
 optim_wrapper = dict(
-    optimizer=dict(type="AdamW", lr=1e-3, weight_decay=0.05, _delete_=True), clip_grad=dict(max_norm=10)
+    optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05, _delete_=True), clip_grad=dict(max_norm=10)
 )
 param_scheduler = [
-    dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=30),
+    dict(type="LinearLR", start_factor=0.05, by_epoch=False, begin=0, end=50),
     dict(type="CosineAnnealingLR", T_max=3, by_epoch=True, convert_to_iter_based=True),
 ]
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
