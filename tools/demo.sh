@@ -12,6 +12,7 @@ val=data/shapes/annotations/val.json
 
 python3 tools/setup_env.py
 python=.venv/bin/python
+export PYTHONWARNINGS=ignore  # of upstream's, about packages that nothing here needs
 
 say() { printf '\n\033[1m%s\033[0m  (%dm%02ds)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
 # mmengine's log begins with hundreds of lines about the machine and the config; the whole of it lies in the work folder.
@@ -25,7 +26,7 @@ mkdir -p "$work"
 printf '%s\n' "$recipe" > "$work/recipe"
 
 say "1/6 Shapes: pictures of circles, crosses, rings, squares, stars and triangles"
-"$python" tools/make_shapes.py data/shapes --train 1000 --val 80 --crops 4500
+"$python" tools/make_shapes.py data/shapes --train 800 --val 80 --crops 4500
 
 say "2/6 Pretraining CE-ResNet-18 to name single shapes"
 finished $work/pretrain 3 || "$python" tools/train.py "$pretrain" --work-dir $work/pretrain --resume | progress

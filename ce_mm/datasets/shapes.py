@@ -31,11 +31,11 @@ RECIPE = "recipe.json"
 MIN_SIDE = 96
 MAX_OBJECTS = 6
 # The size of an object is the square root of its area; here as a part of the shorter side of the picture.
-PICTURE_SIZES = (1 / 12, 0.75)
+PICTURE_SIZES = (1 / 8, 0.75)
 CROP_SIZES = (0.2, 0.7)
 CROP_SIDE = 64
 # No object is placed where it would leave a smaller part than this of another one visible.
-MIN_VISIBLE = 0.4
+MIN_VISIBLE = 0.6
 PLACING_ATTEMPTS = 10
 
 _STREAMS = {"train": 0, "val": 1, "crops/train": 2, "crops/val": 3}

@@ -29,7 +29,7 @@ model = dict(
         mask_head=dict(
             num_convs=2,
             in_channels=channels,
-            conv_out_channels=32,  # this head is a third of a step otherwise
+            conv_out_channels=channels,
             num_classes=num_classes,
             norm_cfg=norm_cfg,
         ),
