@@ -48,5 +48,5 @@ say "6/6 The report"
 "$python" tools/analysis/plot_training.py $work/detector $work/training.png
 "$python" tools/analysis/draw_predictions.py $val data/shapes/val $work/results.pkl $work/predictions.png
 "$python" tools/eval_coco.py $val $work/results.pkl --out $work/metrics.json
-printf '\n%s\n' "Figures: $work/metrics.json" "Training curve: $work/training.png" "Pictures: $work/predictions.png"
+printf '%s\n' "" "Figures: $work/metrics.json" "Training curve: $work/training.png" "Pictures: $work/predictions.png"
 say "Done"

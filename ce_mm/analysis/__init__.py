@@ -10,19 +10,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def check_png_path(path: Path) -> None:
-    """Raise ValueError unless ``path`` can become a PNG file: to be asked before the work is done."""
-    if path.suffix.lower() != ".png" or path.is_dir():
-        raise ValueError(f"{path}: expected the name of a picture to write, ending in .png")
+FORMATS = {".png": "png", ".jpg": "jpeg"}
+
+
+def check_picture_path(path: Path) -> None:
+    """Raise ValueError unless ``path`` can become a picture file: to be asked before the work is done."""
+    if path.suffix.lower() not in FORMATS or path.is_dir():
+        raise ValueError(f"{path}: expected the name of a picture to write, ending in {' or '.join(FORMATS)}")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: the folder {path.parent} does not exist; make it first")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, which needs no display, as PNG; what is at ``path`` stays until the new picture is complete."""
+    """Write a figure, which needs no display; what is at ``path`` stays until the new picture is complete."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        figure.savefig(unfinished, format="png")
+        figure.savefig(unfinished, format=FORMATS[path.suffix.lower()])
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

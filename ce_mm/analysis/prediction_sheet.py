@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from ce_mm.analysis import check_png_path, save_figure
+from ce_mm.analysis import check_picture_path, save_figure
 from ce_mm.evaluation.annotations import AnnotationError, read_annotations, require_fields
 from ce_mm.evaluation.results_file import read_results
 
@@ -20,7 +20,7 @@ def draw_prediction_sheet(
     annotations: str | Path,
     image_root: str | Path,
     results: str | Path,
-    out_png: str | Path,
+    out: str | Path,
     num_images: int = 12,
     score_threshold: float = 0.5,
     columns: int = 4,
@@ -31,7 +31,7 @@ def draw_prediction_sheet(
         annotations: COCO instance annotations with masks, see `read_annotations`.
         image_root: folder that the file names in the annotations start from.
         results: predictions with masks, see `read_results`.
-        out_png: the picture to write.
+        out: the picture to write.
         num_images: how many pictures at most.
         score_threshold: the lowest score that is drawn.
         columns: pictures in a row.
@@ -42,8 +42,8 @@ def draw_prediction_sheet(
     """
     from matplotlib.figure import Figure
 
-    out_png = Path(out_png)
-    check_png_path(out_png)
+    out = Path(out)
+    check_picture_path(out)
     for name, value in (("num_images", num_images), ("columns", columns)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
@@ -81,7 +81,7 @@ def draw_prediction_sheet(
                 _draw_prediction(axis, entry, names[entry["category_id"]], colours[entry["category_id"]])
         axis.set(xlim=(-0.5, image["width"] - 0.5), ylim=(image["height"] - 0.5, -0.5))
     figure.suptitle(f"predictions with a score of at least {score_threshold:g}; dashed: the truth", fontsize="medium")
-    save_figure(figure, out_png)
+    save_figure(figure, out)
 
 
 def _by_picture(entries: list[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:

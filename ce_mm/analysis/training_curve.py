@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ce_mm.analysis import check_png_path, save_figure
+from ce_mm.analysis import check_picture_path, save_figure
 
 _CURVES = {
     "coco/bbox_mAP": ("box AP", "C0", "-"),
@@ -75,21 +75,21 @@ def _read_run(path: Path) -> Scalars:
     return run
 
 
-def plot_training_curve(work_dir: str | Path, out_png: str | Path, title: str | None = None) -> None:
+def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None = None) -> None:
     """Draw the loss and its parts (logarithmic), the learning rate, and box and mask AP if there was a validation.
 
     Args:
         work_dir: see `read_scalars`, which also says what is raised.
-        out_png: the picture to write.
+        out: the picture to write.
         title: a line above the picture.
 
     Raises:
-        ValueError: also for an ``out_png`` that cannot be written.
+        ValueError: also for an ``out`` that cannot be written.
     """
     from matplotlib.figure import Figure
 
-    out_png = Path(out_png)
-    check_png_path(out_png)
+    out = Path(out)
+    check_picture_path(out)
     scalars = read_scalars(work_dir)
     curves = [key for key in _CURVES if any(_value(row, key) >= 0 for row in scalars.val)]
     panels = 2 if curves else 1
@@ -101,7 +101,7 @@ def plot_training_curve(work_dir: str | Path, out_png: str | Path, title: str | 
         axes[1].set_xlim(axes[0].get_xlim())
     if title:
         figure.suptitle(title)
-    save_figure(figure, out_png)
+    save_figure(figure, out)
 
 
 def _value(row: dict[str, float], key: str) -> float:

@@ -145,9 +145,15 @@ def test_a_wrong_argument_is_named(files, wrong, message):
     assert not files.out.exists()
 
 
-def test_a_name_that_is_no_png_is_refused(files):
+def test_a_picture_may_be_a_jpeg(files):
     files.out = files.folder / "sheet.jpg"
-    with pytest.raises(ValueError, match=r"sheet\.jpg: expected the name of a picture to write, ending in \.png"):
+    files.draw()
+    assert Image.open(files.out).format == "JPEG"
+
+
+def test_another_kind_of_file_is_refused(files):
+    files.out = files.folder / "sheet.gif"
+    with pytest.raises(ValueError, match=r"sheet\.gif: expected .* ending in \.png or \.jpg"):
         files.draw()
 
 

@@ -1,4 +1,4 @@
-"""Draw predictions: python tools/analysis/draw_predictions.py ANNOTATIONS IMAGE_ROOT RESULTS OUT.png [--images N]."""
+"""Draw predictions: python tools/analysis/draw_predictions.py ANNOTATIONS IMAGE_ROOT RESULTS OUT [--images N]."""
 
 import argparse
 import sys
@@ -13,13 +13,13 @@ def main() -> None:
     parser.add_argument("annotations", type=Path, help="COCO annotation file")
     parser.add_argument("image_root", type=Path, help="folder of its pictures")
     parser.add_argument("results", type=Path, help="COCO results with masks (.json), or what mmdet's test dumps (.pkl)")
-    parser.add_argument("out_png", type=Path, help="picture to write")
+    parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("--images", type=int, default=12, help="number of pictures (default: %(default)s)")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score drawn (default: %(default)s)")
     args = parser.parse_args()
     try:
         draw_prediction_sheet(
-            args.annotations, args.image_root, args.results, args.out_png, args.images, args.score_threshold
+            args.annotations, args.image_root, args.results, args.out, args.images, args.score_threshold
         )
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

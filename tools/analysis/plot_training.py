@@ -1,4 +1,4 @@
-"""Draw the training curve of a work dir: python tools/analysis/plot_training.py WORK_DIR OUT.png [--title TEXT]."""
+"""Draw the training curve of a work dir: python tools/analysis/plot_training.py WORK_DIR OUT [--title TEXT]."""
 
 import argparse
 import sys
@@ -11,11 +11,11 @@ def main() -> None:
     """Parse the arguments and draw; bad input ends with one line and status 2."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work_dir", type=Path, help="where mmengine's training left its logs")
-    parser.add_argument("out_png", type=Path, help="picture to write")
+    parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("--title", help="a line above the picture")
     args = parser.parse_args()
     try:
-        plot_training_curve(args.work_dir, args.out_png, args.title)
+        plot_training_curve(args.work_dir, args.out, args.title)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
