@@ -2,6 +2,7 @@ import os
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import MODELS
 
 from ce_mm.backbones import CEResNet
@@ -11,14 +12,14 @@ from ce_mm.checkpoints.reading import CheckpointError
 
 @pytest.fixture(scope="module")
 def classifier():
-    return MODELS.build(
-        dict(
-            type="ImageClassifier",
-            backbone=dict(type="CEResNet", depth=18),
-            neck=dict(type="GlobalAveragePooling"),
-            head=dict(type="LinearClsHead", num_classes=4, in_channels=512),
-        )
+    config = dict(
+        type="ImageClassifier",
+        backbone=dict(type="CEResNet", depth=18),
+        neck=dict(type="GlobalAveragePooling"),
+        head=dict(type="LinearClsHead", num_classes=4, in_channels=512),
     )
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        return MODELS.build(config)
 
 
 @pytest.fixture
