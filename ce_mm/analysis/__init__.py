@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ce_mm.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,9 +24,5 @@ def check_picture_path(path: Path) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure, which needs no display; what is at ``path`` stays until the new picture is complete."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as unfinished:
         figure.savefig(unfinished, format=FORMATS[path.suffix.lower()])
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

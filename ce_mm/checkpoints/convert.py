@@ -1,11 +1,10 @@
 """From a trained classifier to what a detector starts from: the backbone alone, under its own names."""
-import os
-import tempfile
 from pathlib import Path
 
 import torch
 
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
+from ce_mm.files import replacing
 from ce_mm.version import __version__
 
 PREFIX = "backbone."
@@ -48,12 +47,5 @@ def extract_backbone(source: Path, destination: Path) -> list[str]:
 def write_checkpoint(checkpoint: dict, destination: Path) -> None:
     """``torch.save`` through a temporary file beside ``destination``, so that no half-written file is left there."""
     destination.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=destination.parent, prefix=destination.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(checkpoint, file)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, destination)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(destination) as unfinished:
+        torch.save(checkpoint, unfinished)

@@ -1,11 +1,10 @@
 """A few pictures out of a COCO annotation file, to see on a small machine that a detector can learn real ones."""
 import json
-import os
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 
 from ce_mm.evaluation.annotations import AnnotationError, read_annotations
+from ce_mm.files import replacing
 
 SMALL = 32**2
 """Below this area, in pixels, COCO calls an object small."""
@@ -45,7 +44,6 @@ def write_subset(annotations: Path, destination: Path, num_pictures: int) -> lis
     subset = data | dict(images=images, annotations=[o for image in images for o in objects[image["id"]]])
     destination = Path(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=destination.parent, suffix=".tmp", delete=False) as file:
-        json.dump(subset, file)
-    os.replace(file.name, destination)
+    with replacing(destination) as unfinished:
+        unfinished.write_text(json.dumps(subset))
     return [image["file_name"] for image in images]

@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ce_mm.evaluation.annotations import AnnotationError, read_annotations, require_fields
 from ce_mm.evaluation.results_file import ResultsError, read_results
+from ce_mm.files import replacing
 
 METRICS = ("bbox", "segm")
 
@@ -173,9 +174,5 @@ def _check_out(out: Path, annotations: Path, results: Path) -> None:
 
 
 def _write(out: Path, numbers: dict[str, float]) -> None:
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(out) as unfinished:
+        unfinished.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

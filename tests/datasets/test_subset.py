@@ -38,3 +38,13 @@ def test_too_few_pictures_are_an_error_that_counts_them(annotations, tmp_path):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         write_subset(annotations, tmp_path / "some.json", 0)
     assert [p.name for p in tmp_path.iterdir()] == ["all.json"]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(annotations, tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_subset(annotations, tmp_path / "some.json", 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["all.json"]
