@@ -1,14 +1,16 @@
 """CE-ResNet: a ResNet with CE after the stem's norm and after the last norm of every block, before the residual add.
 
-The networks are mmpretrain's; a CE block is its block with another last norm.
+The networks are mmpretrain's; a CE block is its block with another last norm, which takes the residual add and the
+rectifier that follow it into its own last pass over the map.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmengine.registry import MODELS
 from mmpretrain.models.backbones import ResNet
 from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ce_mm.layers import CENorm
 
@@ -21,6 +23,12 @@ class CEBasicBlock(BasicBlock):
         if ce_cfg is not None:
             self.add_module(self.norm2_name, CENorm(self.out_channels, **ce_cfg))
 
+    def forward(self, x: Tensor) -> Tensor:
+        """As BasicBlock's."""
+        if not isinstance(self.norm2, CENorm):
+            return super().forward(x)
+        return _forward(self, x, lambda x: self.conv2(self.relu(self.norm1(self.conv1(x)))), self.norm2)
+
 
 class CEBottleneck(Bottleneck):
     """Bottleneck whose third norm is CENorm, unless ``ce_cfg`` (CENorm's arguments) is None."""
@@ -29,6 +37,33 @@ class CEBottleneck(Bottleneck):
         super().__init__(*args, **kwargs)
         if ce_cfg is not None:
             self.add_module(self.norm3_name, CENorm(self.out_channels, **ce_cfg))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As Bottleneck's."""
+        if not isinstance(self.norm3, CENorm):
+            return super().forward(x)
+
+        def convolutions(x: Tensor) -> Tensor:
+            out = self.relu(self.norm1(self.conv1(x)))
+            return self.conv3(self.relu(self.norm2(self.conv2(out))))
+
+        return _forward(self, x, convolutions, self.norm3)
+
+
+def _forward(block: BasicBlock | Bottleneck, x: Tensor, convolutions: Callable[[Tensor], Tensor], ce: CENorm) -> Tensor:
+    """A block's forward with the residual add and the ReLU inside its CE."""
+    folds_add, folds_relu = isinstance(block.drop_path, nn.Identity), isinstance(block.relu, nn.ReLU)
+
+    def whole(x: Tensor) -> Tensor:
+        identity = x if block.downsample is None else block.downsample(x)
+        out = convolutions(x)
+        if folds_add:
+            out = ce(out, residual=identity, relu=folds_relu)
+        else:
+            out = block.drop_path(ce(out)) + identity
+        return out if folds_add and folds_relu else block.relu(out)
+
+    return checkpoint(whole, x, use_reentrant=False) if block.with_cp and x.requires_grad else whole(x)
 
 
 @MODELS.register_module()
@@ -76,3 +111,14 @@ class CEResNet(ResNet):
         super()._make_stem_layer(in_channels, stem_channels)
         holder, name = (self.stem[-1], self.stem[-1].norm_name) if self.deep_stem else (self, self.norm1_name)
         holder.add_module(name, CENorm(stem_channels, **self._ce_stem_cfg))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """As ResNet's, with the stem's ReLU inside its CE."""
+        x = self.stem(x) if self.deep_stem else self.norm1(self.conv1(x), relu=True)
+        x = self.maxpool(x)
+        outs = []
+        for index, name in enumerate(self.res_layers):
+            x = getattr(self, name)(x)
+            if index in self.out_indices:
+                outs.append(x)
+        return tuple(outs)

@@ -7,8 +7,9 @@ from mmengine.registry import MODELS
 
 from ce_mm.layers.batch_decorrelation import BatchDecorrelation
 from ce_mm.layers.ce_norm import CENorm
+from ce_mm.layers.folded import FoldedCE, fold
 from ce_mm.layers.instance_reweighting import InstanceReweighting
 
 MODELS.register_module("CE", module=CENorm)
 
-__all__ = ["BatchDecorrelation", "CENorm", "InstanceReweighting"]
+__all__ = ["BatchDecorrelation", "CENorm", "FoldedCE", "InstanceReweighting", "fold"]

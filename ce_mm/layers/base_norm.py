@@ -23,35 +23,44 @@ def synchronised(norm: nn.Module) -> bool:
     )
 
 
-def base_shift(norm: nn.Module, x: Tensor) -> Tensor:
-    """:func:`ce_mm.ops.data_shift` of x; the same on all processes where the norm is synchronised. Shape (C,)."""
-    shift = ops.data_shift(x)
+def common_shift(norm: nn.Module, x: Tensor) -> Tensor | None:
+    """A shift, (C,), that is the same on all processes where the norm is synchronised; None where it is not."""
     if not synchronised(norm):
-        return shift
-    samples = x.shape[0]
+        return None
+    shift, samples = ops.data_shift(x), x.shape[0]
     total = torch.cat([shift * samples, shift.new_full((1,), samples)])
     dist.all_reduce(total, group=norm.process_group)
     return total[:-1] / total[-1].clamp(min=1)
 
 
-def batch_statistics(norm: nn.Module, mean: Tensor, square: Tensor, positions: int) -> tuple[Tensor, Tensor, Tensor]:
+def running_shift(norm: nn.Module, x: Tensor) -> Tensor:
+    """A shift, (C,), from the norm's buffers, for where the moments of x are not taken."""
+    dtype = ops.compute_dtype(x.dtype)
+    return ops.needed_shift(norm.running_mean.to(dtype), norm.running_var.to(dtype))
+
+
+def batch_statistics(
+    norm: nn.Module, moments: ops.Moments, positions: int
+) -> tuple[Tensor, Tensor, int | Tensor]:
     """Mean and (biased) variance of z over the norm's whole batch, and the number of values behind them.
 
     Args:
         norm: BN, or SyncBN whose batch is that of all processes.
-        mean, square: (N, C), m_n and diag E_n.
+        moments: of z.
         positions: H·W.
 
     Returns:
-        mean (C,), variance (C,), count ().
+        mean (C,), variance (C,), count, where processes take part a tensor ().
     """
-    samples, channels = mean.shape
-    totals = torch.cat([mean.sum(0), square.sum(0), mean.new_full((1,), samples)])
+    samples, channels = moments.mean.shape
     if synchronised(norm):
-        totals = ops.all_reduce_sum(totals, norm.process_group)
-    samples = totals[-1].clamp(min=1)
-    batch_mean = totals[:channels] / samples
-    return batch_mean, totals[channels:-1] / samples - batch_mean.square(), samples * positions
+        totals = [moments.mean.sum(0), moments.square.sum(0), moments.mean.new_full((1,), samples)]
+        totals = ops.all_reduce_sum(torch.cat(totals), norm.process_group)
+        samples = totals[-1].clamp(min=1)
+        mean, square = (totals[:-1] / samples).view(2, channels)
+    else:
+        mean, square = moments.mean.mean(0), moments.square.mean(0)
+    return mean, torch.addcmul(square, mean, mean, value=-1), samples * positions
 
 
 def running_statistics(norm: nn.Module, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,17 +75,17 @@ def base_affine(norm: nn.Module, mean: Tensor, variance: Tensor) -> tuple[Tensor
 
 
 def base_averages(
-    norm: nn.Module, mean: Tensor, variance: Tensor, count: Tensor
+    norm: nn.Module, mean: Tensor, variance: Tensor, count: int | Tensor
 ) -> list[tuple[Tensor, Tensor, float | Tensor]]:
     """What :func:`~ce_mm.layers.moving_average.update_averages` needs to move the norm's buffers as PyTorch would.
 
     Args:
         norm: the base norm.
         mean, variance: (C,), of x itself (not of z) over the batch, biased.
-        count: (), the number of values behind them.
+        count: the number of values behind them.
     """
     momentum = norm.momentum
     if momentum is None:  # the cumulative average
         momentum = (norm.num_batches_tracked + 1).to(mean.dtype).reciprocal()
-    unbiased = variance * (count / (count - 1).clamp(min=1))
-    return [(norm.running_mean, mean, momentum), (norm.running_var, unbiased, momentum)]
+    others = (count - 1).clamp(min=1) if isinstance(count, Tensor) else max(count - 1, 1)
+    return [(norm.running_mean, mean, momentum), (norm.running_var, variance * (count / others), momentum)]

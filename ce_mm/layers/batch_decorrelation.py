@@ -32,32 +32,31 @@ class BatchDecorrelation(nn.Module):
         groups = num_features // self.group_size
         self.register_buffer("running_whitening", torch.eye(self.group_size).repeat(groups, 1, 1))
 
-    def forward(
-        self, x: Tensor, shift: Tensor, mean: Tensor, second: Tensor, scale: Tensor, offset: Tensor
-    ) -> Tensor:
+    def forward(self, x: Tensor, moments: ops.Moments, scale: Tensor) -> Tensor:
         """Σ^(-1/2) of this batch.
 
         Args:
             x: (N, C, H, W), read again only for a max pool.
-            shift: (C,), what the moments were taken about.
-            mean, second: (N, C) and (N, C/g, g, g), the moments of x - shift.
-            scale, offset: (1, C), the base norm's a and b.
+            moments: of z.
+            scale: (1, C), the base norm's a.
 
         Returns:
             (C/g, g, g).
         """
         eps = self.eps
         height, width = x.shape[2:]
-        if self.max_pool and min(height, width) >= 2:
+        if self.pools(x):
             # The pool of a z + b is |a| times the pool of sign(a) z, plus b.
             sign = scale.detach().sign()
             pooled = F.max_pool2d(x * sign.to(x.dtype)[..., None, None], 2)
-            mean, second = ops.moments(pooled, self.group_size, shift * sign[0])
+            moments = ops.moments(pooled, self.group_size, shift=moments.shift * sign[0])
             scale = scale.abs()
             eps = eps * (height * width) / (pooled.shape[2] * pooled.shape[3])
-        sigma = ops.covariance(mean, second, scale, offset)
-        sigma = sigma + eps * torch.eye(self.group_size, dtype=sigma.dtype, device=sigma.device)
-        return ops.newton_schulz(sigma, self.iterations)
+        return ops.newton_schulz(ops.covariance(moments.mean, moments.second, scale, eps), self.iterations)
+
+    def pools(self, x: Tensor) -> bool:
+        """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""
+        return self.max_pool and min(x.shape[2:]) >= 2
 
     def extra_repr(self) -> str:
         """What print(module) shows of the arguments."""

@@ -105,56 +105,55 @@ class CENorm(nn.Module):
             )
         if self.branches:
             with _full_precision(x.device.type):
-                y = self._equalize(x)
-        else:
-            y = self.norm(x)
+                return self._equalize(x, residual, relu)
+        y = self.norm(x)
         if residual is not None:
             y = y.add_(residual)
         return y.relu_() if relu else y
 
-    def _equalize(self, x: Tensor) -> Tensor:
+    def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
         norm, bd, ir = self.norm, self.bd, self.ir
         # A process with an empty batch still takes part in the sums of a synchronised norm.
         training = norm.training and (x.numel() > 0 or base_norm.synchronised(norm))
         local = training and x.numel() > 0
         positions = x.shape[2] * x.shape[3]
 
-        shift = base_norm.base_shift(norm, x)
+        moments = None
         if training or ir is not None:
-            mean, second = ops.moments(x, bd.group_size if bd is not None and local else 1, shift)
-            square = second.diagonal(dim1=-2, dim2=-1).flatten(1)
+            products = bd is not None and local and not bd.pools(x)
+            group_size = 1 if bd is None else bd.group_size
+            moments = ops.moments(x, group_size, shift=base_norm.common_shift(norm, x), products=products)
+        shift = base_norm.running_shift(norm, x) if moments is None else moments.shift
 
         averages = []
         if training:
-            batch_mean, batch_variance, count = base_norm.batch_statistics(norm, mean, square, positions)
-            averages += base_norm.base_averages(norm, batch_mean + shift, batch_variance, count)
+            mean, variance, count = base_norm.batch_statistics(norm, moments, positions)
+            averages += base_norm.base_averages(norm, mean + shift, variance, count)
         else:
-            batch_mean, batch_variance = base_norm.running_statistics(norm, shift)
-        scale, offset = base_norm.base_affine(norm, batch_mean, batch_variance)
+            mean, variance = base_norm.running_statistics(norm, shift)
+        scale, offset = base_norm.base_affine(norm, mean, variance)
 
         whitening = reweighting = None
         if bd is not None:
             if local:
-                whitening = bd(x, shift, mean, second, scale, offset)
+                whitening = bd(x, moments, scale)
                 averages.append((bd.running_whitening, whitening, self.momentum))
             else:
                 whitening = bd.running_whitening.to(shift.dtype)
         if ir is not None:
-            variance = ir.variance(mean, square, scale, positions)
+            running = None if local else ir.running_inv_std_scale.to(shift.dtype)
+            reweighting, inv_std_scale = ir(moments, scale, positions, running)
             if local:
-                inv_std_scale = ir.inv_std_scale(variance)
                 averages.append((ir.running_inv_std_scale, inv_std_scale, self.momentum))
-            else:
-                inv_std_scale = ir.running_inv_std_scale.to(shift.dtype)
-            reweighting = ir(variance) * inv_std_scale
         if averages:
             finite = update_averages(averages)
             norm.num_batches_tracked += finite
             self.finite = finite if self.finite is None else self.finite & finite
 
         mix = None if self.mix is None else self.mix.to(shift.dtype)
-        weight, bias = ops.equilibrium_affine(scale, offset, whitening, reweighting, mix)
-        return ops.group_affine(x, weight, bias, shift)
+        weight, diagonal, bias = ops.equilibrium_affine(scale, offset, whitening, reweighting, mix)
+        link = None if moments is None else moments.link
+        return ops.group_affine(x, shift, weight, diagonal, bias, residual, relu, link)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Take the weights of a plain norm that stood in this place: ``bn3.weight`` is ``bn3.norm.weight`` here."""
@@ -169,8 +168,8 @@ class CENorm(nn.Module):
 
 
 def _full_precision(device_type: str) -> AbstractContextManager:
-    """Autocast off: coefficients need float32, and group_affine casts what it writes."""
-    if torch.amp.is_autocast_available(device_type):
+    """Autocast off, where it is on: coefficients need float32, and group_affine casts what it writes."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 

@@ -1,6 +1,5 @@
 """Instance reweighting (IR): a gate for every sample and channel from the variances inside that sample."""
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ce_mm import ops
@@ -27,20 +26,22 @@ class InstanceReweighting(nn.Module):
         self.fc2 = nn.Linear(hidden, num_features, bias=False)
         self.register_buffer("running_inv_std_scale", torch.ones(1))
 
-    def variance(self, mean: Tensor, square: Tensor, scale: Tensor, positions: int) -> Tensor:
-        """σ̃²_n, (N, C), of the base norm's output, from the moments m_n and diag E_n of z and the norm's a, (1, C)."""
-        return scale.square() * ops.instance_variance(mean, square, positions, self.correction)
+    def forward(
+        self, moments: ops.Moments, scale: Tensor, positions: int, inv_std_scale: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """``Diag(v_n)^(-1/2)`` of the base norm's output.
 
-    @staticmethod
-    def inv_std_scale(variance: Tensor) -> Tensor:
-        """s^(-1/2), (1,), of σ̃² (N, C): s is its mean, at least 1e-5."""
-        return variance.mean().clamp(min=1e-5).rsqrt().view(1)
+        Args:
+            moments: of z.
+            scale: (1, C), the base norm's a.
+            positions: H·W.
+            inv_std_scale: s^(-1/2), (1,), or None to take it from this batch.
 
-    def forward(self, variance: Tensor) -> Tensor:
-        """The gate f(σ̃²), (N, C) between 0 and 1, in the type of ``variance``."""
-        dtype = variance.dtype
-        hidden = F.linear(variance, self.fc1.weight.to(dtype))
-        hidden = F.layer_norm(
-            hidden, self.ln.normalized_shape, self.ln.weight.to(dtype), self.ln.bias.to(dtype), self.ln.eps
-        )
-        return F.linear(hidden.relu(), self.fc2.weight.to(dtype)).sigmoid()
+        Returns:
+            (N, C), in the type of the moments, and the s^(-1/2) that was used, (1,).
+        """
+        dtype = scale.dtype
+        weights = (self.fc1.weight, self.ln.weight, self.ln.bias, self.fc2.weight)
+        gate = ops.Gate(*(weight.to(dtype) for weight in weights), self.ln.eps)
+        bessel = positions / max(positions - self.correction, 1)
+        return ops.reweighting(moments.mean, moments.square, scale, gate, bessel, inv_std_scale)

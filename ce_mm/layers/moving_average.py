@@ -16,8 +16,9 @@ def update_averages(averages: Sequence[tuple[Tensor, Tensor, float | Tensor]]) -
     Returns:
         A bool of shape () on the device: whether the buffers were moved.
     """
-    finite = torch.stack([value.isfinite().all() for _, value, _ in averages]).all()
+    total = torch.stack([value.sum() for _, value, _ in averages]).sum()
+    finite = (total - total) == 0  # neither NaN nor infinite, at a quarter of isfinite's calls
     for buffer, value, momentum in averages:
-        moved = torch.lerp(buffer.to(value.dtype), value.view_as(buffer), momentum)
-        buffer.copy_(torch.where(finite, moved, buffer))
+        target = torch.where(finite, value.view_as(buffer), buffer).to(buffer.dtype)
+        buffer.lerp_(target, momentum)
     return finite

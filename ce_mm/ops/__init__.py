@@ -5,17 +5,20 @@ read of x, one write of y).
 """
 from ce_mm.ops.all_reduce import all_reduce_sum
 from ce_mm.ops.channel_equilibrium import (
+    Gate,
     batch_norm_affine,
     covariance,
     equilibrium_affine,
     fit_group_size,
-    instance_variance,
+    reweighting,
 )
 from ce_mm.ops.group_affine import group_affine
-from ce_mm.ops.moments import compute_dtype, data_shift, moments
+from ce_mm.ops.moments import Moments, compute_dtype, data_shift, moments, needed_shift
 from ce_mm.ops.newton_schulz import newton_schulz
 
 __all__ = [
+    "Gate",
+    "Moments",
     "all_reduce_sum",
     "batch_norm_affine",
     "compute_dtype",
@@ -24,7 +27,8 @@ __all__ = [
     "equilibrium_affine",
     "fit_group_size",
     "group_affine",
-    "instance_variance",
     "moments",
+    "needed_shift",
     "newton_schulz",
+    "reweighting",
 ]

@@ -1,10 +1,29 @@
-"""Second step of a layer: from moments to the coefficients of the group affine, on small tensors and plain autograd.
+"""Second step of a layer: from moments to the coefficients of the group affine, on small tensors.
 
-Everything is written for a base norm that is affine in z = x - shift, ``x̃_n = a_n ⊙ z + b_n``, with a and b of shape
-(N or 1, C). Neither x nor x̃ appears here; their statistics follow from the moments m_n and E_n of z.
+Everything is written for a base norm that is affine in z = x - shift, ``x̃ = a ⊙ z + b``, with a and b of shape (1, C).
+Neither x nor x̃ appears here; their statistics follow from the moments m_n and E_n of z.
+
+The backward of what has many operations is written by hand: the tensors are so small that autograd's nodes would cost
+more than the arithmetic, and at small maps more than the maps.
 """
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+#: s, the mean instance variance, is clamped from below at this.
+MIN_VARIANCE = 1e-5
+
+
+class Gate(NamedTuple):
+    """The parameters of ``f = Sigmoid(W2 ReLU(LayerNorm(W1 σ̃²)))`` (paper eq. 21)."""
+
+    fc1: Tensor  #: W1, (C/r, C)
+    ln_weight: Tensor  #: (C/r,)
+    ln_bias: Tensor  #: (C/r,)
+    fc2: Tensor  #: W2, (C, C/r)
+    eps: float  #: of the LayerNorm
 
 
 def fit_group_size(channels: int, group_size: int) -> int:
@@ -12,21 +31,6 @@ def fit_group_size(channels: int, group_size: int) -> int:
     while channels % group_size:
         group_size //= 2
     return group_size
-
-
-def instance_variance(mean: Tensor, square: Tensor, positions: int, correction: int = 0) -> Tensor:
-    """The variance of each sample and channel over its positions: diag E_n - m_n², with Bessel's correction if asked.
-
-    Args:
-        mean: (N, C), m_n.
-        square: (N, C), diag E_n.
-        positions: H·W.
-        correction: 0, or 1 for the authors' unbiased estimate; the divisor is at least 1.
-
-    Returns:
-        (N, C).
-    """
-    return (square - mean.square()) * (positions / max(positions - correction, 1))
 
 
 def batch_norm_affine(
@@ -45,56 +49,179 @@ def batch_norm_affine(
     scale = torch.rsqrt(variance + eps)
     if weight is not None:
         scale = scale * weight
-    offset = -scale * mean
-    if bias is not None:
-        offset = offset + bias
+    offset = -scale * mean if bias is None else torch.addcmul(bias, scale, mean, value=-1)
     return scale[None], offset[None]
 
 
-def covariance(mean: Tensor, second: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """The covariance of x̃ over all positions of the batch, inside each group (paper eq. 20, without its ε).
+def covariance(mean: Tensor, second: Tensor, scale: Tensor, eps: float = 0.0) -> Tensor:
+    """Σ, the covariance of x̃ = a z + b over all positions of the batch inside each group, plus ε I (paper eq. 20).
 
-    ``mean_n(a_n a_nᵀ ⊙ S_n + δ_n δ_nᵀ)`` with S_n = E_n - m_n m_nᵀ and δ_n the mean of x̃_n less the mean of x̃.
+    ``a aᵀ ⊙ (E - m mᵀ) + ε I`` with m and E the means of m_n and E_n over the batch.
 
     Args:
         mean: (N, C), m_n.
-        second: (N, C/g, g, g), E_n.
-        scale, offset: a_n and b_n, (N or 1, C).
+        second: (1, C/g, g, g), E.
+        scale: a, (1, C).
+        eps: ε.
 
     Returns:
-        (C/g, g, g).
+        (C/g, g, g), differentiable once.
     """
-    n, groups, g, _ = second.shape
-    m = mean.view(n, groups, g)
-    a = scale.view(-1, groups, g)
-    within = second - m[..., :, None] * m[..., None, :]
-    centre = a * m + offset.view(-1, groups, g)
-    delta = centre - centre.mean(dim=0)
-    return (a[..., :, None] * a[..., None, :] * within + delta[..., :, None] * delta[..., None, :]).mean(dim=0)
+    return _Covariance.apply(mean, second, scale, eps)
+
+
+class _Covariance(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, second: Tensor, scale: Tensor, eps: float) -> Tensor:
+        groups, g = second.shape[1:3]
+        m, a = mean.mean(dim=0).view(groups, g, 1), scale.view(groups, g, 1)
+        of_z = torch.baddbmm(second[0], m, m.mT, alpha=-1)
+        outer = a * a.mT
+        ctx.save_for_backward(m, a, of_z, outer)
+        ctx.samples = mean.shape[0]
+        sigma = of_z * outer
+        sigma.diagonal(dim1=-2, dim2=-1).add_(eps)
+        return sigma
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        m, a, of_z, outer = ctx.saved_tensors
+        dsecond = grad * outer
+        douter = grad * of_z
+        da = (douter @ a).baddbmm_(douter.mT, a)
+        dm = (dsecond @ m).baddbmm_(dsecond.mT, m).div_(-ctx.samples)
+        return dm.view(1, -1).expand(ctx.samples, -1), dsecond[None], da.view(1, -1), None
+
+
+def reweighting(
+    mean: Tensor, square: Tensor, scale: Tensor, gate: Gate, bessel: float, inv_std_scale: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Instance reweighting, ``d_n = f(σ̃²_n) s^(-1/2)`` with ``σ̃²_n = a² (diag E_n - m_n²)`` (paper eqs. 17, 19, 21).
+
+    Args:
+        mean: (N, C), m_n.
+        square: (N, C), diag E_n.
+        scale: a, (1, C).
+        gate: f.
+        bessel: a factor of σ̃², 1 or H·W / (H·W - 1).
+        inv_std_scale: s^(-1/2), (1,), of the moving average; None takes it from this batch, where s is the mean of σ̃²,
+            at least MIN_VARIANCE.
+
+    Returns:
+        d_n, (N, C), differentiable once, and the s^(-1/2) used, (1,), without gradient.
+    """
+    return _Reweighting.apply(mean, square, scale, *gate, bessel, inv_std_scale)
+
+
+class _Reweighting(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        mean: Tensor,
+        square: Tensor,
+        scale: Tensor,
+        fc1: Tensor,
+        ln_weight: Tensor,
+        ln_bias: Tensor,
+        fc2: Tensor,
+        eps: float,
+        bessel: float,
+        inv_std_scale: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        of_z = square - mean.square()  # not fused to one rounding: one value has the variance 0, exactly
+        factor = scale.square() * bessel
+        variance = of_z * factor
+        ctx.of_batch = inv_std_scale is None
+        if inv_std_scale is None:
+            inv_std_scale = variance.mean().clamp_(min=MIN_VARIANCE).rsqrt_().view(1)
+        hidden = variance @ fc1.mT
+        normed, centre, inv_std = torch.native_layer_norm(hidden, ln_weight.shape, ln_weight, ln_bias, eps)
+        active = normed.relu_()
+        gate = (active @ fc2.mT).sigmoid_()
+        ctx.save_for_backward(
+            mean, scale, of_z, factor, variance, inv_std_scale, hidden, centre, inv_std, active, gate, fc1, ln_weight,
+            ln_bias, fc2,
+        )  # fmt: skip
+        ctx.bessel = bessel
+        ctx.mark_non_differentiable(inv_std_scale)
+        return gate * inv_std_scale, inv_std_scale
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        (
+            mean, scale, of_z, factor, variance, inv_std_scale, hidden, centre, inv_std, active, gate, fc1, ln_weight,
+            ln_bias, fc2,
+        ) = ctx.saved_tensors  # fmt: skip
+        dlogit = torch.ops.aten.sigmoid_backward(grad * inv_std_scale, gate)
+        dfc2 = dlogit.mT @ active
+        dnormed = torch.ops.aten.threshold_backward(dlogit @ fc2, active, 0)
+        dhidden, dln_weight, dln_bias = torch.ops.aten.native_layer_norm_backward(
+            dnormed, hidden, ln_weight.shape, centre, inv_std, ln_weight, ln_bias, [True, True, True]
+        )
+        dfc1 = dhidden.mT @ variance
+        dvariance = dhidden @ fc1
+        if ctx.of_batch:
+            # Of s^(-1/2) with s the mean: -s^(-3/2) / 2 for each of the variances; nothing where s is clamped.
+            cube = inv_std_scale**3 * (inv_std_scale < MIN_VARIANCE**-0.5)
+            dvariance += (grad * gate).sum() * cube * (-0.5 / grad.numel())
+        dscale = (dvariance * of_z).sum(0, keepdim=True) * scale * (2 * ctx.bessel)
+        dsquare = dvariance * factor
+        dmean = torch.mul(dsquare, mean).mul_(-2)
+        return dmean, dsquare, dscale, dfc1, dln_weight, dln_bias, dfc2, None, None, None
 
 
 def equilibrium_affine(
     scale: Tensor, offset: Tensor, whitening: Tensor | None, reweighting: Tensor | None, mix: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """W and t of the whole layer: A_n = λ Σ^(-1/2) + (1-λ) Diag(d_n), W_n = A_n Diag(a_n), t_n = A_n b_n.
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """The coefficients of the whole layer: A_n = λ Σ^(-1/2) + (1-λ) Diag(d_n), W_n = A_n Diag(a), t_n = A_n b.
+
+    W_n is returned as one matrix for the batch and one diagonal for each sample, W_n = W + Diag(e_n): at small maps a
+    matrix for each sample would outweigh x.
 
     Args:
-        scale, offset: a_n and b_n of the base norm, (N or 1, C).
+        scale, offset: a and b of the base norm, (1, C).
         whitening: Σ^(-1/2), (C/g, g, g), or None where the layer has no batch decorrelation.
         reweighting: d_n, (N, C), or None where the layer has no instance reweighting.
         mix: the logit of λ, (1,); used where both branches are there, one branch alone is taken as it is.
 
     Returns:
-        weight: (N or 1, C/g, g, g), with g = 1 where there is no whitening.
-        bias: (N or 1, C).
+        weight: W, (1, C/g, g, g), or None without whitening.
+        diagonal: e_n, (N, C), or None without reweighting.
+        bias: t_n, (N or 1, C).
     """
     if whitening is None:
-        return (reweighting * scale)[..., None, None], reweighting * offset
+        return None, reweighting * scale, reweighting * offset
     groups, g, _ = whitening.shape
-    matrix = whitening[None]
-    if reweighting is not None:
+    if reweighting is None:
+        return (whitening * scale.view(groups, 1, g))[None], None, (whitening @ offset.view(groups, g, 1)).view(1, -1)
+    return _Equilibrium.apply(scale, offset, whitening, reweighting, mix)
+
+
+class _Equilibrium(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, scale: Tensor, offset: Tensor, whitening: Tensor, reweighting: Tensor, mix: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        groups, g, _ = whitening.shape
         ratio = torch.sigmoid(mix)
-        matrix = ratio * matrix + torch.diag_embed((1 - ratio) * reweighting.view(-1, groups, g))
-    weight = matrix * scale.view(-1, groups, 1, g)
-    bias = (matrix @ offset.view(-1, groups, g, 1)).flatten(1)
-    return weight, bias
+        shared, own = whitening * ratio, reweighting * (1 - ratio)
+        weight = shared * scale.view(groups, 1, g)
+        bias = torch.addcmul((shared @ offset.view(groups, g, 1)).view(1, -1), own, offset)
+        ctx.save_for_backward(scale, offset, whitening, reweighting, ratio, shared, own)
+        return weight[None], own * scale, bias
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dweight: Tensor, ddiagonal: Tensor, dbias: Tensor) -> tuple[Tensor, ...]:
+        scale, offset, whitening, reweighting, ratio, shared, own = ctx.saved_tensors
+        groups, g, _ = whitening.shape
+        dcolumn = dbias.sum(0).view(groups, g, 1)
+        dshared = torch.addcmul(dcolumn * offset.view(groups, 1, g), dweight[0], scale.view(groups, 1, g))
+        down = torch.addcmul(ddiagonal * scale, dbias, offset)
+        dscale = (ddiagonal * own).sum(0, keepdim=True) + (dweight[0] * shared).sum(1).view(1, -1)
+        doffset = (dbias * own).sum(0, keepdim=True) + (shared.mT @ dcolumn).view(1, -1)
+        dratio = torch.dot(dshared.view(-1), whitening.reshape(-1)) - torch.dot(down.view(-1), reweighting.view(-1))
+        dmix = torch.ops.aten.sigmoid_backward(dratio.view(1), ratio)
+        return dscale, doffset, dshared * ratio, down * (1 - ratio), dmix

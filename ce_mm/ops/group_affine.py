@@ -1,30 +1,96 @@
-"""Last step of a layer, one read of x and one write of y: an affine map of every sample and group."""
+"""Last step of a layer, one read of x and one write of y: an affine map of every sample and group.
+
+The residual add and the ReLU that follow a norm in a network are part of the same pass.
+"""
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from ce_mm.ops.backend import kernels
+from ce_mm.ops.joint import Link, input_gradient, output_sums
+from ce_mm.ops.moments import dense
 
-def group_affine(x: Tensor, weight: Tensor, bias: Tensor, shift: Tensor) -> Tensor:
-    """``y = W (x - shift) + t`` inside each group of channels.
+
+def group_affine(
+    x: Tensor,
+    shift: Tensor,
+    weight: Tensor | None,
+    diagonal: Tensor | None,
+    bias: Tensor,
+    residual: Tensor | None = None,
+    relu: bool = False,
+    link: Link | None = None,
+) -> Tensor:
+    """``y = (W + Diag(e_n)) (x - shift) + t_n`` inside each group of channels, then the residual and the ReLU.
 
     Like the moments, the product is taken about the shift, since W x and t cancel where a mean is large.
 
     Args:
-        x: (N, C, H, W), any floating type, either memory format.
-        weight: W, (N or 1, C/g, g, g), in the type of shift.
-        bias: t, (N or 1, C), in the type of shift.
-        shift: (C,), the same that the moments behind W and t were taken about.
+        x: (N, C, H, W), any floating type, either memory format (another is copied first).
+        shift: (C,), float32 at least, the same that the moments behind the coefficients were taken about.
+        weight: W, (1 or N, C/g, g, g), or None for a map of each channel by itself.
+        diagonal: e_n, (N, C); may be None where there is a weight.
+        bias: t_n, (N or 1, C).
+        residual: (N, C, H, W), added to the result.
+        relu: whether to rectify at the end.
+        link: the moments', so that both operators share one backward. Without it, the gradient of x is that of this
+            map alone.
 
     Returns:
         (N, C, H, W) in x's type and memory format; a fresh tensor that callers may change in place.
     """
-    n, c, h, w = x.shape
-    groups, g = weight.shape[1], weight.shape[2]
-    z = x.to(shift.dtype) - shift.view(1, c, 1, 1)
-    if g == 1:
-        y = z * weight.view(-1, c, 1, 1)
-    else:
-        y = (weight @ z.reshape(n, groups, g, h * w)).view(n, c, h, w)
-    y = (y + bias.view(-1, c, 1, 1)).to(x.dtype)
-    if x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
-        y = y.contiguous(memory_format=torch.channels_last)
-    return y
+    output, weight_link, diagonal_link = link or (None, None, None)
+    return _group_affine(dense(x), shift, weight, diagonal, bias, residual, relu, output, weight_link, diagonal_link)
+
+
+@torch.library.custom_op("ce_mm::group_affine", mutates_args=())
+def _group_affine(
+    x: Tensor,
+    shift: Tensor,
+    weight: Tensor | None,
+    diagonal: Tensor | None,
+    bias: Tensor,
+    residual: Tensor | None,
+    relu: bool,
+    output_link: Tensor | None,
+    weight_link: Tensor | None,
+    diagonal_link: Tensor | None,
+) -> Tensor:
+    return kernels(x).group_affine(x, shift, weight, diagonal, bias, residual, relu)
+
+
+@_group_affine.register_fake
+def _(x, shift, weight, diagonal, bias, residual, relu, output_link, weight_link, diagonal_link):
+    return torch.empty_like(x)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    x, shift, weight, diagonal, bias, _, relu, output_link, _, _ = inputs
+    ctx.save_for_backward(x, shift, weight, diagonal, output if relu else None)
+    ctx.linked = output_link is not None
+    ctx.bias_shape = bias.shape
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, dy: Tensor | None) -> tuple:
+    if dy is None:
+        return (None,) * 10
+    x, shift, weight, diagonal, rectified = ctx.saved_tensors
+    group_size, products = (1, False) if weight is None else (weight.shape[-1], ctx.needs_input_grad[2])
+    per_sample = products and weight.shape[0] > 1
+    gradient, total, inner, product = output_sums(dy, x, shift, rectified, group_size, products, per_sample)
+    gradient = dy if rectified is None else gradient
+    dweight = product if products else None
+    ddiagonal = None if diagonal is None else inner
+    dx = None
+    to_link = (None, None, None)
+    if ctx.linked:
+        to_link = (gradient, weight, diagonal)
+    elif ctx.needs_input_grad[0]:
+        dx = input_gradient(gradient, x, shift, weight, diagonal, None, None, None)
+    residual = gradient if ctx.needs_input_grad[5] else None
+    return dx, None, dweight, ddiagonal, total.sum_to_size(ctx.bias_shape), residual, None, *to_link
+
+
+_group_affine.register_autograd(_backward, setup_context=_setup_context)

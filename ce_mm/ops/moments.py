@@ -1,11 +1,43 @@
 """First step of a layer, one read of x: the moments of every sample and group.
 
-All that Channel Equilibrium needs of the input are the means of its channels and of the products of channels of one
-group. They are taken about a shift near the data: E[xx] - E[x]E[x] cancels when a channel's mean is large against its
-spread, E[(x-k)(x-k)] - E[x-k]E[x-k] with k near the mean does not.
+All that Channel Equilibrium needs of the input are the means of its channels, of their squares, and of the products of
+channels of one group. They are taken about a shift near the data: E[xx] - E[x]E[x] cancels when a channel's mean is
+large against its spread, E[(x-k)(x-k)] - E[x-k]E[x-k] with k near the mean does not.
 """
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
+
+from ce_mm.ops.backend import kernels
+from ce_mm.ops.joint import Link, input_gradient, make_link
+
+
+class Moments(NamedTuple):
+    """Means over H·W of z = x - shift, in the work type: float32 at least."""
+
+    shift: Tensor  #: (C,), without gradient: the layer as a whole does not depend on it.
+    mean: Tensor  #: (N, C), m_n of the design.
+    square: Tensor  #: (N, C), diag E_n, uncentred.
+    second: Tensor  #: (1, C/g, g, g), the mean of E_n over the batch, or (N, C/g, g, g); empty where not asked for.
+    link: Link  #: what group_affine takes to share its backward with this operator.
+
+
+def moments(
+    x: Tensor, group_size: int, *, shift: Tensor | None = None, products: bool = True, per_sample: bool = False
+) -> Moments:
+    """The means over H·W of z = x - shift, of its squares, and of its products inside each group.
+
+    Args:
+        x: (N, C, H, W), any floating type, either memory format (another is copied first).
+        group_size: g, a divisor of C.
+        shift: (C,), float32 at least, subtracted from x first. None chooses it, and on a CPU leaves it at 0 where the
+            moments show that it would gain nothing.
+        products: whether to take the products; without, ``second`` is empty.
+        per_sample: whether to keep the products of each sample, for a base norm whose scale differs between samples.
+    """
+    chosen, mean, square, second, *link = _moments(dense(x), shift, group_size, products, per_sample)
+    return Moments(chosen if shift is None else shift, mean, square, second, tuple(link))
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -22,26 +54,75 @@ def data_shift(x: Tensor) -> Tensor:
     Returns:
         (C,), float32 at least; zeros for an empty batch.
     """
-    row = x.detach()[:, :, x.shape[2] // 2 : x.shape[2] // 2 + 1].to(compute_dtype(x.dtype))
-    return row.mean(dim=(0, 2, 3)) if x.numel() else row.new_zeros(x.shape[1])
+    dtype = compute_dtype(x.dtype)
+    if not x.numel():
+        return x.new_zeros(x.shape[1], dtype=dtype)
+    return x.detach()[:, :, x.shape[2] // 2].mean(dim=(0, 2), dtype=dtype)
 
 
-def moments(x: Tensor, group_size: int, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """The means over H·W of z = x - shift and of its products inside each group.
+def needed_shift(mean: Tensor, variance: Tensor) -> Tensor:
+    """The mean, (C,), where it is more than four standard deviations from 0; 0 elsewhere.
 
-    Args:
-        x: (N, C, H, W), any floating type, either memory format.
-        group_size: g, a divisor of C.
-        shift: (C,), subtracted from x first; see :func:`data_shift`.
-
-    Returns:
-        mean: (N, C), m_n of the design; float32 at least.
-        second: (N, C/g, g, g), E_n, uncentred; float32 at least.
+    Up to there the moments about 0 lose four of float32's 24 bits at most, which is not worth a subtraction.
     """
-    n, c, h, w = x.shape
-    z = x.to(shift.dtype) - shift.view(1, c, 1, 1)
-    mean = z.mean(dim=(2, 3))
-    if group_size == 1:
-        return mean, z.square().mean(dim=(2, 3)).view(n, c, 1, 1)
-    groups = z.reshape(n, c // group_size, group_size, h * w)
-    return mean, groups @ groups.transpose(-1, -2) / (h * w)
+    return torch.where(mean.square() > 16 * variance, mean, 0)
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself where it is dense in one of the two memory formats, else a contiguous copy."""
+    return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
+
+
+@torch.library.custom_op("ce_mm::moments", mutates_args=())
+def _moments(
+    x: Tensor, shift: Tensor | None, group_size: int, products: bool, per_sample: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    take = kernels(x).moments
+    if shift is not None:
+        chosen = shift.clone()
+    elif x.device.type != "cpu":
+        chosen = data_shift(x)  # asking the device whether it is needed would cost more than subtracting
+    else:
+        chosen = x.new_zeros(x.shape[1], dtype=compute_dtype(x.dtype))
+    sums = take(x, chosen, group_size, products, per_sample)
+    if shift is None and x.device.type == "cpu" and x.numel():
+        mean = sums[0].mean(0)
+        chosen = needed_shift(mean, torch.addcmul(sums[1].mean(0), mean, mean, value=-1))
+        if chosen.any():
+            sums = take(x, chosen, group_size, products, per_sample)
+    return chosen, *sums, *make_link(x, chosen, group_size, per_sample)
+
+
+@_moments.register_fake
+def _(x, shift, group_size, products, per_sample):
+    n, c = x.shape[:2]
+    second = (n if per_sample else 1, c // group_size, group_size, group_size) if products else (0,)
+    chosen = x.new_empty(c, dtype=compute_dtype(x.dtype) if shift is None else shift.dtype)
+    mean, square = chosen.new_empty(n, c), chosen.new_empty(n, c)
+    return chosen, mean, square, chosen.new_empty(second), *make_link(x, chosen, group_size, per_sample)
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    x, _, ctx.group_size, ctx.products, _ = inputs
+    shift = output[0]
+    ctx.save_for_backward(x, shift)
+    ctx.mark_non_differentiable(shift)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any,
+    _: None,
+    dmean: Tensor | None,
+    dsquare: Tensor | None,
+    dsecond: Tensor | None,
+    gradient: Tensor | None,
+    weight: Tensor | None,
+    diagonal: Tensor | None,
+) -> tuple:
+    x, shift = ctx.saved_tensors
+    dsecond = dsecond if ctx.products else None
+    return input_gradient(gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond), None, None, None, None
+
+
+_moments.register_autograd(_backward, setup_context=_setup_context)

@@ -1,6 +1,13 @@
-"""The inverse square root of a covariance by matrix products alone, batched over all groups of a layer."""
+"""The inverse square root of a covariance by matrix products alone, batched over all groups of a layer.
+
+The backward is written by hand: the recursion has few matrices and many nodes, and at small maps autograd's way through
+them would cost more than the maps.
+"""
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def newton_schulz(sigma: Tensor, iterations: int) -> Tensor:
@@ -9,15 +16,44 @@ def newton_schulz(sigma: Tensor, iterations: int) -> Tensor:
     The trace is not multiplied back afterwards: P_T approaches (sigma / tr(sigma))^(-1/2).
 
     Args:
-        sigma: (..., g, g), symmetric positive definite.
+        sigma: (G, g, g), symmetric positive definite.
         iterations: T, at least 1.
 
     Returns:
-        (..., g, g), of sigma's type.
+        (G, g, g), of sigma's type; differentiable once.
     """
-    sigma = sigma / sigma.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    identity = torch.eye(sigma.shape[-1], dtype=sigma.dtype, device=sigma.device)
-    root = 1.5 * identity - 0.5 * sigma  # the first step, from P_0 = I
-    for _ in range(iterations - 1):
-        root = 1.5 * root - 0.5 * (root @ root @ (root @ sigma))
-    return root
+    return _NewtonSchulz.apply(sigma, iterations)
+
+
+class _NewtonSchulz(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, sigma: Tensor, iterations: int) -> Tensor:
+        trace = sigma.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+        sigma = sigma / trace
+        root = -0.5 * sigma  # the first step, from P_0 = I
+        root.diagonal(dim1=-2, dim2=-1).add_(1.5)
+        steps = []
+        for _ in range(iterations - 1):
+            square, product = root @ root, root @ sigma
+            steps += (root, square, product)
+            root = torch.baddbmm(root, square, product, beta=1.5, alpha=-0.5)
+        ctx.save_for_backward(trace, sigma, *steps)
+        return root
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        trace, sigma, *steps = ctx.saved_tensors
+        dsigma = torch.zeros_like(sigma)
+        while steps:
+            *steps, root, square, product = steps
+            # Of P' = 1.5 P - 0.5 P² (P Σ), with d(P²) = dsquare and d(P Σ) = dproduct.
+            dsquare = torch.bmm(grad, product.mT).mul_(-0.5)
+            dproduct = torch.bmm(square.mT, grad).mul_(-0.5)
+            dsigma.baddbmm_(root.mT, dproduct)
+            grad = torch.baddbmm(grad, dsquare, root.mT, beta=1.5)
+            grad.baddbmm_(root.mT, dsquare).baddbmm_(dproduct, sigma.mT)
+        dsigma.sub_(grad, alpha=0.5)
+        along = (dsigma * sigma).sum((-2, -1), keepdim=True)
+        dsigma.diagonal(dim1=-2, dim2=-1).sub_(along[..., 0])
+        return dsigma / trace, None

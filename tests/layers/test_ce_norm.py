@@ -3,11 +3,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mmcv.cnn import ConvModule, build_norm_layer, fuse_conv_bn
 from mmengine.model import revert_sync_batchnorm
 from oracle import Statistics, equilibrium
 from torch import nn
 
+from ce_mm import ops
 from ce_mm.layers import CENorm
 
 ALL = ("bd", "ir")
@@ -52,7 +55,14 @@ def oracle(ce, x, **kwargs):
             None if ce.bd is None else ce.bd.running_whitening.clone(),
             None if ce.ir is None else ce.ir.running_inv_std_scale.clone(),
         )
-    return equilibrium(ce.norm(x), oracle_parameters(ce), running=running, **kwargs)
+    bn = ce.norm
+    momentum = 0.1 if bn.training else 0.0
+    # PyTorch's own kernel, which nn.BatchNorm2d does not let near a single value.
+    base = torch.native_batch_norm(
+        x, bn.weight, bn.bias, bn.running_mean, bn.running_var, bn.training, momentum, bn.eps
+    )[0]
+    bn.num_batches_tracked += bn.training
+    return equilibrium(base, oracle_parameters(ce), running=running, **kwargs)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -88,6 +98,41 @@ def test_outputs_gradients_and_buffers_equal_the_paper_s_equations(kwargs, train
     if training and ce.ir is not None:
         averaged = 0.9 * twin.ir.running_inv_std_scale + 0.1 * statistics.inv_std_scale
         torch.testing.assert_close(ce.ir.running_inv_std_scale, averaged)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 4), st.sampled_from([4, 6, 16, 24, 58]), st.integers(1, 7), st.integers(1, 7)),
+    group_size=st.sampled_from([1, 2, 4, 16]),
+    branches=st.sampled_from([("bd", "ir"), ("bd",), ("ir",)]),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    training=st.booleans(),
+    has_residual=st.booleans(),
+    relu=st.booleans(),
+    far=st.booleans(),
+)
+def test_any_layer_equals_the_paper_s_equations(
+    shape, group_size, branches, dtype, layout, training, has_residual, relu, far
+):
+    n, c, h, w = shape
+    ce = layer(c, group_size=group_size, branches=branches, reduction=2).train(training)
+    far = far and dtype == torch.float32  # the oracle itself, in float64, is good enough only for float32
+    x = batch(c, n, h, w).add(1000 if far else 0)
+    x = x.to(dtype).contiguous(memory_format=layout)
+    residual = batch(c, n, h, w, seed=2).to(dtype) if has_residual else None
+    if far:
+        ce.norm.running_mean.add_(1000)
+    ce = ce.to(ops.compute_dtype(dtype))
+    twin = copy.deepcopy(ce).double()
+    expected = oracle(twin, x.double(), branches=branches, group_size=group_size)[0]
+    expected = expected if residual is None else expected + residual.double()
+    y = ce(x, residual, relu)
+    assert y.dtype == dtype
+    assert y.is_contiguous(memory_format=layout)
+    error = (y.double() - (expected.relu() if relu else expected)).abs().max()
+    rounding = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
+    assert error <= rounding * expected.abs().max()
 
 
 @pytest.mark.parametrize("case", ["c64_g16", "c64_g64_stem", "c58_g2", "c32_g16_maxpool"])
@@ -179,6 +224,30 @@ def test_a_mean_of_a_thousand_spreads_costs_no_precision():
     double_x = x32.detach().double().requires_grad_()
     dx64 = torch.autograd.grad(double(double_x), double_x, dy)[0]
     assert (dx32 - dx64).abs().max() <= 5e-6 * dx64.abs().max()
+
+
+def test_two_runs_are_identical_to_the_last_bit():
+    x, results = torch.randn(4, 32, 9, 9), []
+    torch.manual_seed(0)
+    ce = CENorm(32)
+    for _ in range(2):
+        leaf = x.clone().requires_grad_()
+        y = copy.deepcopy(ce)(leaf, relu=True)
+        results.append([y, *torch.autograd.grad(y.square().sum(), leaf)])
+    for first, second in zip(*results, strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_backward_keeps_no_map_but_the_input_and_the_rectified_output(training):
+    ce, kept = CENorm(32).train(training), []
+    x, residual = torch.randn(4, 32, 20, 20, requires_grad=True), torch.randn(4, 32, 20, 20, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        plain = ce(x)
+        rectified = ce(x, residual, relu=True)
+    maps = {tensor.data_ptr() for tensor in kept if tensor.numel() >= x.numel() / 4}
+    assert maps == {x.data_ptr(), rectified.data_ptr()}
+    assert plain.data_ptr() not in maps
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

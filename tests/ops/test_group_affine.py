@@ -1,47 +1,121 @@
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ce_mm import ops
+from ce_mm.ops import plain
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
-def arguments(n=2, groups=3, g=4, h=5, w=3, samples=2):
-    generator = torch.Generator().manual_seed(0)
+def arguments(n=2, groups=3, g=4, h=5, w=3, samples=1, seed=0):
+    """x, shift, weight, diagonal, bias, residual."""
+    generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, dtype=torch.float64, generator=generator)  # noqa: E731
-    return draw(n, groups * g, h, w), draw(samples, groups, g, g), draw(samples, groups * g), draw(groups * g)
+    c = groups * g
+    return draw(n, c, h, w), draw(c), draw(samples, groups, g, g), draw(n, c), draw(n, c), draw(n, c, h, w)
 
 
-@pytest.mark.parametrize("samples", [1, 2])
-@pytest.mark.parametrize("g", [1, 4])
-def test_every_position_of_a_group_is_multiplied_by_the_group_s_matrix(samples, g):
-    x, weight, bias, shift = arguments(g=g, samples=samples)
-    y = ops.group_affine(x, weight, bias, shift)
-    for n in range(2):
-        full = torch.block_diag(*weight[n % samples])
-        expected = torch.einsum("ij,jhw->ihw", full, x[n] - shift[:, None, None]) + bias[n % samples][:, None, None]
-        torch.testing.assert_close(y[n], expected)
+def formula(x, shift, weight, diagonal, bias, residual, relu):
+    result = []
+    for k, z in enumerate(x - shift[:, None, None]):
+        matrix = torch.zeros(len(z), len(z), dtype=z.dtype)
+        if weight is not None:
+            matrix = matrix + torch.block_diag(*weight[k % len(weight)])
+        if diagonal is not None:
+            matrix = matrix + torch.diag(diagonal[k])
+        result.append(torch.einsum("ij,jhw->ihw", matrix, z) + bias[k % len(bias)][:, None, None])
+    y = torch.stack(result)
+    y = y if residual is None else y + residual
+    return y.relu() if relu else y
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@given(
+    n=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    g=st.sampled_from([2, 3, 4]),
+    per_sample=st.booleans(),
+    drop=st.sampled_from(["nothing", "weight", "diagonal"]),
+    has_residual=st.booleans(),
+    relu=st.booleans(),
+    layout=st.sampled_from(LAYOUTS),
+)
+def test_every_position_of_a_group_is_mapped_by_the_group_s_matrix(
+    n, groups, g, per_sample, drop, has_residual, relu, layout
+):
+    x, shift, weight, diagonal, bias, residual = arguments(n, groups, g, samples=n if per_sample else 1)
+    weight = None if drop == "weight" else weight
+    diagonal = None if drop == "diagonal" else diagonal
+    bias = bias[: n if per_sample else 1]
+    residual = residual if has_residual else None
+    y = ops.group_affine(x.contiguous(memory_format=layout), shift, weight, diagonal, bias, residual, relu)
+    torch.testing.assert_close(y, formula(x, shift, weight, diagonal, bias, residual, relu))
+
+
+def test_a_batch_of_many_blocks_gives_what_one_block_gives(monkeypatch):
+    x, *rest = arguments(n=7)
+    whole = ops.group_affine(x, *rest, True)
+    monkeypatch.setattr(plain, "BLOCK_BYTES", 2 * 4 * x[0].numel())
+    torch.testing.assert_close(ops.group_affine(x, *rest, True), whole)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_the_result_has_the_type_and_layout_of_x(memory_format, dtype):
-    x, weight, bias, shift = arguments()
-    x = x.to(dtype).contiguous(memory_format=memory_format)
+def test_the_result_has_the_type_and_layout_of_x(layout, dtype):
+    x, *coefficients, residual = arguments()
+    x = x.to(dtype).contiguous(memory_format=layout)
     work = ops.compute_dtype(dtype)
-    y = ops.group_affine(x, weight.to(work), bias.to(work), shift.to(work))
+    y = ops.group_affine(x, *(value.to(work) for value in coefficients), residual.to(dtype))
     assert y.dtype == dtype
-    assert y.is_contiguous(memory_format=memory_format)
+    assert y.is_contiguous(memory_format=layout)
 
 
 def test_the_result_may_be_changed_in_place():
-    x, weight, bias, shift = arguments()
+    x, shift, weight, diagonal, bias, residual = arguments()
     x.requires_grad_()
-    y = ops.group_affine(x, weight, bias, shift)
+    y = ops.group_affine(x, shift, weight, diagonal, bias, residual)
     assert not y._is_view()
     (y.relu_() + 1).sum().backward()
     assert x.grad.isfinite().all()
 
 
-def test_group_affine_passes_gradcheck():
-    x, weight, bias, shift = arguments(h=2, w=2, groups=2, g=2)
-    inputs = (x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), shift)
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_group_affine_passes_gradcheck(samples, relu, layout):
+    x, shift, weight, diagonal, bias, residual = arguments(h=2, w=2, groups=2, g=2, samples=samples)
+    x = x.contiguous(memory_format=layout)
+    inputs = [value.requires_grad_() for value in (x, weight, diagonal, bias, residual)]
+    assert torch.autograd.gradcheck(
+        lambda x, weight, diagonal, bias, residual: ops.group_affine(
+            x, shift, weight, diagonal, bias, residual, relu
+        ),
+        inputs,
+    )
+
+
+@pytest.mark.parametrize("absent", [2, 3], ids=["weight", "diagonal"])
+def test_one_kind_of_coefficients_alone_passes_gradcheck(absent):
+    values = list(arguments(h=2, w=2, groups=2, g=2))[:5]
+    values[absent] = None
+    inputs = [v if v is None or k == 1 else v.requires_grad_() for k, v in enumerate(values)]
     assert torch.autograd.gradcheck(ops.group_affine, inputs)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_operators_pass_opcheck(relu):
+    x, shift, weight, diagonal, bias, residual = arguments()
+    for value in (x, weight, diagonal, bias, residual):
+        value.requires_grad_()
+    affine = torch.ops.ce_mm.group_affine.default
+    torch.library.opcheck(affine, (x, shift, weight, diagonal, bias, residual, relu, None, None, None))
+    torch.library.opcheck(affine, (x, shift, None, diagonal, bias, None, relu, None, None, None))
+
+    dy, x = residual.detach(), x.detach()
+    y = x if relu else None
+    torch.library.opcheck(torch.ops.ce_mm.output_sums.default, (dy, x, shift, y, 4, True, False))
+    gradients = (diagonal.detach(), bias.detach(), weight.detach())
+    torch.library.opcheck(
+        torch.ops.ce_mm.input_gradient.default, (dy, x, shift, weight.detach(), bias.detach(), *gradients)
+    )

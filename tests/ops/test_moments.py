@@ -1,54 +1,107 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ce_mm import ops
+from ce_mm.ops import plain
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
 def sample(n=2, c=8, h=5, w=3, dtype=torch.float64, seed=0):
     return torch.randn(n, c, h, w, dtype=dtype, generator=torch.Generator().manual_seed(seed))
 
 
-@given(n=st.integers(1, 3), groups=st.integers(1, 3), g=st.sampled_from([1, 2, 4]), h=st.integers(1, 5))
-def test_moments_are_the_means_of_values_and_products(n, groups, g, h):
-    x = sample(n, groups * g, h, 2)
-    mean, second = ops.moments(x, g, x.new_zeros(groups * g))
-    z = x.flatten(2)
-    torch.testing.assert_close(mean, z.mean(-1))
-    for k in range(groups):
-        block = z[:, k * g : (k + 1) * g]
-        torch.testing.assert_close(second[:, k], torch.einsum("nip,njp->nij", block, block) / z.shape[-1])
+def products(z, g):
+    z = z.flatten(2).unflatten(1, (-1, g))
+    return z @ z.mT / z.shape[-1]
 
 
-def test_a_shift_moves_the_mean_and_leaves_the_covariance():
-    x, shift = sample(), torch.arange(8, dtype=torch.float64)
-    mean, second = ops.moments(x, 4, shift)
-    plain_mean, plain_second = ops.moments(x, 4, torch.zeros_like(shift))
-    torch.testing.assert_close(mean, plain_mean - shift)
-    one = torch.ones(1, 8, dtype=torch.float64)
-    torch.testing.assert_close(
-        ops.covariance(mean, second, one, 0 * one), ops.covariance(plain_mean, plain_second, one, 0 * one)
-    )
+@given(
+    n=st.integers(1, 3),
+    groups=st.integers(1, 3),
+    g=st.sampled_from([1, 2, 4]),
+    h=st.integers(1, 5),
+    layout=st.sampled_from(LAYOUTS),
+    per_sample=st.booleans(),
+)
+def test_moments_are_the_means_of_values_squares_and_products(n, groups, g, h, layout, per_sample):
+    x = sample(n, groups * g, h, 2).contiguous(memory_format=layout)
+    shift = torch.linspace(-1, 1, groups * g, dtype=torch.float64)
+    z = x - shift[:, None, None]
+    result = ops.moments(x, g, shift=shift, per_sample=per_sample)
+    torch.testing.assert_close(result.mean, z.mean((2, 3)))
+    torch.testing.assert_close(result.square, z.square().mean((2, 3)))
+    expected = products(z, g)
+    torch.testing.assert_close(result.second, expected if per_sample else expected.mean(0, keepdim=True))
+
+
+def test_a_batch_of_many_blocks_gives_what_one_block_gives(monkeypatch):
+    x = sample(7)
+    whole = ops.moments(x, 4)
+    monkeypatch.setattr(plain, "BLOCK_BYTES", 2 * 4 * x[0].numel())
+    torch.testing.assert_close(ops.moments(x, 4)[:4], whole[:4])
+
+
+def test_without_products_only_means_and_squares_are_taken():
+    x = sample()
+    result = ops.moments(x, 4, products=False)
+    assert result.second.numel() == 0
+    torch.testing.assert_close(result.square, x.square().mean((2, 3)))
 
 
 def test_half_precision_is_summed_in_float32():
     x = torch.full((1, 1, 64, 64), 1.001, dtype=torch.bfloat16)
-    mean, second = ops.moments(x, 1, torch.zeros(1))
-    assert mean.dtype == second.dtype == torch.float32
-    torch.testing.assert_close(mean, x[:, :, 0, 0].float())
+    result = ops.moments(x, 1, shift=torch.zeros(1))
+    assert result.mean.dtype == result.second.dtype == torch.float32
+    torch.testing.assert_close(result.mean, x[:, :, 0, 0].float())
 
 
-def test_the_shift_lies_within_the_data_and_has_no_gradient():
+def test_only_channels_far_from_zero_are_shifted_by_about_their_mean():
+    x = sample(4, 3, 8, 8) + torch.tensor([0.0, 1.0, -1000.0], dtype=torch.float64)[:, None, None]
+    shift = ops.moments(x, 1).shift
+    assert not shift.requires_grad
+    assert torch.equal(shift[:2], torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(shift[2], x[:, 2].mean())
+
+
+def test_a_mean_of_a_thousand_spreads_costs_no_precision():
+    x = sample(4, 8, 9, 9) + 1000
+    single, double = ops.moments(x.float(), 4), ops.moments(x.float().double(), 4)
+    variance = single.square - single.mean.square()
+    torch.testing.assert_close(variance.double(), double.square - double.mean.square(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_data_shift_lies_within_the_data_and_is_zero_for_an_empty_batch():
     x = (sample() + 1000).requires_grad_()
     shift = ops.data_shift(x)
     assert not shift.requires_grad
     assert ((x.amin((0, 2, 3)) <= shift) & (shift <= x.amax((0, 2, 3)))).all()
-
-
-def test_the_shift_of_an_empty_batch_is_zero():
     assert torch.equal(ops.data_shift(torch.empty(0, 3, 4, 4)), torch.zeros(3))
 
 
-def test_moments_pass_gradcheck():
+def test_a_map_that_is_dense_in_neither_layout_is_read_rightly():
+    x = sample(2, 4, 6, 6)[:, :, ::2, 1:]
+    torch.testing.assert_close(ops.moments(x, 2)[:4], ops.moments(x.contiguous(), 2)[:4])
+
+
+def test_an_empty_batch_has_no_means_and_zero_products():
+    result = ops.moments(torch.empty(0, 4, 3, 3), 2)
+    assert result.mean.shape == result.square.shape == (0, 4)
+    assert torch.equal(result.second, torch.zeros(1, 2, 2, 2))
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_moments_pass_gradcheck(per_sample):
     shift = torch.tensor([0.5, -1.0, 0.0, 2.0], dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda x: ops.moments(x, 2, shift), sample(2, 4, 3, 2).requires_grad_())
+    x = sample(2, 4, 3, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: ops.moments(x, 2, shift=shift, per_sample=per_sample)[1:4], x)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("products", [True, False])
+def test_the_operator_passes_opcheck(layout, products):
+    x = sample().contiguous(memory_format=layout).requires_grad_()
+    for shift in (None, torch.ones(8, dtype=torch.float64)):
+        torch.library.opcheck(torch.ops.ce_mm.moments.default, (x, shift, 4, products, False))

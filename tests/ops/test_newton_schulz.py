@@ -1,3 +1,4 @@
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,5 +35,6 @@ def test_the_result_is_symmetric_and_does_not_depend_on_the_scale(scale, seed, i
     torch.testing.assert_close(ops.newton_schulz(scale * sigma, iterations), p)
 
 
-def test_newton_schulz_passes_gradcheck():
-    assert torch.autograd.gradcheck(lambda s: ops.newton_schulz(s, 3), covariance(3, 2).requires_grad_())
+@pytest.mark.parametrize("iterations", [1, 2, 4])
+def test_newton_schulz_passes_gradcheck(iterations):
+    assert torch.autograd.gradcheck(lambda s: ops.newton_schulz(s, iterations), covariance(3, 2).requires_grad_())

@@ -1,0 +1,169 @@
+"""CE for deployment: every CENorm of a trained model as one module of standard operators, its constants folded.
+
+In inference a layer's matrices do not depend on the batch. With z = x - running mean and the base norm's x̃ = a z + β,
+
+    y = (λ P Diag(a)) z + λ P β + (1-λ) d_n (a z + β),    d_n = f(a² var_hw(x_n)) s^(-1/2)
+
+so the group matrix is the weight of a grouped 1×1 convolution, and a² goes into the gate's first layer. Only the gate
+still looks at x. z stays explicit: W x and its constant cancel where a channel's mean is large against its spread.
+
+Custom operators are fast in Python and unknown to exporters; the operators here (sub, mean, conv2d, linear, layer_norm
+and elementwise ones) are known to torch.export, torch.jit and ONNX, for any batch and map size.
+"""
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ce_mm.layers.ce_norm import CENorm
+from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.ops import compute_dtype
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy of a model for inference, in eval mode, with :class:`FoldedCE` in every place of a CENorm.
+
+    The model itself is left as it is and shares no memory with the copy. A CENorm that stands in several places is one
+    FoldedCE in all of them. A CENorm alone becomes a FoldedCE; without any CENorm the result is a plain copy.
+
+    Other modules of the copy are what they were: for their sake, keep it in eval mode.
+    """
+    layers = {id(module): FoldedCE(module) for module in model.modules() if isinstance(module, CENorm)}
+    copied = copy.deepcopy(model, layers)  # takes for done what its memo holds
+    copied.eval()  # not chained: the train() of mmpretrain's backbones returns nothing
+    return copied
+
+
+class FoldedCE(nn.Module):
+    """What a CENorm computes in eval mode, as it is at this moment: there is nothing to train.
+
+    The mode makes no difference: after ``train()`` it computes the same, and no buffer moves.
+
+    Args:
+        ce: the layer; it is only read, in whichever mode it is.
+
+    Buffers, in the type of ce's own, float32 at least (``half()`` leaves them so: folded constants can lie outside
+    half's range):
+        mean: (C, 1, 1), the base norm's running mean.
+        matrix, bias: (C, g, 1, 1) and (C,), λ P Diag(a) and λ P β; None without 'bd'.
+        scale, offset: (C, 1, 1), a and β, times (1-λ) s^(-1/2) with 'ir'; None with 'bd' alone.
+        gate.*: see :class:`FoldedGate`; ``gate`` is None without 'ir'.
+    """
+
+    def __init__(self, ce: CENorm) -> None:
+        super().__init__()
+        norm, bd, ir = ce.norm, ce.bd, ce.ir
+        mean = _exact(norm.running_mean)
+        a = torch.rsqrt(_exact(norm.running_var) + norm.eps)
+        if norm.weight is not None:
+            a = a * _exact(norm.weight)
+        beta = torch.zeros_like(a) if norm.bias is None else _exact(norm.bias)
+        of_bd = of_ir = 1
+        if ce.mix is not None:
+            of_bd, of_ir = torch.sigmoid(_exact(ce.mix)), torch.sigmoid(-_exact(ce.mix))
+
+        matrix = bias = scale = offset = None
+        self.groups = 1
+        if bd is not None:
+            self.groups, g, _ = bd.running_whitening.shape
+            whitening = of_bd * _exact(bd.running_whitening)
+            matrix = (whitening * a.view(-1, 1, g)).view(-1, g, 1, 1)
+            bias = (whitening @ beta.view(-1, g, 1)).view(-1)
+        if ir is not None:
+            of_ir = of_ir * _exact(ir.running_inv_std_scale)
+        if ir is not None or bd is None:
+            scale, offset = (of_ir * a).view(-1, 1, 1), (of_ir * beta).view(-1, 1, 1)
+        _keep(self, norm.running_mean, mean=mean.view(-1, 1, 1), matrix=matrix, bias=bias, scale=scale, offset=offset)
+        self.gate = None if ir is None else FoldedGate(ir, a)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+        """CE of x, then, if asked, the residual add and the ReLU that follow it in a network.
+
+        Args:
+            x: (N, C, H, W), any floating type; computed in the type of the buffers, also under autocast.
+            residual: added to the result, of the same shape.
+            relu: rectify at the end.
+
+        Returns:
+            (N, C, H, W), of x's type and memory format, a fresh tensor.
+        """
+        # Entered only where it changes something: exporters would keep the context as an operator of its own.
+        if not torch.jit.is_scripting():
+            device = x.device.type
+            if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+                with torch.autocast(device, enabled=False):
+                    return self._equalize(x, residual, relu)
+        return self._equalize(x, residual, relu)
+
+    def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+        z = x.to(self.mean.dtype) - self.mean
+        scale, offset = self.scale, self.offset
+        if self.gate is not None:
+            gate = self.gate(z)
+            scale, offset = gate * scale, gate * offset
+        if self.matrix is None:
+            y = torch.addcmul(offset, scale, z)
+        else:
+            y = F.conv2d(z, self.matrix, self.bias, groups=self.groups)
+            if scale is not None:
+                y = torch.addcmul(y, scale, z) + offset
+        if residual is not None:
+            y = y + residual
+        if relu:
+            y = y.relu()
+        return y.to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
+        def widely(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if compute_dtype(moved.dtype) == moved.dtype else tensor.to(moved.device)
+
+        return super()._apply(widely, *args, **kwargs)
+
+
+class FoldedGate(nn.Module):
+    """The gate f(a² var_hw(x)) of instance reweighting, from z = x - running mean.
+
+    Args:
+        ir: the branch.
+        a: (C,), the base norm's.
+
+    Buffers:
+        fc1: (C/r, C), its columns times a².
+        ln_weight, ln_bias, fc2: (C/r,), (C/r,) and (C, C/r), as in ``ir``.
+    """
+
+    def __init__(self, ir: InstanceReweighting, a: Tensor) -> None:
+        super().__init__()
+        self.correction, self.eps = ir.correction, ir.ln.eps
+        _keep(
+            self, ir.running_inv_std_scale, fc1=_exact(ir.fc1.weight) * a.square(), ln_weight=_exact(ir.ln.weight),
+            ln_bias=_exact(ir.ln.bias), fc2=_exact(ir.fc2.weight),
+        )  # fmt: skip
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(N, C, 1, 1) between 0 and 1, for a map (N, C, H, W) of the buffers' type."""
+        # In two passes: a difference of two means would cancel where a sample lies far from the running mean.
+        variance = (z - z.mean((2, 3), keepdim=True)).square().mean((2, 3))
+        if self.correction:
+            positions = z.shape[2] * z.shape[3]
+            # The divisor is twice max(positions - 1, 1), without a choice that a tracer would settle for one size.
+            variance = variance * (2 * positions / (positions + abs(positions - 2)))
+        hidden = F.linear(variance, self.fc1)
+        hidden = F.layer_norm(hidden, self.ln_weight.shape, self.ln_weight, self.ln_bias, self.eps)
+        return F.linear(hidden.relu(), self.fc2).sigmoid()[..., None, None]
+
+
+def _exact(value: Tensor) -> Tensor:
+    """A value to fold with: in float64, which not every device has."""
+    return value.detach().to("cpu", torch.float64)
+
+
+def _keep(module: nn.Module, like: Tensor, **constants: Tensor | None) -> None:
+    """Register constants as buffers, on the device of ``like`` and in its type, float32 at least."""
+    for name, value in constants.items():
+        copied = None if value is None else value.to(like.device, compute_dtype(like.dtype), copy=True)
+        module.register_buffer(name, copied)

@@ -1,0 +1,89 @@
+"""One backward for two operators: how the gradient of a layer reads its maps twice and no more.
+
+The loss depends on x along two ways: through the moments, and through the map y = W (x - shift) + t itself. Autograd
+would give each operator its own pass for dx, and one more to add them. Instead :func:`~ce_mm.ops.moments` also returns
+a *link*, three tensors of no content that :func:`~ce_mm.ops.group_affine` takes as inputs. Backward, the affine reduces
+dy and x to the gradients of its coefficients (:func:`output_sums`, the first pass) and hands dy and W to the moments'
+node as the "gradients" of the link. Autograd runs that node last, when the coefficients' gradients have come down to
+those of the moments, and it writes dx at once (:func:`input_gradient`, the second pass):
+
+    dx = W_nᵀ dy + (dm_n + 2 dq_n ⊙ z + (dE + dEᵀ) z) / (H·W)
+
+This keeps every step a plain function of tensors, so that autograd, torch.compile and export see nothing unusual.
+"""
+import torch
+from torch import Tensor
+
+from ce_mm.ops.backend import kernels
+
+Link = tuple[Tensor, Tensor, Tensor]
+
+
+def make_link(x: Tensor, shift: Tensor, group_size: int, per_sample: bool) -> Link:
+    """Tensors of the shapes of y, weight and diagonal, with a single element of memory each."""
+    n, c = x.shape[:2]
+    weight_shape = (n if per_sample else 1, c // group_size, group_size, group_size)
+    return (
+        x.new_zeros(()).expand(x.shape),
+        shift.new_zeros(()).expand(weight_shape),
+        shift.new_zeros(()).expand(n, c),
+    )
+
+
+@torch.library.custom_op("ce_mm::output_sums", mutates_args=())
+def output_sums(
+    dy: Tensor, x: Tensor, shift: Tensor, rectified: Tensor | None, group_size: int, products: bool, per_sample: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first pass: one read of dy and x.
+
+    Args:
+        dy: (N, C, H, W), the gradient of y.
+        x, shift, group_size: as in :func:`~ce_mm.ops.group_affine`.
+        rectified: y itself, positive where the ReLU let it through, or None where there was no ReLU.
+        products: whether to sum dy zᵀ; without, the last result is empty.
+        per_sample: whether to keep the products of each sample apart.
+
+    Returns:
+        gradient: (N, C, H, W), dy where y is positive; empty without a ReLU.
+        total: (N, C), its sums over the positions, dt.
+        inner: (N, C), the sums of gradient ⊙ z.
+        product: (N or 1, C/g, g, g), the sums of gradient zᵀ inside each group, dW.
+    """
+    return kernels(x).output_sums(dy, x, shift, rectified, group_size, products, per_sample)
+
+
+@output_sums.register_fake
+def _(dy, x, shift, rectified, group_size, products, per_sample):
+    n, c = x.shape[:2]
+    product = (n if per_sample else 1, c // group_size, group_size, group_size) if products else (0,)
+    gradient = dy.new_empty(0) if rectified is None else torch.empty_like(x, dtype=dy.dtype)
+    return gradient, shift.new_empty(n, c), shift.new_empty(n, c), shift.new_empty(product)
+
+
+@torch.library.custom_op("ce_mm::input_gradient", mutates_args=())
+def input_gradient(
+    gradient: Tensor | None,
+    x: Tensor,
+    shift: Tensor,
+    weight: Tensor | None,
+    diagonal: Tensor | None,
+    dmean: Tensor | None,
+    dsquare: Tensor | None,
+    dsecond: Tensor | None,
+) -> Tensor:
+    """The second pass: one read of the gradient and x, one write of dx.
+
+    Args:
+        gradient: (N, C, H, W), that of y before its ReLU, or None where y did not depend on x.
+        x, shift, weight, diagonal: as in :func:`~ce_mm.ops.group_affine`.
+        dmean, dsquare, dsecond: the gradients of the moments, each None where nothing depends on it.
+
+    Returns:
+        dx, (N, C, H, W).
+    """
+    return kernels(x).input_gradient(gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond)
+
+
+@input_gradient.register_fake
+def _(gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond):
+    return torch.empty_like(x)

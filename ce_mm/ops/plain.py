@@ -1,0 +1,219 @@
+"""The four passes over a map, in plain PyTorch calls for any device: what the custom operators run without Triton.
+
+A pass goes over the batch in blocks of samples that stay in the cache. Both memory formats are read in place, as
+matrices of g rows and H·W columns for each sample and group. On a CPU nothing is subtracted where the shift is zero for
+all channels (:func:`ce_mm.ops.data_shift` makes it so where precision allows), and x itself goes into the products.
+
+N samples, C channels in G groups of g, P = H·W positions. "Work type" is that of ``shift``: float32 at least.
+"""
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+#: The bytes of x in one block, about: half or twice as much is slower on ResNet-50's layers.
+BLOCK_BYTES = 8 * 2**20
+
+
+def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sample: bool) -> tuple[Tensor, ...]:
+    """Means of z, z² and, if asked, of z zᵀ inside each group; see :func:`ce_mm.ops.moments`."""
+    blocks, sums = _Blocks(x, shift, group_size), _Sums(x, shift, group_size, products, per_sample)
+    for block in blocks:
+        z = blocks.shifted(block)
+        sums.take(block, z, z, blocks)
+    positions = max(x.shape[2] * x.shape[3], 1)
+    samples = 1 if per_sample else max(x.shape[0], 1)
+    return sums.total.div_(positions), sums.inner.div_(positions), sums.product.div_(positions * samples)
+
+
+def group_affine(
+    x: Tensor,
+    shift: Tensor,
+    weight: Tensor | None,
+    diagonal: Tensor | None,
+    bias: Tensor,
+    residual: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """The affine map, residual add and ReLU; see :func:`ce_mm.ops.group_affine`."""
+    n = x.shape[0]
+    group_size = 1 if weight is None else weight.shape[-1]
+    y = torch.empty_like(x)
+    blocks, out = _Blocks(x, shift, group_size), _matrices(y, group_size)
+    if residual is not None:
+        residual = _matrices(_like(residual, x), group_size)
+    weight = _per_sample(weight, diagonal, n, group_size)
+    bias = _columns(bias, group_size).expand(n, -1, -1, -1)
+    for block in blocks:
+        result = out[block] if y.dtype == shift.dtype else blocks.memory("result", block)
+        _affine(weight[block], blocks.shifted(block), bias[block], out=result)
+        if residual is not None:
+            result += residual[block]
+        if relu:
+            result.clamp_min_(0)
+        if y.dtype != shift.dtype:
+            out[block] = result
+    return y
+
+
+def output_sums(
+    dy: Tensor, x: Tensor, shift: Tensor, rectified: Tensor | None, group_size: int, products: bool, per_sample: bool
+) -> tuple[Tensor, ...]:
+    """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
+    dy = _like(dy, x)
+    blocks, sums = _Blocks(x, shift, group_size), _Sums(x, shift, group_size, products, per_sample)
+    left, gradient = _matrices(dy, group_size), dy.new_empty(0)
+    if rectified is not None:
+        gradient = torch.empty_like(dy)
+        rectified, marked = _matrices(_like(rectified, x), group_size), _matrices(gradient, group_size)
+    for block in blocks:
+        values = left[block]
+        if rectified is not None:
+            values = torch.ops.aten.threshold_backward.grad_input(values, rectified[block], 0, grad_input=marked[block])
+        sums.take(block, values.to(shift.dtype), blocks.shifted(block), blocks)
+    return gradient, sums.total, sums.inner, sums.product
+
+
+def input_gradient(
+    gradient: Tensor | None,
+    x: Tensor,
+    shift: Tensor,
+    weight: Tensor | None,
+    diagonal: Tensor | None,
+    dmean: Tensor | None,
+    dsquare: Tensor | None,
+    dsecond: Tensor | None,
+) -> Tensor:
+    """Second pass of the backward: dx; see :mod:`ce_mm.ops.joint`."""
+    n, c, h, w = x.shape
+    group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
+    dx = torch.empty_like(x)
+    blocks, out = _Blocks(x, shift, group_size), _matrices(dx, group_size)
+    constant = _columns(shift.new_zeros(n, c) if dmean is None else dmean / (h * w), group_size)
+    # What multiplies the gradient and z: matrices (N, G, g, g), or columns (N, G, g, 1).
+    of_gradient = of_z = None
+    if gradient is not None:
+        gradient = _matrices(_like(gradient, x), group_size)
+        of_gradient = _per_sample(None if weight is None else weight.mT, diagonal, n, group_size)
+    if dsecond is not None or dsquare is not None:
+        slope = None if dsecond is None else (dsecond + dsecond.mT) / (h * w * (n if dsecond.shape[0] == 1 else 1))
+        of_z = _per_sample(slope, None if dsquare is None else dsquare * (2 / (h * w)), n, group_size)
+    for block in blocks:
+        result, start = out[block] if dx.dtype == shift.dtype else blocks.memory("result", block), constant[block]
+        if of_gradient is not None:
+            _affine(of_gradient[block], gradient[block].to(shift.dtype), start, out=result)
+            start = None
+        if of_z is not None:
+            _affine(of_z[block], blocks.shifted(block), start, out=result)
+            start = None
+        if start is not None:
+            result.copy_(start.expand_as(result))
+        if dx.dtype != shift.dtype:
+            out[block] = result
+    return dx
+
+
+class _Blocks:
+    """The batch in blocks of samples, as slices, and the memory that one block needs, used again for the next."""
+
+    def __init__(self, x: Tensor, shift: Tensor, group_size: int) -> None:
+        n = x.shape[0]
+        if not x.is_contiguous():
+            self.samples = 1  # with channels last, the matrices of two samples do not join to one batch
+        elif x.device.type == "cpu":
+            self.samples = max(min(BLOCK_BYTES // max(4 * x[:1].numel(), 1), n), 1)
+        else:
+            self.samples = max(n, 1)
+        self.x, self.shift = _matrices(x, group_size), _columns(shift[None], group_size)
+        self.buffers: dict[str, Tensor] = {}
+        self.subtract = x.dtype != shift.dtype or x.device.type != "cpu" or bool(shift.any())
+
+    def __iter__(self) -> Iterator[slice]:
+        n = self.x.shape[0]
+        return (slice(start, min(start + self.samples, n)) for start in range(0, n, self.samples))
+
+    def memory(self, name: str, block: slice) -> Tensor:
+        """Memory of this name with the shape and layout of x[block], in the work type."""
+        if name not in self.buffers:
+            self.buffers[name] = torch.empty_like(self.x[: self.samples], dtype=self.shift.dtype)
+        return self.buffers[name][: block.stop - block.start]
+
+    def shifted(self, block: slice) -> Tensor:
+        """z = x - shift of the block, in the work type; in the memory "z", or x itself."""
+        if not self.subtract:
+            return self.x[block]
+        return torch.sub(self.x[block], self.shift, out=self.memory("z", block))
+
+
+class _Sums:
+    """Sums over positions of ``left``, ``left ⊙ z`` and ``left zᵀ``, where left is z itself or a gradient."""
+
+    def __init__(self, x: Tensor, shift: Tensor, group_size: int, products: bool, per_sample: bool) -> None:
+        n, c = x.shape[:2]
+        groups = c // group_size
+        self.total, self.inner = shift.new_empty(n, c), shift.new_empty(n, c)
+        self.columns = [sums.view(n, groups, group_size) for sums in (self.total, self.inner)]
+        shape = (n if per_sample else 1, groups, group_size, group_size) if products else (0,)
+        self.products, self.per_sample, self.product = products, per_sample, shift.new_zeros(shape)
+
+    def take(self, block: slice, left: Tensor, z: Tensor, blocks: _Blocks) -> None:
+        """Take the sums of one block."""
+        total, inner = self.columns
+        torch.sum(left, -1, out=total[block])
+        if not self.products:
+            torch.sum(torch.mul(left, z, out=blocks.memory("product", block)), -1, out=inner[block])
+            return
+        product = torch.bmm(_joined(left), _joined(z).mT).view(*left.shape[:3], -1)
+        inner[block] = product.diagonal(dim1=-2, dim2=-1)
+        if self.per_sample:
+            self.product[block] = product
+        else:
+            self.product += product.sum(0, keepdim=True)
+
+
+def _matrices(x: Tensor, group_size: int) -> Tensor:
+    """A view (N, G, g, P) of a dense map of either memory format."""
+    n, c, h, w = x.shape
+    if x.is_contiguous():
+        return x.view(n, c // group_size, group_size, h * w)
+    return x.permute(0, 2, 3, 1).view(n, h * w, c // group_size, group_size).permute(0, 2, 3, 1)
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """``values`` in the memory format of x, copied only where it has another."""
+    return values.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+
+
+def _columns(vectors: Tensor, group_size: int) -> Tensor:
+    """(n, C) as columns (n, G, g, 1)."""
+    n, c = vectors.shape
+    return vectors.view(n, c // group_size, group_size, 1)
+
+
+def _per_sample(matrix: Tensor | None, diagonal: Tensor | None, n: int, group_size: int) -> Tensor:
+    """matrix + Diag(diagonal) for every sample, (n, G, g, g); without a matrix, the diagonal's columns (n, G, g, 1)."""
+    if matrix is None:
+        return _columns(diagonal, group_size)
+    matrix = matrix.expand(n, -1, -1, -1)
+    if diagonal is not None:
+        matrix = matrix.clone()
+        matrix.diagonal(dim1=-2, dim2=-1).add_(diagonal.view(matrix.shape[:3]))
+    return matrix
+
+
+def _affine(weight: Tensor, values: Tensor, start: Tensor | None, out: Tensor) -> None:
+    """``out = start + weight @ values`` for every sample and group, where a column stands for a diagonal matrix.
+
+    ``start`` is a column (n, G, g, 1); None adds to what ``out`` holds.
+    """
+    if weight.shape[-1] == 1:
+        torch.addcmul(out if start is None else start, weight, values, out=out)
+    elif start is None:
+        _joined(out).baddbmm_(_joined(weight), _joined(values))
+    else:
+        torch.baddbmm(_joined(start), _joined(weight), _joined(values), out=_joined(out))
+
+
+def _joined(block: Tensor) -> Tensor:
+    """(n, G, a, b) as one batch (n G, a, b), a view."""
+    return block[0] if block.shape[0] == 1 else block.flatten(0, 1)
