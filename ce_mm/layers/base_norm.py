@@ -34,7 +34,7 @@ def common_shift(norm: nn.Module, x: Tensor) -> Tensor | None:
 
 
 def running_shift(norm: nn.Module, x: Tensor) -> Tensor:
-    """A shift, (C,), from the norm's buffers, for where the moments of x are not taken."""
+    """A shift for x, (C,), by the norm's buffers alone."""
     dtype = ops.compute_dtype(x.dtype)
     return ops.needed_shift(norm.running_mean.to(dtype), norm.running_var.to(dtype))
 
@@ -52,14 +52,13 @@ def batch_statistics(
     Returns:
         mean (C,), variance (C,), count, where processes take part a tensor ().
     """
-    samples, channels = moments.mean.shape
-    if synchronised(norm):
-        totals = [moments.mean.sum(0), moments.square.sum(0), moments.mean.new_full((1,), samples)]
-        totals = ops.all_reduce_sum(torch.cat(totals), norm.process_group)
-        samples = totals[-1].clamp(min=1)
-        mean, square = (totals[:-1] / samples).view(2, channels)
-    else:
-        mean, square = moments.mean.mean(0), moments.square.mean(0)
+    samples = moments.means.shape[1]
+    if not synchronised(norm):
+        return *ops.batch_statistics(moments.means), samples * positions
+    totals = torch.cat([moments.means.sum(1).flatten(), moments.means.new_full((1,), samples)])
+    totals = ops.all_reduce_sum(totals, norm.process_group)
+    samples = totals[-1].clamp(min=1)
+    mean, square = (totals[:-1] / samples).view(2, -1)
     return mean, torch.addcmul(square, mean, mean, value=-1), samples * positions
 
 

@@ -32,12 +32,13 @@ class BatchDecorrelation(nn.Module):
         groups = num_features // self.group_size
         self.register_buffer("running_whitening", torch.eye(self.group_size).repeat(groups, 1, 1))
 
-    def forward(self, x: Tensor, moments: ops.Moments, scale: Tensor) -> Tensor:
+    def forward(self, x: Tensor, moments: ops.Moments, mean: Tensor, scale: Tensor) -> Tensor:
         """Σ^(-1/2) of this batch.
 
         Args:
             x: (N, C, H, W), read again only for a max pool.
             moments: of z.
+            mean: (C,), of z over this batch.
             scale: (1, C), the base norm's a.
 
         Returns:
@@ -50,9 +51,9 @@ class BatchDecorrelation(nn.Module):
             sign = scale.detach().sign()
             pooled = F.max_pool2d(x * sign.to(x.dtype)[..., None, None], 2)
             moments = ops.moments(pooled, self.group_size, shift=moments.shift * sign[0])
-            scale = scale.abs()
+            mean, scale = moments.means[0].mean(0), scale.abs()
             eps = eps * (height * width) / (pooled.shape[2] * pooled.shape[3])
-        return ops.newton_schulz(ops.covariance(moments.mean, moments.second, scale, eps), self.iterations)
+        return ops.newton_schulz(ops.covariance(mean, moments.second, scale, eps), self.iterations)
 
     def pools(self, x: Tensor) -> bool:
         """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""

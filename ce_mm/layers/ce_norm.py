@@ -118,12 +118,13 @@ class CENorm(nn.Module):
         local = training and x.numel() > 0
         positions = x.shape[2] * x.shape[3]
 
-        moments = None
+        moments, shift = None, base_norm.running_shift(norm, x)
         if training or ir is not None:
             products = bd is not None and local and not bd.pools(x)
             group_size = 1 if bd is None else bd.group_size
-            moments = ops.moments(x, group_size, shift=base_norm.common_shift(norm, x), products=products)
-        shift = base_norm.running_shift(norm, x) if moments is None else moments.shift
+            common = base_norm.common_shift(norm, x)
+            moments = ops.moments(x, group_size, shift=common, guess=shift, products=products)
+            shift = moments.shift
 
         averages = []
         if training:
@@ -136,7 +137,9 @@ class CENorm(nn.Module):
         whitening = reweighting = None
         if bd is not None:
             if local:
-                whitening = bd(x, moments, scale)
+                # The covariance is that of this process, also where the base norm's mean is not.
+                own_mean = moments.means[0].mean(0) if base_norm.synchronised(norm) else mean
+                whitening = bd(x, moments, own_mean, scale)
                 averages.append((bd.running_whitening, whitening, self.momentum))
             else:
                 whitening = bd.running_whitening.to(shift.dtype)

@@ -44,4 +44,4 @@ class InstanceReweighting(nn.Module):
         weights = (self.fc1.weight, self.ln.weight, self.ln.bias, self.fc2.weight)
         gate = ops.Gate(*(weight.to(dtype) for weight in weights), self.ln.eps)
         bessel = positions / max(positions - self.correction, 1)
-        return ops.reweighting(moments.mean, moments.square, scale, gate, bessel, inv_std_scale)
+        return ops.reweighting(moments.means, scale, gate, bessel, inv_std_scale)

@@ -10,7 +10,7 @@ def update_averages(averages: Sequence[tuple[Tensor, Tensor, float | Tensor]]) -
     """Move every buffer towards its new value, or none of them if any value is not finite (paper eq. 32).
 
     Args:
-        averages: triples of the buffer (changed in place), its new value (as many elements) and the momentum m in
+        averages: triples of the buffer (changed in place), its new value (of its shape) and the momentum m in
             ``buffer = (1 - m) buffer + m value``.
 
     Returns:
@@ -19,6 +19,6 @@ def update_averages(averages: Sequence[tuple[Tensor, Tensor, float | Tensor]]) -
     total = torch.stack([value.sum() for _, value, _ in averages]).sum()
     finite = (total - total) == 0  # neither NaN nor infinite, at a quarter of isfinite's calls
     for buffer, value, momentum in averages:
-        target = torch.where(finite, value.view_as(buffer), buffer).to(buffer.dtype)
-        buffer.lerp_(target, momentum)
+        target = torch.where(finite, value, buffer)
+        buffer.lerp_(target if target.dtype == buffer.dtype else target.to(buffer.dtype), momentum)
     return finite

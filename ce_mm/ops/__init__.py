@@ -7,6 +7,7 @@ from ce_mm.ops.all_reduce import all_reduce_sum
 from ce_mm.ops.channel_equilibrium import (
     Gate,
     batch_norm_affine,
+    batch_statistics,
     covariance,
     equilibrium_affine,
     fit_group_size,
@@ -21,6 +22,7 @@ __all__ = [
     "Moments",
     "all_reduce_sum",
     "batch_norm_affine",
+    "batch_statistics",
     "compute_dtype",
     "covariance",
     "data_shift",

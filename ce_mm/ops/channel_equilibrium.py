@@ -33,6 +33,34 @@ def fit_group_size(channels: int, group_size: int) -> int:
     return group_size
 
 
+def batch_statistics(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance of z over the whole batch.
+
+    Args:
+        means: (2, N, C), m_n and diag E_n.
+
+    Returns:
+        Both (C,), differentiable once.
+    """
+    return _BatchStatistics.apply(means)
+
+
+class _BatchStatistics(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, means: Tensor) -> tuple[Tensor, Tensor]:
+        mean, square = means.mean(1)
+        ctx.save_for_backward(mean)
+        ctx.shape = means.shape
+        return mean.clone(), torch.addcmul(square, mean, mean, value=-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dmean: Tensor, dvariance: Tensor) -> Tensor:
+        (mean,) = ctx.saved_tensors
+        total = torch.stack([torch.addcmul(dmean, mean, dvariance, value=-2), dvariance])
+        return total.div_(ctx.shape[1])[:, None].expand(ctx.shape)
+
+
 def batch_norm_affine(
     mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
@@ -44,13 +72,32 @@ def batch_norm_affine(
         eps: added to the variance.
 
     Returns:
-        a and b, both (1, C).
+        a and b, both (1, C), differentiable once.
     """
-    scale = torch.rsqrt(variance + eps)
-    if weight is not None:
-        scale = scale * weight
-    offset = -scale * mean if bias is None else torch.addcmul(bias, scale, mean, value=-1)
-    return scale[None], offset[None]
+    return _BatchNormAffine.apply(mean, variance, weight, bias, eps)
+
+
+class _BatchNormAffine(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        inv_std = (variance + eps).rsqrt_()
+        scale = inv_std.clone() if weight is None else inv_std * weight
+        offset = -scale * mean if bias is None else torch.addcmul(bias, scale, mean, value=-1)
+        ctx.save_for_backward(mean, inv_std, scale)
+        return scale[None], offset[None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dscale: Tensor, doffset: Tensor) -> tuple[Tensor | None, ...]:
+        mean, inv_std, scale = ctx.saved_tensors
+        dscale, doffset = dscale[0], doffset[0]
+        dscale = torch.addcmul(dscale, doffset, mean, value=-1)
+        dweight = dscale * inv_std
+        dvariance = (dweight * scale).mul_(inv_std).mul_(-0.5)
+        needed = ctx.needs_input_grad
+        return -doffset * scale, dvariance, dweight if needed[2] else None, doffset if needed[3] else None, None
 
 
 def covariance(mean: Tensor, second: Tensor, scale: Tensor, eps: float = 0.0) -> Tensor:
@@ -59,8 +106,8 @@ def covariance(mean: Tensor, second: Tensor, scale: Tensor, eps: float = 0.0) ->
     ``a aᵀ ⊙ (E - m mᵀ) + ε I`` with m and E the means of m_n and E_n over the batch.
 
     Args:
-        mean: (N, C), m_n.
-        second: (1, C/g, g, g), E.
+        mean: m, (C,).
+        second: E, (1, C/g, g, g).
         scale: a, (1, C).
         eps: ε.
 
@@ -74,11 +121,10 @@ class _Covariance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, mean: Tensor, second: Tensor, scale: Tensor, eps: float) -> Tensor:
         groups, g = second.shape[1:3]
-        m, a = mean.mean(dim=0).view(groups, g, 1), scale.view(groups, g, 1)
+        m, a = mean.view(groups, g, 1), scale.view(groups, g, 1)
         of_z = torch.baddbmm(second[0], m, m.mT, alpha=-1)
         outer = a * a.mT
         ctx.save_for_backward(m, a, of_z, outer)
-        ctx.samples = mean.shape[0]
         sigma = of_z * outer
         sigma.diagonal(dim1=-2, dim2=-1).add_(eps)
         return sigma
@@ -90,18 +136,17 @@ class _Covariance(torch.autograd.Function):
         dsecond = grad * outer
         douter = grad * of_z
         da = (douter @ a).baddbmm_(douter.mT, a)
-        dm = (dsecond @ m).baddbmm_(dsecond.mT, m).div_(-ctx.samples)
-        return dm.view(1, -1).expand(ctx.samples, -1), dsecond[None], da.view(1, -1), None
+        dm = (dsecond @ m).baddbmm_(dsecond.mT, m).neg_()
+        return dm.view(-1), dsecond[None], da.view(1, -1), None
 
 
 def reweighting(
-    mean: Tensor, square: Tensor, scale: Tensor, gate: Gate, bessel: float, inv_std_scale: Tensor | None
+    means: Tensor, scale: Tensor, gate: Gate, bessel: float, inv_std_scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Instance reweighting, ``d_n = f(σ̃²_n) s^(-1/2)`` with ``σ̃²_n = a² (diag E_n - m_n²)`` (paper eqs. 17, 19, 21).
 
     Args:
-        mean: (N, C), m_n.
-        square: (N, C), diag E_n.
+        means: (2, N, C), m_n and diag E_n.
         scale: a, (1, C).
         gate: f.
         bessel: a factor of σ̃², 1 or H·W / (H·W - 1).
@@ -111,15 +156,14 @@ def reweighting(
     Returns:
         d_n, (N, C), differentiable once, and the s^(-1/2) used, (1,), without gradient.
     """
-    return _Reweighting.apply(mean, square, scale, *gate, bessel, inv_std_scale)
+    return _Reweighting.apply(means, scale, *gate, bessel, inv_std_scale)
 
 
 class _Reweighting(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        mean: Tensor,
-        square: Tensor,
+        means: Tensor,
         scale: Tensor,
         fc1: Tensor,
         ln_weight: Tensor,
@@ -129,6 +173,7 @@ class _Reweighting(torch.autograd.Function):
         bessel: float,
         inv_std_scale: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
+        mean, square = means
         of_z = square - mean.square()  # not fused to one rounding: one value has the variance 0, exactly
         factor = scale.square() * bessel
         variance = of_z * factor
@@ -167,9 +212,10 @@ class _Reweighting(torch.autograd.Function):
             cube = inv_std_scale**3 * (inv_std_scale < MIN_VARIANCE**-0.5)
             dvariance += (grad * gate).sum() * cube * (-0.5 / grad.numel())
         dscale = (dvariance * of_z).sum(0, keepdim=True) * scale * (2 * ctx.bessel)
-        dsquare = dvariance * factor
-        dmean = torch.mul(dsquare, mean).mul_(-2)
-        return dmean, dsquare, dscale, dfc1, dln_weight, dln_bias, dfc2, None, None, None
+        dmeans = torch.empty_like(mean.expand(2, -1, -1))
+        torch.mul(dvariance, factor, out=dmeans[1])
+        torch.mul(dmeans[1], mean, out=dmeans[0]).mul_(-2)
+        return dmeans, dscale, dfc1, dln_weight, dln_bias, dfc2, None, None, None
 
 
 def equilibrium_affine(

@@ -33,7 +33,7 @@ def make_link(x: Tensor, shift: Tensor, group_size: int, per_sample: bool) -> Li
 @torch.library.custom_op("ce_mm::output_sums", mutates_args=())
 def output_sums(
     dy: Tensor, x: Tensor, shift: Tensor, rectified: Tensor | None, group_size: int, products: bool, per_sample: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The first pass: one read of dy and x.
 
     Args:
@@ -45,8 +45,7 @@ def output_sums(
 
     Returns:
         gradient: (N, C, H, W), dy where y is positive; empty without a ReLU.
-        total: (N, C), its sums over the positions, dt.
-        inner: (N, C), the sums of gradient ⊙ z.
+        sums: (2, N, C), its sums over the positions, dt, and those of gradient ⊙ z.
         product: (N or 1, C/g, g, g), the sums of gradient zᵀ inside each group, dW.
     """
     return kernels(x).output_sums(dy, x, shift, rectified, group_size, products, per_sample)
@@ -57,7 +56,7 @@ def _(dy, x, shift, rectified, group_size, products, per_sample):
     n, c = x.shape[:2]
     product = (n if per_sample else 1, c // group_size, group_size, group_size) if products else (0,)
     gradient = dy.new_empty(0) if rectified is None else torch.empty_like(x, dtype=dy.dtype)
-    return gradient, shift.new_empty(n, c), shift.new_empty(n, c), shift.new_empty(product)
+    return gradient, shift.new_empty(2, n, c), shift.new_empty(product)
 
 
 @torch.library.custom_op("ce_mm::input_gradient", mutates_args=())

@@ -17,27 +17,33 @@ class Moments(NamedTuple):
     """Means over H·W of z = x - shift, in the work type: float32 at least."""
 
     shift: Tensor  #: (C,), without gradient: the layer as a whole does not depend on it.
-    mean: Tensor  #: (N, C), m_n of the design.
-    square: Tensor  #: (N, C), diag E_n, uncentred.
+    means: Tensor  #: (2, N, C), of values and of squares: m_n and diag E_n of the design.
     second: Tensor  #: (1, C/g, g, g), the mean of E_n over the batch, or (N, C/g, g, g); empty where not asked for.
     link: Link  #: what group_affine takes to share its backward with this operator.
 
 
 def moments(
-    x: Tensor, group_size: int, *, shift: Tensor | None = None, products: bool = True, per_sample: bool = False
+    x: Tensor,
+    group_size: int,
+    *,
+    shift: Tensor | None = None,
+    guess: Tensor | None = None,
+    products: bool = True,
+    per_sample: bool = False,
 ) -> Moments:
     """The means over H·W of z = x - shift, of its squares, and of its products inside each group.
 
     Args:
         x: (N, C, H, W), any floating type, either memory format (another is copied first).
         group_size: g, a divisor of C.
-        shift: (C,), float32 at least, subtracted from x first. None chooses it, and on a CPU leaves it at 0 where the
-            moments show that it would gain nothing.
+        shift: (C,), float32 at least, subtracted from x first. None chooses it: on a CPU that is ``guess``, and if the
+            moments show a channel to lie far from it, they are taken again about its mean.
+        guess: (C,), where the shift may lie, the norm's running mean for example; None is 0.
         products: whether to take the products; without, ``second`` is empty.
         per_sample: whether to keep the products of each sample, for a base norm whose scale differs between samples.
     """
-    chosen, mean, square, second, *link = _moments(dense(x), shift, group_size, products, per_sample)
-    return Moments(chosen if shift is None else shift, mean, square, second, tuple(link))
+    chosen, means, second, *link = _moments(dense(x), shift, guess, group_size, products, per_sample)
+    return Moments(chosen if shift is None else shift, means, second, tuple(link))
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -61,11 +67,11 @@ def data_shift(x: Tensor) -> Tensor:
 
 
 def needed_shift(mean: Tensor, variance: Tensor) -> Tensor:
-    """The mean, (C,), where it is more than four standard deviations from 0; 0 elsewhere.
+    """The mean, (C,), where it is more than three standard deviations from 0; 0 elsewhere.
 
-    Up to there the moments about 0 lose four of float32's 24 bits at most, which is not worth a subtraction.
+    Up to there the moments about 0 lose three of float32's 24 bits at most, which is not worth a subtraction.
     """
-    return torch.where(mean.square() > 16 * variance, mean, 0)
+    return torch.where(mean.square() > 9 * variance, mean, 0)
 
 
 def dense(x: Tensor) -> Tensor:
@@ -75,35 +81,36 @@ def dense(x: Tensor) -> Tensor:
 
 @torch.library.custom_op("ce_mm::moments", mutates_args=())
 def _moments(
-    x: Tensor, shift: Tensor | None, group_size: int, products: bool, per_sample: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, shift: Tensor | None, guess: Tensor | None, group_size: int, products: bool, per_sample: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     take = kernels(x).moments
+    looks = shift is None and x.device.type == "cpu"  # asking another device would cost more than subtracting
     if shift is not None:
         chosen = shift.clone()
-    elif x.device.type != "cpu":
-        chosen = data_shift(x)  # asking the device whether it is needed would cost more than subtracting
+    elif not looks:
+        chosen = data_shift(x)
     else:
-        chosen = x.new_zeros(x.shape[1], dtype=compute_dtype(x.dtype))
-    sums = take(x, chosen, group_size, products, per_sample)
-    if shift is None and x.device.type == "cpu" and x.numel():
-        mean = sums[0].mean(0)
-        chosen = needed_shift(mean, torch.addcmul(sums[1].mean(0), mean, mean, value=-1))
-        if chosen.any():
-            sums = take(x, chosen, group_size, products, per_sample)
-    return chosen, *sums, *make_link(x, chosen, group_size, per_sample)
+        chosen = x.new_zeros(x.shape[1], dtype=compute_dtype(x.dtype)) if guess is None else guess.clone()
+    means, second = take(x, chosen, group_size, products, per_sample)
+    if looks and x.numel():
+        mean, square = means.mean(1)
+        missed = needed_shift(mean, torch.addcmul(square, mean, mean, value=-1))
+        if missed.any():
+            chosen += missed
+            means, second = take(x, chosen, group_size, products, per_sample)
+    return chosen, means, second, *make_link(x, chosen, group_size, per_sample)
 
 
 @_moments.register_fake
-def _(x, shift, group_size, products, per_sample):
+def _(x, shift, guess, group_size, products, per_sample):
     n, c = x.shape[:2]
     second = (n if per_sample else 1, c // group_size, group_size, group_size) if products else (0,)
     chosen = x.new_empty(c, dtype=compute_dtype(x.dtype) if shift is None else shift.dtype)
-    mean, square = chosen.new_empty(n, c), chosen.new_empty(n, c)
-    return chosen, mean, square, chosen.new_empty(second), *make_link(x, chosen, group_size, per_sample)
+    return chosen, chosen.new_empty(2, n, c), chosen.new_empty(second), *make_link(x, chosen, group_size, per_sample)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    x, _, ctx.group_size, ctx.products, _ = inputs
+    x, _, _, _, ctx.products, _ = inputs
     shift = output[0]
     ctx.save_for_backward(x, shift)
     ctx.mark_non_differentiable(shift)
@@ -113,16 +120,16 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _backward(
     ctx: Any,
     _: None,
-    dmean: Tensor | None,
-    dsquare: Tensor | None,
+    dmeans: Tensor | None,
     dsecond: Tensor | None,
     gradient: Tensor | None,
     weight: Tensor | None,
     diagonal: Tensor | None,
 ) -> tuple:
     x, shift = ctx.saved_tensors
+    dmean, dsquare = (None, None) if dmeans is None else dmeans
     dsecond = dsecond if ctx.products else None
-    return input_gradient(gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond), None, None, None, None
+    return input_gradient(gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond), *(None,) * 5
 
 
 _moments.register_autograd(_backward, setup_context=_setup_context)

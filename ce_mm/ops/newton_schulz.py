@@ -44,16 +44,16 @@ class _NewtonSchulz(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         trace, sigma, *steps = ctx.saved_tensors
-        dsigma = torch.zeros_like(sigma)
+        dsigma = None
         while steps:
             *steps, root, square, product = steps
             # Of P' = 1.5 P - 0.5 P² (P Σ), with d(P²) = dsquare and d(P Σ) = dproduct.
             dsquare = torch.bmm(grad, product.mT).mul_(-0.5)
             dproduct = torch.bmm(square.mT, grad).mul_(-0.5)
-            dsigma.baddbmm_(root.mT, dproduct)
+            dsigma = root.mT @ dproduct if dsigma is None else dsigma.baddbmm_(root.mT, dproduct)
             grad = torch.baddbmm(grad, dsquare, root.mT, beta=1.5)
             grad.baddbmm_(root.mT, dsquare).baddbmm_(dproduct, sigma.mT)
-        dsigma.sub_(grad, alpha=0.5)
+        dsigma = -0.5 * grad if dsigma is None else dsigma.sub_(grad, alpha=0.5)
         along = (dsigma * sigma).sum((-2, -1), keepdim=True)
         dsigma.diagonal(dim1=-2, dim2=-1).sub_(along[..., 0])
         return dsigma / trace, None

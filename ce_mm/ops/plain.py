@@ -1,8 +1,9 @@
 """The four passes over a map, in plain PyTorch calls for any device: what the custom operators run without Triton.
 
-A pass goes over the batch in blocks of samples that stay in the cache. Both memory formats are read in place, as
-matrices of g rows and H·W columns for each sample and group. On a CPU nothing is subtracted where the shift is zero for
-all channels (:func:`ce_mm.ops.data_shift` makes it so where precision allows), and x itself goes into the products.
+A pass goes over the batch in blocks of samples, so that what one call writes is still in the cache when the next one
+reads it. Both memory formats are read in place, as matrices of g rows and H·W columns for each sample and group. On a
+CPU nothing is subtracted where the shift is zero for all channels (:func:`ce_mm.ops.moments` leaves it so where
+precision allows), and x itself goes into the products.
 
 N samples, C channels in G groups of g, P = H·W positions. "Work type" is that of ``shift``: float32 at least.
 """
@@ -11,19 +12,19 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-#: The bytes of x in one block, about: half or twice as much is slower on ResNet-50's layers.
-BLOCK_BYTES = 8 * 2**20
+#: The bytes of x in one block, at most, if it has more than one sample; the best of 1 to 32 MiB for ResNet-50.
+BLOCK_BYTES = 4 * 2**20
 
 
 def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sample: bool) -> tuple[Tensor, ...]:
-    """Means of z, z² and, if asked, of z zᵀ inside each group; see :func:`ce_mm.ops.moments`."""
+    """Means of z and z², and, if asked, of z zᵀ inside each group; see :func:`ce_mm.ops.moments`."""
     blocks, sums = _Blocks(x, shift, group_size), _Sums(x, shift, group_size, products, per_sample)
     for block in blocks:
         z = blocks.shifted(block)
         sums.take(block, z, z, blocks)
     positions = max(x.shape[2] * x.shape[3], 1)
     samples = 1 if per_sample else max(x.shape[0], 1)
-    return sums.total.div_(positions), sums.inner.div_(positions), sums.product.div_(positions * samples)
+    return sums.both.div_(positions), sums.product.div_(positions * samples)
 
 
 def group_affine(
@@ -46,9 +47,11 @@ def group_affine(
     bias = _columns(bias, group_size).expand(n, -1, -1, -1)
     for block in blocks:
         result = out[block] if y.dtype == shift.dtype else blocks.memory("result", block)
-        _affine(weight[block], blocks.shifted(block), bias[block], out=result)
         if residual is not None:
-            result += residual[block]
+            torch.add(residual[block], bias[block], out=result)
+        _affine(weight[block], blocks.shifted(block), result, add=residual is not None)
+        if residual is None:
+            result += bias[block]
         if relu:
             result.clamp_min_(0)
         if y.dtype != shift.dtype:
@@ -71,7 +74,7 @@ def output_sums(
         if rectified is not None:
             values = torch.ops.aten.threshold_backward.grad_input(values, rectified[block], 0, grad_input=marked[block])
         sums.take(block, values.to(shift.dtype), blocks.shifted(block), blocks)
-    return gradient, sums.total, sums.inner, sums.product
+    return gradient, sums.both, sums.product
 
 
 def input_gradient(
@@ -89,25 +92,26 @@ def input_gradient(
     group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
     dx = torch.empty_like(x)
     blocks, out = _Blocks(x, shift, group_size), _matrices(dx, group_size)
-    constant = _columns(shift.new_zeros(n, c) if dmean is None else dmean / (h * w), group_size)
-    # What multiplies the gradient and z: matrices (N, G, g, g), or columns (N, G, g, 1).
-    of_gradient = of_z = None
+    # What multiplies the gradient and z, matrices (N, G, g, g) or columns (N, G, g, 1), and what is added.
+    of_gradient = of_z = constant = None
     if gradient is not None:
         gradient = _matrices(_like(gradient, x), group_size)
         of_gradient = _per_sample(None if weight is None else weight.mT, diagonal, n, group_size)
     if dsecond is not None or dsquare is not None:
         slope = None if dsecond is None else (dsecond + dsecond.mT) / (h * w * (n if dsecond.shape[0] == 1 else 1))
         of_z = _per_sample(slope, None if dsquare is None else dsquare * (2 / (h * w)), n, group_size)
+    if dmean is not None:
+        constant = _columns(dmean / (h * w), group_size)
     for block in blocks:
-        result, start = out[block] if dx.dtype == shift.dtype else blocks.memory("result", block), constant[block]
+        result = out[block] if dx.dtype == shift.dtype else blocks.memory("result", block)
         if of_gradient is not None:
-            _affine(of_gradient[block], gradient[block].to(shift.dtype), start, out=result)
-            start = None
+            _affine(of_gradient[block], gradient[block].to(shift.dtype), result, add=False)
+        else:
+            result.zero_()
         if of_z is not None:
-            _affine(of_z[block], blocks.shifted(block), start, out=result)
-            start = None
-        if start is not None:
-            result.copy_(start.expand_as(result))
+            _affine(of_z[block], blocks.shifted(block), result, add=True)
+        if constant is not None:
+            result += constant[block]
         if dx.dtype != shift.dtype:
             out[block] = result
     return dx
@@ -151,8 +155,8 @@ class _Sums:
     def __init__(self, x: Tensor, shift: Tensor, group_size: int, products: bool, per_sample: bool) -> None:
         n, c = x.shape[:2]
         groups = c // group_size
-        self.total, self.inner = shift.new_empty(n, c), shift.new_empty(n, c)
-        self.columns = [sums.view(n, groups, group_size) for sums in (self.total, self.inner)]
+        self.both = shift.new_empty(2, n, c)
+        self.columns = self.both.view(2, n, groups, group_size)
         shape = (n if per_sample else 1, groups, group_size, group_size) if products else (0,)
         self.products, self.per_sample, self.product = products, per_sample, shift.new_zeros(shape)
 
@@ -161,7 +165,10 @@ class _Sums:
         total, inner = self.columns
         torch.sum(left, -1, out=total[block])
         if not self.products:
-            torch.sum(torch.mul(left, z, out=blocks.memory("product", block)), -1, out=inner[block])
+            if left is z:
+                torch.linalg.vector_norm(z, dim=-1, out=inner[block]).square_()
+            else:
+                torch.sum(torch.mul(left, z, out=blocks.memory("product", block)), -1, out=inner[block])
             return
         product = torch.bmm(_joined(left), _joined(z).mT).view(*left.shape[:3], -1)
         inner[block] = product.diagonal(dim1=-2, dim2=-1)
@@ -201,17 +208,14 @@ def _per_sample(matrix: Tensor | None, diagonal: Tensor | None, n: int, group_si
     return matrix
 
 
-def _affine(weight: Tensor, values: Tensor, start: Tensor | None, out: Tensor) -> None:
-    """``out = start + weight @ values`` for every sample and group, where a column stands for a diagonal matrix.
-
-    ``start`` is a column (n, G, g, 1); None adds to what ``out`` holds.
-    """
+def _affine(weight: Tensor, values: Tensor, out: Tensor, add: bool) -> None:
+    """``out = weight @ values`` for every sample and group, or added to out; a column stands for a diagonal matrix."""
     if weight.shape[-1] == 1:
-        torch.addcmul(out if start is None else start, weight, values, out=out)
-    elif start is None:
+        torch.addcmul(out, weight, values, out=out) if add else torch.mul(weight, values, out=out)
+    elif add:
         _joined(out).baddbmm_(_joined(weight), _joined(values))
     else:
-        torch.baddbmm(_joined(start), _joined(weight), _joined(values), out=_joined(out))
+        torch.bmm(_joined(weight), _joined(values), out=_joined(out))
 
 
 def _joined(block: Tensor) -> Tensor:

@@ -29,11 +29,26 @@ def test_a_batch_norm_without_parameters_only_normalises():
     torch.testing.assert_close(offset, -(expected * draw(5))[None])
 
 
+def test_the_batch_statistics_are_pytorch_s_and_pass_gradcheck():
+    x = draw(3, 8, 4, 5)
+    means = ops.moments(x, 1, products=False).means.requires_grad_()
+    expected = torch.var_mean(x, (0, 2, 3), correction=0)
+    torch.testing.assert_close(ops.batch_statistics(means), expected[::-1])
+    assert torch.autograd.gradcheck(ops.batch_statistics, means)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_batch_norm_passes_gradcheck(affine):
+    inputs = [value.requires_grad_() for value in (draw(5), draw(5, seed=1).square() + 0.1)]
+    inputs += [draw(5, seed=k).requires_grad_() if affine else None for k in (2, 3)]
+    assert torch.autograd.gradcheck(ops.batch_norm_affine, [*inputs, 1e-3])
+
+
 @given(n=st.integers(1, 3), seed=st.integers(0, 50))
 def test_the_covariance_is_that_of_the_materialised_map(n, seed):
     x, a, shift = draw(n, 8, 4, 5, seed=seed), draw(1, 8, seed=seed + 1), draw(8, seed=seed + 2)
     moments = ops.moments(x, 4, shift=shift)
-    result = ops.covariance(moments.mean, moments.second, a, 0.5)
+    result = ops.covariance(moments.means[0].mean(0), moments.second, a, 0.5)
     base = a[..., None, None] * x
     for k in range(2):
         rows = base[:, 4 * k : 4 * k + 4].transpose(0, 1).flatten(1)
@@ -41,7 +56,7 @@ def test_the_covariance_is_that_of_the_materialised_map(n, seed):
 
 
 def test_the_covariance_passes_gradcheck():
-    inputs = [value.requires_grad_() for value in (draw(3, 8), draw(1, 2, 4, 4), draw(1, 8, seed=1))]
+    inputs = [value.requires_grad_() for value in (draw(8), draw(1, 2, 4, 4), draw(1, 8, seed=1))]
     assert torch.autograd.gradcheck(lambda *values: ops.covariance(*values, 0.1), inputs)
 
 
@@ -53,22 +68,23 @@ def test_the_reweighting_is_the_gate_of_the_instance_variances_over_their_mean_s
     hidden = F.layer_norm(variance @ fc1.T, (3,), ln_weight, ln_bias, eps)
     weights = torch.sigmoid(hidden.relu() @ fc2.T)
     bessel = 24 / (24 - correction)
-    of_batch, scale = ops.reweighting(moments.mean, moments.square, a, gate(), bessel, None)
+    of_batch, scale = ops.reweighting(moments.means, a, gate(), bessel, None)
     torch.testing.assert_close(scale, variance.mean().rsqrt()[None])
     torch.testing.assert_close(of_batch, weights * scale)
     running = torch.tensor([0.7], dtype=torch.float64)
-    torch.testing.assert_close(ops.reweighting(*moments[1:3], a, gate(), bessel, running)[0], weights * running)
+    torch.testing.assert_close(ops.reweighting(moments.means, a, gate(), bessel, running)[0], weights * running)
 
 
 @pytest.mark.parametrize("running", [None, torch.tensor([0.7], dtype=torch.float64)], ids=["batch", "running"])
 @pytest.mark.parametrize("spread", [1.0, 1e-4], ids=["usual", "clamped"])
 def test_the_reweighting_passes_gradcheck(running, spread):
     mean, scale = draw(3, 8), draw(1, 8, seed=1) * spread
-    inputs = [value.requires_grad_() for value in (mean, mean.square() + draw(3, 8, seed=2).abs(), scale)]
+    means = torch.stack([mean, mean.square() + draw(3, 8, seed=2).abs()])
+    inputs = [value.requires_grad_() for value in (means, scale)]
     weights = [value.requires_grad_() for value in gate()[:4]]
 
-    def function(mean, square, scale, *weights):
-        return ops.reweighting(mean, square, scale, ops.Gate(*weights, 1e-5), 1.25, running)[0]
+    def function(means, scale, *weights):
+        return ops.reweighting(means, scale, ops.Gate(*weights, 1e-5), 1.25, running)[0]
 
     assert torch.autograd.gradcheck(function, [*inputs, *weights])
 

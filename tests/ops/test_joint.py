@@ -14,15 +14,16 @@ def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def coefficients(mean, square, second):
+def coefficients(means, second):
     """Any smooth function of the moments will do."""
+    mean, square = means
     diagonal = torch.sin(square + mean)
     return torch.tanh(second) + second.square(), diagonal, mean * diagonal
 
 
 def by_operators(x, residual, relu, linked=True):
     moments = ops.moments(x, 4, shift=torch.linspace(-1, 1, 8, dtype=x.dtype))
-    weight, diagonal, bias = coefficients(*moments[1:4])
+    weight, diagonal, bias = coefficients(*moments[1:3])
     link = moments.link if linked else None
     return ops.group_affine(x, moments.shift, weight, diagonal, bias, residual, relu, link)
 
@@ -31,7 +32,7 @@ def by_formula(x, residual, relu):
     z = (x - torch.linspace(-1, 1, 8, dtype=x.dtype)[:, None, None]).flatten(2)
     groups = z.unflatten(1, (2, 4))
     second = (groups @ groups.mT / z.shape[-1]).mean(0, keepdim=True)
-    weight, diagonal, bias = coefficients(z.mean(-1), z.square().mean(-1), second)
+    weight, diagonal, bias = coefficients((z.mean(-1), z.square().mean(-1)), second)
     y = ((weight @ groups).flatten(1, 2) + diagonal[..., None] * z + bias[..., None]).view_as(x)
     y = y if residual is None else y + residual
     return y.relu() if relu else y
