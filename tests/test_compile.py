@@ -16,7 +16,7 @@ def network():
 
 def losses(model, forward, steps=4):
     """The loss curve of a few steps of SGD on fixed pictures."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     curve = []
     for _ in range(steps):

@@ -88,7 +88,7 @@ def input_gradient(
     dsecond: Tensor | None,
 ) -> Tensor:
     """Second pass of the backward: dx; see :mod:`ce_mm.ops.joint`."""
-    n, c, h, w = x.shape
+    n, positions = x.shape[0], max(x.shape[2] * x.shape[3], 1)
     group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
     dx = torch.empty_like(x)
     blocks, out = _Blocks(x, shift, group_size), _matrices(dx, group_size)
@@ -98,10 +98,13 @@ def input_gradient(
         gradient = _matrices(_like(gradient, x), group_size)
         of_gradient = _per_sample(None if weight is None else weight.mT, diagonal, n, group_size)
     if dsecond is not None or dsquare is not None:
-        slope = None if dsecond is None else (dsecond + dsecond.mT) / (h * w * (n if dsecond.shape[0] == 1 else 1))
-        of_z = _per_sample(slope, None if dsquare is None else dsquare * (2 / (h * w)), n, group_size)
+        slope = None
+        if dsecond is not None:
+            samples = n if dsecond.shape[0] == 1 else 1
+            slope = (dsecond + dsecond.mT) / (positions * max(samples, 1))
+        of_z = _per_sample(slope, None if dsquare is None else dsquare * (2 / positions), n, group_size)
     if dmean is not None:
-        constant = _columns(dmean / (h * w), group_size)
+        constant = _columns(dmean / positions, group_size)
     for block in blocks:
         result = out[block] if dx.dtype == shift.dtype else blocks.memory("result", block)
         if of_gradient is not None:

@@ -5,7 +5,7 @@ import sys
 def test_ops_need_torch_alone():
     code = """
 import sys
-for name in ("mmengine", "mmcv", "mmdet", "mmpretrain", "torchvision", "pycocotools", "matplotlib"):
+for name in ("mmengine", "mmcv", "mmdet", "mmpretrain", "torchvision", "pycocotools", "matplotlib", "triton"):
     sys.modules[name] = None
 import ce_mm.ops
 """

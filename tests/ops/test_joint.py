@@ -97,3 +97,10 @@ def test_fixed_coefficients_leave_the_input_without_a_backward_of_the_moments():
     y = ops.group_affine(x, torch.zeros(8, dtype=torch.float64), weight, diagonal, bias, None, True)
     y.sum().backward()
     assert weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 3, 3), (2, 8, 0, 3)], ids=str)
+def test_a_map_without_a_value_has_a_gradient_without_a_value(shape):
+    x = torch.empty(shape, dtype=torch.float64, requires_grad=True)
+    by_operators(x, None, True).sum().backward()
+    assert x.grad.shape == shape

@@ -1,0 +1,422 @@
+"""The four passes over a map as Triton kernels for NVIDIA GPUs: the functions and results of :mod:`ce_mm.ops.plain`.
+
+Both backward and forward have a pass that sums (:func:`moments` is :func:`output_sums` with z in the gradient's place,
+so they share a kernel) and a pass that maps. A program works on tiles of channels × positions, read in place in either
+memory format. The rows of a tile are as many whole groups as fit, 16 rows at least, because the matrix units take no
+fewer; the matrices of a tile's groups make one block-diagonal matrix in registers, and what a product has off the
+blocks is never stored. So a value that is not finite may spread to the other groups of its tile.
+
+Where sums are taken, the samples and positions are shared out among enough programs to fill the GPU, each writes its
+part to a workspace, and torch adds the parts up: no atomics, so the same call gives the same bits for as long as the
+process keeps its tuning. The first call of a new kind of shape tries a few configurations and waits for the GPU; to
+capture a CUDA graph, run the layer once before.
+
+Maps are float32, float16 or bfloat16, all else float32, and sums are taken in float32. Products of float32 maps are
+float32 throughout ("ieee"). For the half types z and W are rounded to the nearest of tf32's numbers, and only the
+products' sums are float32: that rounding, 2^-11, lies below the 2^-9 of bfloat16 and at the output's own rounding in
+float16. float64 has no kernels here.
+"""
+import math
+from collections.abc import Callable
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ce_mm.ops import plain
+
+#: Rows of the smallest tile, the fewest that a matrix product takes.
+FEWEST_ROWS = 16
+#: The widest group whose matrices fit into the registers of a program; wider ones are left to plain PyTorch.
+WIDEST_GROUP = 64
+#: Programs for each multiprocessor that a pass of sums is shared out to, about.
+PROGRAMS = 16
+#: Positions below which a share would cost more than it gains.
+SMALLEST_SHARE = 128
+
+
+def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sample: bool) -> tuple[Tensor, ...]:
+    """Means of z and z², and, if asked, of z zᵀ inside each group; see :func:`ce_mm.ops.moments`."""
+    if not _in_reach(x, group_size):
+        return plain.moments(x, shift, group_size, products, per_sample)
+    sums, product = _sums(x, shift, None, None, None, group_size, products, per_sample)
+    positions, samples = x.shape[2] * x.shape[3], 1 if per_sample else x.shape[0]
+    return sums.div_(positions), product.div_(positions * samples)
+
+
+def group_affine(
+    x: Tensor,
+    shift: Tensor,
+    weight: Tensor | None,
+    diagonal: Tensor | None,
+    bias: Tensor,
+    residual: Tensor | None,
+    relu: bool,
+) -> Tensor:
+    """The affine map, residual add and ReLU; see :func:`ce_mm.ops.group_affine`."""
+    group_size = 1 if weight is None else weight.shape[-1]
+    if not _in_reach(x, group_size):
+        return plain.group_affine(x, shift, weight, diagonal, bias, residual, relu)
+    y = torch.empty_like(x)
+    with torch.cuda.device_of(x):
+        _affine_kernel[_one_program_per_tile(x, group_size)](
+            x,
+            shift.contiguous(),
+            _contiguous(weight),
+            _contiguous(diagonal),
+            bias.contiguous(),
+            None if residual is None else _in_format_of(x, residual),
+            y,
+            **_shape_arguments(x, group_size),
+            weight_stride=_sample_stride(weight),
+            bias_stride=_sample_stride(bias),
+            RELU=relu,
+        )
+    return y
+
+
+def output_sums(
+    dy: Tensor, x: Tensor, shift: Tensor, rectified: Tensor | None, group_size: int, products: bool, per_sample: bool
+) -> tuple[Tensor, ...]:
+    """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
+    if not _in_reach(x, group_size):
+        return plain.output_sums(dy, x, shift, rectified, group_size, products, per_sample)
+    dy, gradient = _in_format_of(x, dy), None
+    if rectified is not None:
+        rectified, gradient = _in_format_of(x, rectified), torch.empty_like(dy)
+    sums = _sums(x, shift, dy, rectified, gradient, group_size, products, per_sample)
+    return dy.new_empty(0) if gradient is None else gradient, *sums
+
+
+def input_gradient(
+    gradient: Tensor | None,
+    x: Tensor,
+    shift: Tensor,
+    weight: Tensor | None,
+    diagonal: Tensor | None,
+    dmean: Tensor | None,
+    dsquare: Tensor | None,
+    dsecond: Tensor | None,
+) -> Tensor:
+    """Second pass of the backward: dx; see :mod:`ce_mm.ops.joint`."""
+    dx = torch.empty_like(x)
+    if not x.numel():
+        return dx
+    group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
+    if group_size > WIDEST_GROUP:
+        return plain.input_gradient(gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond)
+    with torch.cuda.device_of(x):
+        _input_gradient_kernel[_one_program_per_tile(x, group_size)](
+            None if gradient is None else _in_format_of(x, gradient),
+            x,
+            shift.contiguous(),
+            _contiguous(weight),
+            _contiguous(diagonal),
+            _contiguous(dmean),
+            _contiguous(dsquare),
+            _contiguous(dsecond),
+            dx,
+            **_shape_arguments(x, group_size),
+            weight_stride=_sample_stride(weight),
+            second_stride=_sample_stride(dsecond),
+            second_samples=x.shape[0] if dsecond is not None and dsecond.shape[0] == 1 else 1,
+        )
+    return dx
+
+
+def _sums(
+    x: Tensor,
+    shift: Tensor,
+    dy: Tensor | None,
+    rectified: Tensor | None,
+    gradient: Tensor | None,
+    group_size: int,
+    products: bool,
+    per_sample: bool,
+) -> tuple[Tensor, Tensor]:
+    """Sums over positions of v and v ⊙ z, and of v zᵀ, where v is dy or, without one, z; writes ``gradient``."""
+    n, c, h, w = x.shape
+    tiles = _tiles(c, group_size)
+    samples, splits = _shares(x, tiles, per_sample)
+    chunks = triton.cdiv(n, samples)
+    sums = shift.new_empty(splits, 2, n, c)
+    product = shift.new_empty(chunks, splits, c // group_size, group_size, group_size) if products else None
+    with torch.cuda.device_of(x):
+        _sums_kernel[(tiles * chunks * splits,)](
+            x,
+            shift.contiguous(),
+            dy,
+            rectified,
+            gradient,
+            sums,
+            product,
+            **_shape_arguments(x, group_size),
+            N=n,
+            samples=samples,
+            splits=splits,
+        )
+    if product is None:
+        product = shift.new_empty(0)
+    else:
+        product = product.sum(1) if per_sample else product.sum((0, 1))[None]
+    return sums.sum(0), product
+
+
+def _shares(x: Tensor, tiles: int, per_sample: bool) -> tuple[int, int]:
+    """How many samples a program of the sums takes, and how many programs share the positions of one sample.
+
+    Matrices for each sample and share would outweigh small maps, so a program takes many samples where that still
+    leaves enough programs.
+    """
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
+    n, positions = x.shape[0], x.shape[2] * x.shape[3]
+    wanted = triton.cdiv(PROGRAMS * processors, tiles)
+    samples = 1 if per_sample else max(n // wanted, 1)
+    return samples, min(max(wanted // n, 1), triton.cdiv(positions, SMALLEST_SHARE))
+
+
+def _in_reach(x: Tensor, group_size: int) -> bool:
+    """Whether the kernels can run; without elements there is nothing to launch."""
+    return x.numel() > 0 and group_size <= WIDEST_GROUP
+
+
+def _rows(group_size: int) -> int:
+    return max(triton.next_power_of_2(group_size), FEWEST_ROWS)
+
+
+def _tiles(channels: int, group_size: int) -> int:
+    return triton.cdiv(channels, _rows(group_size) // group_size * group_size)
+
+
+def _one_program_per_tile(x: Tensor, group_size: int) -> Callable[[dict[str, int]], tuple[int]]:
+    n, c, h, w = x.shape
+    tiles, rows = _tiles(c, group_size), _rows(group_size)
+    return lambda chosen: (tiles * triton.cdiv(h * w, chosen["TILE"] // rows) * n,)
+
+
+def _shape_arguments(x: Tensor, group_size: int) -> dict[str, object]:
+    """The arguments that tell every kernel the shape, layout and type of x."""
+    n, c, h, w = x.shape
+    last = not x.is_contiguous()
+    return {
+        "C": c,
+        "P": h * w,
+        "bucket": triton.next_power_of_2(h * w),
+        "G": group_size,
+        "ROWS": _rows(group_size),
+        "LAST": last,
+        "ALIGN": math.gcd(c if last else h * w, 16),
+        "PRECISION": "ieee" if x.dtype == torch.float32 else "tf32",
+    }
+
+
+def _in_format_of(x: Tensor, values: Tensor) -> Tensor:
+    """``values`` in the memory format of x, copied only where it has another."""
+    return values.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+
+
+def _contiguous(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.contiguous()
+
+
+def _sample_stride(values: Tensor | None) -> int:
+    """The step from one sample's coefficients to the next's: 0 where all samples share them."""
+    return 0 if values is None or values.shape[0] == 1 else values[0].numel()
+
+
+def _tuned(*configurations: tuple[int, int]) -> Callable[[Callable], triton.runtime.Autotuner]:
+    """A kernel that chooses among configurations, (elements of a tile, warps), by trial; the interpreter has only one.
+
+    ``bucket``, the positions rounded up to a power of two, is there for the tuner's key alone. No argument's value
+    is compiled in, or a new batch size would mean a new compilation; what vector loads need to know, ALIGN says.
+    """
+    if triton.knobs.runtime.interpret:
+        configurations = ((1024, 1),)
+    tune = triton.autotune(
+        [triton.Config({"TILE": tile}, num_warps=warps) for tile, warps in configurations],
+        key=["bucket", "G", "LAST", "ALIGN"],
+    )
+    numbers = ["N", "C", "P", "bucket", "samples", "splits", "weight_stride", "bias_stride"]
+    numbers += ["second_stride", "second_samples"]
+    return lambda kernel: tune(triton.jit(kernel, do_not_specialize=numbers))
+
+
+@triton.jit
+def _aligned(C, P, LAST: tl.constexpr, ALIGN: tl.constexpr):
+    """C and P, the length of a row of memory in a form that tells the compiler what divides it, for vector loads."""
+    if LAST:
+        C = C // ALIGN * ALIGN
+    else:
+        P = P // ALIGN * ALIGN
+    return C, P
+
+
+@triton.jit
+def _tile_channels(tile, C, G: tl.constexpr, ROWS: tl.constexpr):
+    """The channels of a tile's rows, and which rows have one."""
+    row = tl.arange(0, ROWS)
+    channel = tile * (ROWS // G * G) + row
+    return channel, (row < ROWS // G * G) & (channel < C)
+
+
+@triton.jit
+def _offsets(sample, channel, column, C, P, LAST: tl.constexpr):
+    """Where the tile of these rows and columns lies in a map; 64 bits wide, as ``sample`` is."""
+    if LAST:
+        return ((sample * P + column) * C)[None, :] + channel[:, None]
+    else:
+        return ((sample * C + channel) * P)[:, None] + column[None, :]
+
+
+@triton.jit
+def _tile_of_program(C, P, G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr):
+    """The one tile of a map that the program computes: sample, channels, offsets, and what of them exists.
+
+    Programs in a row take the channels of the same positions: with channels last, neighbours in memory.
+    """
+    tiles, blocks = tl.cdiv(C, ROWS // G * G), tl.cdiv(P, BLOCK)
+    tile, block = tl.program_id(0) % tiles, tl.program_id(0) // tiles % blocks
+    sample = (tl.program_id(0) // tiles // blocks).to(tl.int64)
+    channel, present = _tile_channels(tile, C, G, ROWS)
+    column = block * BLOCK + tl.arange(0, BLOCK)
+    offset = _offsets(sample, channel, column, C, P, LAST)
+    return sample, channel, present, offset, present[:, None] & (column < P)[None, :]
+
+
+@triton.jit
+def _block_offsets(channel, present, G: tl.constexpr, ROWS: tl.constexpr):
+    """Where a tile's block-diagonal matrix lies in (C/g, g, g), and which of its elements do."""
+    row = tl.arange(0, ROWS)
+    same_group = (row // G)[:, None] == (row // G)[None, :]
+    return channel[:, None] * G + (row % G)[None, :], same_group & present[:, None] & present[None, :]
+
+
+@triton.jit
+def _operand(values, PRECISION: tl.constexpr):
+    """What a product takes for these values: for tf32 its nearest number, where the units would cut 13 bits off."""
+    if PRECISION == "tf32":
+        bits = (values.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        values = tl.where(values == values, bits.to(tl.float32, bitcast=True), values)  # a NaN could lose itself
+    return values
+
+
+@triton.jit
+def _mapped(values, matrix, diagonal, ROWS: tl.constexpr, PRECISION: tl.constexpr):
+    """(matrix + Diag(diagonal)) @ values, where either may be None."""
+    if matrix is None:
+        return diagonal[:, None] * values
+    else:
+        if diagonal is not None:
+            row = tl.arange(0, ROWS)
+            matrix += tl.where(row[:, None] == row[None, :], diagonal[:, None], 0.0)
+        return tl.dot(_operand(matrix, PRECISION), _operand(values, PRECISION), input_precision=PRECISION)
+
+
+@_tuned((1024, 1), (1024, 2), (2048, 4), (4096, 8))
+def _sums_kernel(
+    x, shift, dy, rectified, gradient, sums, product,
+    N, C, P, bucket, samples, splits,
+    G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """One share of the samples and positions of one tile of channels; see _sums."""
+    BLOCK: tl.constexpr = TILE // ROWS
+    C, P = _aligned(C, P, LAST, ALIGN)
+    tiles = tl.cdiv(C, ROWS // G * G)
+    tile, part = tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    chunk, split = part // splits, part % splits
+    channel, present = _tile_channels(tile, C, G, ROWS)
+    middle = tl.load(shift + channel, mask=present, other=0.0)[:, None]
+    share = tl.cdiv(P, splits * BLOCK) * BLOCK
+    products = tl.full((ROWS, ROWS), 0.0, tl.float32)
+    for n in range(chunk * samples, tl.minimum(chunk * samples + samples, N)):
+        # Summed over blocks first and along the rows once at the end: the latter crosses threads.
+        totals = tl.full((ROWS, BLOCK), 0.0, tl.float32)
+        inners = tl.full((ROWS, BLOCK), 0.0, tl.float32)
+        for start in range(split * share, tl.minimum(split * share + share, P), BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            inside = present[:, None] & (column < P)[None, :]
+            offset = _offsets(tl.cast(n, tl.int64), channel, column, C, P, LAST)
+            z = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
+            z = tl.where(inside, z - middle, 0.0)
+            left = z
+            if dy is not None:
+                left = tl.load(dy + offset, mask=inside, other=0.0).to(tl.float32)
+                if rectified is not None:
+                    y = tl.load(rectified + offset, mask=inside, other=0.0).to(tl.float32)
+                    left = tl.where(y <= 0.0, 0.0, left)  # a NaN lets the gradient through, as in PyTorch
+                    tl.store(gradient + offset, left, mask=inside)
+            totals += left
+            inners += left * z
+            if product is not None:
+                right = tl.trans(_operand(z, PRECISION))
+                products = tl.dot(_operand(left, PRECISION), right, products, input_precision=PRECISION)
+        place = (tl.cast(split, tl.int64) * 2 * N + n) * C + channel
+        tl.store(sums + place, tl.sum(totals, 1), mask=present)
+        tl.store(sums + place + tl.cast(N, tl.int64) * C, tl.sum(inners, 1), mask=present)
+    if product is not None:
+        place, stored = _block_offsets(channel, present, G, ROWS)
+        tl.store(product + tl.cast(part, tl.int64) * C * G + place, products, mask=stored)
+
+
+@_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
+def _affine_kernel(
+    x, shift, weight, diagonal, bias, residual, y,
+    C, P, bucket, weight_stride, bias_stride,
+    G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
+    RELU: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """One tile of y."""
+    C, P = _aligned(C, P, LAST, ALIGN)
+    sample, channel, present, offset, inside = _tile_of_program(C, P, G, ROWS, LAST, TILE // ROWS)
+    z = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
+    z -= tl.load(shift + channel, mask=present, other=0.0)[:, None]
+    matrix, scale = None, None
+    if weight is not None:
+        place, stored = _block_offsets(channel, present, G, ROWS)
+        matrix = tl.load(weight + sample * weight_stride + place, mask=stored, other=0.0)
+    if diagonal is not None:
+        scale = tl.load(diagonal + sample * C + channel, mask=present, other=0.0)
+    result = tl.load(bias + sample * bias_stride + channel, mask=present, other=0.0)[:, None]
+    result += _mapped(z, matrix, scale, ROWS, PRECISION)
+    if residual is not None:
+        result += tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
+    if RELU:
+        result = tl.where(result < 0.0, 0.0, result)  # a maximum would hide a NaN
+    tl.store(y + offset, result, mask=inside)
+
+
+@_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
+def _input_gradient_kernel(
+    gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond, dx,
+    C, P, bucket, weight_stride, second_stride, second_samples,
+    G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """One tile of dx."""
+    C, P = _aligned(C, P, LAST, ALIGN)
+    sample, channel, present, offset, inside = _tile_of_program(C, P, G, ROWS, LAST, TILE // ROWS)
+    place, stored = _block_offsets(channel, present, G, ROWS)
+    result = tl.full((ROWS, TILE // ROWS), 0.0, tl.float32)
+    if dmean is not None:
+        result += (tl.load(dmean + sample * C + channel, mask=present, other=0.0) / P)[:, None]
+    if gradient is not None:
+        matrix, scale = None, None
+        if weight is not None:
+            matrix = tl.trans(tl.load(weight + sample * weight_stride + place, mask=stored, other=0.0))
+        if diagonal is not None:
+            scale = tl.load(diagonal + sample * C + channel, mask=present, other=0.0)
+        values = tl.load(gradient + offset, mask=inside, other=0.0).to(tl.float32)
+        result += _mapped(values, matrix, scale, ROWS, PRECISION)
+    if (dsecond is not None) or (dsquare is not None):
+        slope, curve = None, None
+        if dsecond is not None:
+            half = tl.load(dsecond + sample * second_stride + place, mask=stored, other=0.0)
+            slope = (half + tl.trans(half)) / P / second_samples
+        if dsquare is not None:
+            curve = tl.load(dsquare + sample * C + channel, mask=present, other=0.0) * 2.0 / P
+        z = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
+        z -= tl.load(shift + channel, mask=present, other=0.0)[:, None]
+        result += _mapped(z, slope, curve, ROWS, PRECISION)
+    tl.store(dx + offset, result, mask=inside)

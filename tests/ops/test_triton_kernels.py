@@ -1,0 +1,329 @@
+"""The Triton kernels give what plain PyTorch gives: on a GPU where there is one, else in Triton's interpreter."""
+import importlib.util
+import itertools
+import logging
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from ce_mm import ops
+from ce_mm.ops import backend, plain
+
+triton = pytest.importorskip("triton")
+tl = triton.language
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+KERNELS = ["_sums_kernel", "_affine_kernel", "_input_gradient_kernel"]
+#: The largest error, as a share of the largest value.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2**-9, torch.bfloat16: 2**-7}
+
+
+def load():
+    """A fresh copy of ce_mm.ops.triton_kernels that no other test sees."""
+    spec = importlib.util.find_spec("ce_mm.ops.triton_kernels")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    """The module, its kernels' configurations, and what of Triton's own library a CPU needs in another form."""
+    with pytest.MonkeyPatch.context() as patch:
+        if DEVICE == "cpu":
+            patch.setenv("TRITON_INTERPRET", "1")
+        module = load()
+        functions = {name: f for name, f in vars(tl).items() if isinstance(f, triton.runtime.JITFunction)}
+        return SimpleNamespace(
+            module=module,
+            configurations=[getattr(module, name).configs for name in KERNELS],
+            library={} if DEVICE == "cuda" else {name: triton.jit(f.fn) for name, f in functions.items()},
+        )
+
+
+@pytest.fixture
+def kernels(loaded, monkeypatch):
+    """The module, with the first configuration of every kernel in place of a trial of all."""
+    for name, configurations in zip(KERNELS, loaded.configurations, strict=True):
+        monkeypatch.setattr(getattr(loaded.module, name), "configs", configurations[:1])
+    if DEVICE == "cpu":
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+    # The interpreter leaves parts of the language behind in its own form, which no compilation after it could use.
+    language = [(part, dict(vars(part))) for part in (tl, tl.core, tl.math, tl.tensor)]
+    vars(tl).update(loaded.library)
+    yield loaded.module
+    for part, members in language:
+        for name, member in members.items():
+            if vars(part)[name] is not member:
+                setattr(part, name, member)
+
+
+@pytest.fixture
+def no_launch(kernels, monkeypatch):
+    for name in KERNELS:
+        monkeypatch.setattr(kernels, name, None)
+
+
+def problem(n=2, c=16, h=7, w=11, g=4, samples=1, dtype=torch.float32, layout=torch.contiguous_format):
+    """Arguments for every pass, by their names."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator).to(DEVICE)  # noqa: E731
+    a_map = lambda: draw(n, c, h, w).to(dtype).contiguous(memory_format=layout)  # noqa: E731
+    return SimpleNamespace(
+        x=a_map(), dy=a_map(), residual=a_map(), rectified=a_map().relu(), shift=draw(c), g=g,
+        weight=draw(samples, c // g, g, g), diagonal=draw(n, c), bias=draw(n, c),
+        dmean=draw(n, c), dsquare=draw(n, c), dsecond=draw(samples, c // g, g, g),
+    )  # fmt: skip
+
+
+def all_passes(module, p):
+    """The results of all four passes, every one with all it can have."""
+    return (
+        *module.moments(p.x, p.shift, p.g, True, False),
+        module.group_affine(p.x, p.shift, p.weight, p.diagonal, p.bias, p.residual, True),
+        *module.output_sums(p.dy, p.x, p.shift, p.rectified, p.g, True, False),
+        module.input_gradient(p.dy, p.x, p.shift, p.weight, p.diagonal, p.dmean, p.dsquare, p.dsecond),
+    )
+
+
+def assert_same(mine, theirs, dtype=torch.float32):
+    assert len(mine) == len(theirs)
+    for one, other in zip(mine, theirs, strict=True):
+        assert (one.shape, one.dtype, one.stride()) == (other.shape, other.dtype, other.stride())
+        if other.numel():
+            error = (one.double() - other.double()).abs().max() / other.double().abs().max().clamp_min(1e-30)
+            assert error <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(
+    ("n", "c", "h", "w", "g"),
+    [
+        (2, 3, 5, 3, 1),
+        (1, 58, 1, 9, 2),
+        (2, 4, 7, 11, 4),
+        (1, 24, 3, 23, 8),
+        (1, 40, 1, 1, 8),
+        (2, 16, 5, 13, 16),
+        (1, 32, 3, 11, 32),
+        (1, 64, 3, 7, 64),
+        (2, 18, 1, 7, 6),
+        (1, 12, 2, 2, 12),
+    ],
+)
+def test_every_pass_agrees_for_every_width_of_group(kernels, n, c, h, w, g, layout, dtype):
+    p = problem(n, c, h, w, g, dtype=dtype, layout=layout)
+    assert_same(all_passes(kernels, p), all_passes(plain, p), dtype)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("g", [16, 64])
+def test_every_configuration_that_the_tuner_may_choose_agrees(kernels, loaded, monkeypatch, dtype, g):
+    p = problem(2, 64, 1, 57, g, dtype=dtype)
+    for chosen in zip(*loaded.configurations, strict=True):
+        for name, configuration in zip(KERNELS, chosen, strict=True):
+            monkeypatch.setattr(getattr(kernels, name), "configs", [configuration])
+        assert_same(all_passes(kernels, p), all_passes(plain, p), dtype)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 3, 3), (2, 8, 0, 3), (0, 8, 1, 0)])
+def test_a_map_without_elements_gives_empty_maps_and_zero_sums(kernels, no_launch, shape):
+    p = problem(*shape)
+    means, second, y, gradient, sums, product, dx = all_passes(kernels, p)
+    assert y.shape == gradient.shape == dx.shape == shape
+    assert means.shape == sums.shape == (2, shape[0], 8)
+    assert second.shape == product.shape == (1, 2, 4, 4)
+    assert not any(values.any() for values in (means, second, sums, product))
+
+
+def test_a_group_wider_than_the_kernels_take_is_left_to_plain_pytorch(kernels, no_launch):
+    p = problem(1, 2 * kernels.WIDEST_GROUP, 2, 2, 2 * kernels.WIDEST_GROUP)
+    assert_same(all_passes(kernels, p), all_passes(plain, p))
+
+
+def test_a_tile_that_groups_do_not_fill_leaves_the_next_tile_s_channels_alone(kernels, monkeypatch):
+    p = problem(1, 18, 2, 2, 6)  # two groups in 16 rows, and the third in a tile of its own
+    expected = plain.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False)
+    monkeypatch.setattr(kernels, "_tiles", lambda channels, group_size: 1)
+    monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
+    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False)
+    assert_same([y[:, :12]], [expected[:, :12]])
+    assert not y[:, 12:].any()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("relu", [False, True])
+def test_the_affine_map_agrees_whatever_it_is_made_of(kernels, layout, samples, relu):
+    p = problem(3, 12, 3, 5, 4, samples=samples, layout=layout)
+    for weight, diagonal, residual in itertools.product((p.weight, None), (p.diagonal, None), (p.residual, None)):
+        if weight is None and diagonal is None:
+            continue
+        arguments = p.x, p.shift, weight, diagonal, p.bias[:samples], residual, relu
+        assert_same([kernels.group_affine(*arguments)], [plain.group_affine(*arguments)])
+
+
+@pytest.mark.parametrize("products", [False, True])
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_the_sums_agree_with_and_without_products(kernels, products, per_sample):
+    p = problem(3, 12, 3, 5)
+    arguments = p.x, p.shift, p.g, products, per_sample
+    assert_same(kernels.moments(*arguments), plain.moments(*arguments))
+    for rectified in (p.rectified, None):
+        arguments = p.dy, p.x, p.shift, rectified, p.g, products, per_sample
+        assert_same(kernels.output_sums(*arguments), plain.output_sums(*arguments))
+
+
+@pytest.mark.parametrize("present", [(), ("weight",), ("diagonal",), ("weight", "diagonal")], ids=str)
+@pytest.mark.parametrize("samples", [1, 2])
+def test_the_input_s_gradient_agrees_whatever_depends_on_it(kernels, present, samples):
+    p = problem(2, 12, 3, 5, samples=samples)
+    gradient = p.dy if present else None
+    weight, diagonal = (getattr(p, name) if name in present else None for name in ("weight", "diagonal"))
+    for dmean, dsquare, dsecond in itertools.product((p.dmean, None), (p.dsquare, None), (p.dsecond, None)):
+        arguments = gradient, p.x, p.shift, weight, diagonal, dmean, dsquare, dsecond
+        assert_same([kernels.input_gradient(*arguments)], [plain.input_gradient(*arguments)])
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+@pytest.mark.parametrize("programs", [1, 2, 8])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_the_sums_do_not_depend_on_how_the_work_is_shared_out(kernels, monkeypatch, n, programs, layout):
+    monkeypatch.setattr(kernels, "PROGRAMS", programs)
+    monkeypatch.setattr(kernels, "SMALLEST_SHARE", 16)
+    p = problem(n, 4, 3, 51, layout=layout)
+    for per_sample in (False, True):
+        arguments = p.x, p.shift, p.g, True, per_sample
+        assert_same(kernels.moments(*arguments), plain.moments(*arguments))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_maps_of_the_other_layout_are_understood(kernels, layout):
+    p, other = problem(layout=layout), LAYOUTS[layout == LAYOUTS[0]]
+    expected = all_passes(plain, p)
+    p.dy, p.residual, p.rectified = (t.contiguous(memory_format=other) for t in (p.dy, p.residual, p.rectified))
+    assert_same(all_passes(kernels, p), expected)
+
+
+def test_coefficients_need_not_be_contiguous(kernels):
+    p = problem(2, 8)
+    expected = all_passes(plain, p)
+    for name in ("shift", "weight", "diagonal", "bias", "dmean", "dsquare", "dsecond"):
+        value = getattr(p, name)
+        setattr(p, name, torch.stack([value, value], dim=-1)[..., 0])
+    assert_same(all_passes(kernels, p), expected)
+
+
+def test_a_mean_of_a_thousand_spreads_costs_no_accuracy(kernels):
+    p = problem(2, 8, 9, 13)
+    p.x += 1000
+    p.shift = ops.data_shift(p.x)
+    exact = SimpleNamespace(**{k: v.double() if isinstance(v, torch.Tensor) else v for k, v in vars(p).items()})
+    for mine, theirs in zip(all_passes(kernels, p), all_passes(plain, exact), strict=True):
+        assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_a_nan_goes_through_the_rectifier_and_back(kernels, dtype):
+    p = problem(1, 16, 1, 3, 16, dtype=dtype)
+    p.x[0, 0, 0, 1] = torch.nan
+    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, True)
+    assert y.isnan()[0, :, 0].tolist() == [[False, True, False]] * 16
+    gradient = kernels.output_sums(p.dy, p.x, p.shift, y, p.g, False, False)[0]
+    assert torch.equal(gradient[..., 1], p.dy[..., 1])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_two_runs_give_the_same_bits(kernels, dtype):
+    p = problem(dtype=dtype)
+    for one, two in zip(all_passes(kernels, p), all_passes(kernels, p), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_the_operators_and_their_joint_backward_agree(kernels, monkeypatch, layout):
+    p = problem(2, 24, 5, 13, 8, layout=layout)
+
+    def through(module):
+        for user in ("moments", "group_affine", "joint"):
+            monkeypatch.setattr(sys.modules[f"ce_mm.ops.{user}"], "kernels", lambda x: module)
+        x, residual = p.x.clone().requires_grad_(), p.residual.clone().requires_grad_()
+        m = ops.moments(x, p.g, shift=p.shift)
+        mean, square = m.means
+        weight, diagonal = torch.tanh(m.second), torch.sin(square + mean)
+        y = ops.group_affine(x, p.shift, weight, diagonal, mean * diagonal, residual, relu=True, link=m.link)
+        return y, *torch.autograd.grad(y, [x, residual], p.dy)
+
+    assert_same(through(kernels), through(plain))
+
+
+@pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET is set: nothing compiles in this process")
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_the_kernels_compile_for_a_gpu_and_load_whole_vectors(monkeypatch, tmp_path, layout):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    module = load()
+    p = problem(2, 32, 4, 8, 16, dtype=torch.bfloat16, layout=layout)
+    constants = module._shape_arguments(p.x, p.g) | {"RELU": True, "TILE": 2048}
+    for tuned in (getattr(module, name) for name in KERNELS):
+        signature, known, aligned = {}, {}, {}
+        for place, parameter in enumerate(tuned.fn.params):
+            name = parameter.name
+            if parameter.is_constexpr:
+                signature[name], known[place,] = "constexpr", constants[name]
+            elif name in ("x", "dy", "rectified", "gradient", "residual", "y", "dx"):
+                signature[name], aligned[place,] = "*bf16", [["tt.divisibility", 16]]
+            elif parameter.do_not_specialize:
+                signature[name] = "i32"
+            else:
+                signature[name], aligned[place,] = "*fp32", [["tt.divisibility", 16]]
+        source = triton.compiler.ASTSource(tuned.fn, signature, known, aligned)
+        target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+        code = triton.compile(source, target=target, options={"num_warps": 4}).asm["ptx"]
+        assert "mma.sync" in code
+        assert "ld.global.b16" not in code
+        assert "st.global.b16" not in code
+
+
+def a_gpu_s(dtype):
+    """As much of a tensor on a GPU as the choice of kernels looks at."""
+    return SimpleNamespace(is_cuda=True, dtype=dtype, device=torch.device("cuda", 0))
+
+
+@pytest.fixture
+def first_choice(monkeypatch):
+    """A process that has not chosen kernels yet, on a machine with a GPU of the given capability."""
+
+    def at(capability):
+        monkeypatch.setattr(torch.version, "hip", None)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+
+    for cached in (backend._has_tf32, backend._triton_kernels):
+        cached.cache_clear()
+    yield at
+    for cached in (backend._has_tf32, backend._triton_kernels):
+        cached.cache_clear()
+
+
+def test_a_gpu_s_tensors_have_triton_s_kernels_but_not_float64(first_choice):
+    first_choice((9, 0))
+    assert backend.kernels(a_gpu_s(torch.float16)).__name__ == "ce_mm.ops.triton_kernels"
+    assert backend.kernels(a_gpu_s(torch.float64)) is plain
+    assert backend.kernels(torch.zeros(1)) is plain
+
+
+def test_a_gpu_before_ampere_has_plain_kernels(first_choice):
+    first_choice((7, 5))
+    assert backend.kernels(a_gpu_s(torch.float16)) is plain
+
+
+def test_without_triton_one_line_in_the_log_says_what_to_install(first_choice, monkeypatch, caplog):
+    first_choice((9, 0))
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with caplog.at_level(logging.WARNING):
+        assert all(backend.kernels(a_gpu_s(dtype)) is plain for dtype in TOLERANCE)
+    assert [record.name for record in caplog.records] == ["ce_mm.ops.backend"]
+    assert "pip install triton" in caplog.text
