@@ -97,7 +97,8 @@ class CENorm(nn.Module):
             relu: rectify at the end.
 
         Returns:
-            (N, C, H, W), of x's type and memory format, a fresh tensor.
+            (N, C, H, W), of x's type and memory format, a fresh tensor. With ``relu`` the backward needs it, as it
+            needs nn.ReLU's: callers must not change it in place.
         """
         if x.dim() != 4 or x.shape[1] != self.num_features:
             raise ValueError(

@@ -38,7 +38,8 @@ def group_affine(
             map alone.
 
     Returns:
-        (N, C, H, W) in x's type and memory format; a fresh tensor that callers may change in place.
+        (N, C, H, W) in x's type and memory format; a fresh tensor that callers may change in place, unless ``relu`` is
+        set: then the backward reads from it where the ReLU let values through, and no mask needs to be kept beside it.
     """
     output, weight_link, diagonal_link = link or (None, None, None)
     return _group_affine(dense(x), shift, weight, diagonal, bias, residual, relu, output, weight_link, diagonal_link)

@@ -42,7 +42,7 @@ def group_affine(
     y = torch.empty_like(x)
     blocks, out = _Blocks(x, shift, group_size), _matrices(y, group_size)
     if residual is not None:
-        residual = _matrices(_like(residual, x), group_size)
+        residual = _matrices(in_format_of(x, residual), group_size)
     weight = _per_sample(weight, diagonal, n, group_size)
     bias = _columns(bias, group_size).expand(n, -1, -1, -1)
     for block in blocks:
@@ -63,12 +63,12 @@ def output_sums(
     dy: Tensor, x: Tensor, shift: Tensor, rectified: Tensor | None, group_size: int, products: bool, per_sample: bool
 ) -> tuple[Tensor, ...]:
     """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
-    dy = _like(dy, x)
+    dy = in_format_of(x, dy)
     blocks, sums = _Blocks(x, shift, group_size), _Sums(x, shift, group_size, products, per_sample)
     left, gradient = _matrices(dy, group_size), dy.new_empty(0)
     if rectified is not None:
         gradient = torch.empty_like(dy)
-        rectified, marked = _matrices(_like(rectified, x), group_size), _matrices(gradient, group_size)
+        rectified, marked = _matrices(in_format_of(x, rectified), group_size), _matrices(gradient, group_size)
     for block in blocks:
         values = left[block]
         if rectified is not None:
@@ -95,7 +95,7 @@ def input_gradient(
     # What multiplies the gradient and z, matrices (N, G, g, g) or columns (N, G, g, 1), and what is added.
     of_gradient = of_z = constant = None
     if gradient is not None:
-        gradient = _matrices(_like(gradient, x), group_size)
+        gradient = _matrices(in_format_of(x, gradient), group_size)
         of_gradient = _per_sample(None if weight is None else weight.mT, diagonal, n, group_size)
     if dsecond is not None or dsquare is not None:
         slope = None
@@ -189,7 +189,7 @@ def _matrices(x: Tensor, group_size: int) -> Tensor:
     return x.permute(0, 2, 3, 1).view(n, h * w, c // group_size, group_size).permute(0, 2, 3, 1)
 
 
-def _like(values: Tensor, x: Tensor) -> Tensor:
+def in_format_of(x: Tensor, values: Tensor) -> Tensor:
     """``values`` in the memory format of x, copied only where it has another."""
     return values.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
 

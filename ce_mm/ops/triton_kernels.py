@@ -66,7 +66,7 @@ def group_affine(
             _contiguous(weight),
             _contiguous(diagonal),
             bias.contiguous(),
-            None if residual is None else _in_format_of(x, residual),
+            None if residual is None else plain.in_format_of(x, residual),
             y,
             **_shape_arguments(x, group_size),
             weight_stride=_sample_stride(weight),
@@ -82,9 +82,9 @@ def output_sums(
     """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
     if not _in_reach(x, group_size):
         return plain.output_sums(dy, x, shift, rectified, group_size, products, per_sample)
-    dy, gradient = _in_format_of(x, dy), None
+    dy, gradient = plain.in_format_of(x, dy), None
     if rectified is not None:
-        rectified, gradient = _in_format_of(x, rectified), torch.empty_like(dy)
+        rectified, gradient = plain.in_format_of(x, rectified), torch.empty_like(dy)
     sums = _sums(x, shift, dy, rectified, gradient, group_size, products, per_sample)
     return dy.new_empty(0) if gradient is None else gradient, *sums
 
@@ -108,7 +108,7 @@ def input_gradient(
         return plain.input_gradient(gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond)
     with torch.cuda.device_of(x):
         _input_gradient_kernel[_one_program_per_tile(x, group_size)](
-            None if gradient is None else _in_format_of(x, gradient),
+            None if gradient is None else plain.in_format_of(x, gradient),
             x,
             shift.contiguous(),
             _contiguous(weight),
@@ -209,11 +209,6 @@ def _shape_arguments(x: Tensor, group_size: int) -> dict[str, object]:
         "ALIGN": math.gcd(c if last else h * w, 16),
         "PRECISION": "ieee" if x.dtype == torch.float32 else "tf32",
     }
-
-
-def _in_format_of(x: Tensor, values: Tensor) -> Tensor:
-    """``values`` in the memory format of x, copied only where it has another."""
-    return values.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
 
 
 def _contiguous(values: Tensor | None) -> Tensor | None:
