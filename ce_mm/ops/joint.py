@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from ce_mm.ops.backend import kernels
+from ce_mm.ops.plain import product_shape
 
 Link = tuple[Tensor, Tensor, Tensor]
 
 
 def make_link(x: Tensor, shift: Tensor, group_size: int, per_sample: bool) -> Link:
     """Tensors of the shapes of y, weight and diagonal, with a single element of memory each."""
-    n, c = x.shape[:2]
-    weight_shape = (n if per_sample else 1, c // group_size, group_size, group_size)
     return (
         x.new_zeros(()).expand(x.shape),
-        shift.new_zeros(()).expand(weight_shape),
-        shift.new_zeros(()).expand(n, c),
+        shift.new_zeros(()).expand(product_shape(x, group_size, per_sample)),
+        shift.new_zeros(()).expand(x.shape[:2]),
     )
 
 
@@ -53,10 +52,9 @@ def output_sums(
 
 @output_sums.register_fake
 def _(dy, x, shift, rectified, group_size, products, per_sample):
-    n, c = x.shape[:2]
-    product = (n if per_sample else 1, c // group_size, group_size, group_size) if products else (0,)
+    product = product_shape(x, group_size, per_sample) if products else (0,)
     gradient = dy.new_empty(0) if rectified is None else torch.empty_like(x, dtype=dy.dtype)
-    return gradient, shift.new_empty(2, n, c), shift.new_empty(product)
+    return gradient, shift.new_empty(2, *x.shape[:2]), shift.new_empty(product)
 
 
 @torch.library.custom_op("ce_mm::input_gradient", mutates_args=())

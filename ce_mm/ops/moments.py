@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ce_mm.ops.backend import kernels
 from ce_mm.ops.joint import Link, input_gradient, make_link
+from ce_mm.ops.plain import product_shape
 
 
 class Moments(NamedTuple):
@@ -104,7 +105,7 @@ def _moments(
 @_moments.register_fake
 def _(x, shift, guess, group_size, products, per_sample):
     n, c = x.shape[:2]
-    second = (n if per_sample else 1, c // group_size, group_size, group_size) if products else (0,)
+    second = product_shape(x, group_size, per_sample) if products else (0,)
     chosen = x.new_empty(c, dtype=compute_dtype(x.dtype) if shift is None else shift.dtype)
     return chosen, chosen.new_empty(2, n, c), chosen.new_empty(second), *make_link(x, chosen, group_size, per_sample)
 

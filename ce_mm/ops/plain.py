@@ -120,6 +120,12 @@ def input_gradient(
     return dx
 
 
+def product_shape(x: Tensor, group_size: int, per_sample: bool) -> tuple[int, int, int, int]:
+    """The shape of one g×g matrix for each group of x: (1 or N, C/g, g, g)."""
+    n, c = x.shape[:2]
+    return n if per_sample else 1, c // group_size, group_size, group_size
+
+
 class _Blocks:
     """The batch in blocks of samples, as slices, and the memory that one block needs, used again for the next."""
 
@@ -160,8 +166,8 @@ class _Sums:
         groups = c // group_size
         self.both = shift.new_empty(2, n, c)
         self.columns = self.both.view(2, n, groups, group_size)
-        shape = (n if per_sample else 1, groups, group_size, group_size) if products else (0,)
-        self.products, self.per_sample, self.product = products, per_sample, shift.new_zeros(shape)
+        self.products, self.per_sample = products, per_sample
+        self.product = shift.new_zeros(product_shape(x, group_size, per_sample) if products else (0,))
 
     def take(self, block: slice, left: Tensor, z: Tensor, blocks: _Blocks) -> None:
         """Take the sums of one block."""
