@@ -8,9 +8,9 @@ from ce_mm.compat.requirements import MissingRequirementError, require
 
 # Modules that register something, and the names by which configs reach for it.
 PIECES = {
-    "ce_mm.layers": ("CE",),
-    "ce_mm.backbones": ("CEResNet",),
-    "ce_mm.hooks": ("NonFiniteHook",),
+    "ce_mm.layers": ("CE", "SN"),
+    "ce_mm.backbones": ("CEResNet", "CEMobileNetV2", "CEShuffleNetV2", "CEVGG"),
+    "ce_mm.hooks": ("ChannelInhibitionHook", "NonFiniteHook"),
 }
 
 

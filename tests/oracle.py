@@ -1,13 +1,28 @@
-"""Channel Equilibrium written down a second time, literally from the paper, as the truth the package is held against.
+"""Channel Equilibrium written down a second time, literally from the paper, as the truth the package is held against;
+and switchable norm, the one base norm that PyTorch lacks.
 
 Nothing is shared with ce_mm and nothing is clever: the normalised map is materialised, the covariance is formed from it
-position by position, and PyTorch differentiates all of it. Equation numbers are those of arXiv 2003.00214.
+position by position, and PyTorch differentiates all of it. Equation numbers are those of arXiv 2003.00214, unless
+another paper is named.
 """
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def switchable_norm(x: Tensor, mean_weight: Tensor, var_weight: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5,
+                    running: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Switchable norm of x (Luo et al., ICLR 2019, eq. 3); with ``running``, inference with that mean and variance."""
+    mean, variance = 0, 0
+    for k, dims in enumerate([(2, 3), (1, 2, 3), (0, 2, 3)]):
+        var_k, mean_k = torch.var_mean(x, dims, correction=0, keepdim=True)
+        if running and dims == (0, 2, 3):
+            mean_k, var_k = (value[:, None, None] for value in running)
+        mean = mean + torch.softmax(mean_weight, 0)[k] * mean_k
+        variance = variance + torch.softmax(var_weight, 0)[k] * var_k
+    return weight[:, None, None] * (x - mean) / (variance + eps).sqrt() + bias[:, None, None]
 
 
 @dataclass

@@ -49,6 +49,8 @@ class NonFiniteHook(Hook):
         self.buffers = [b for m in self.plain_layers.values() for b in (m.running_mean, m.running_var)]
         self.kept = [b.clone() for b in self.buffers]
         self.history: list[Tensor] = []
+        #: The flag of a layer that saw no training batch.
+        self.fine = next(model.parameters()).new_ones((), dtype=torch.bool)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Put back what is not finite, remember who saw it, and report every ``interval`` iterations."""
@@ -64,10 +66,9 @@ class NonFiniteHook(Hook):
         if self.history:
             self._report(runner.iter - 1)
 
-    @staticmethod
-    def _take_flag(layer: CENorm) -> Tensor:
+    def _take_flag(self, layer: CENorm) -> Tensor:
         flag, layer.finite = layer.finite, None
-        return layer.norm.running_mean.new_ones((), dtype=torch.bool) if flag is None else flag
+        return self.fine if flag is None else flag
 
     def _restore_plain(self) -> list[Tensor]:
         flags = []

@@ -1,90 +1,203 @@
-"""The base norm under CE as an affine map of z = x - shift: BN and SyncBN.
+"""The base norm under CE as an affine map of z = x - shift, ``x̃ = a z + b``: one strategy for each kind of norm.
 
 The norm module keeps its own parameters and buffers; only its arithmetic is done here, from the moments that CE takes
-anyway, so that the normalised map x̃ is never written to memory.
+anyway, so that the normalised map x̃ is never written to memory. A strategy holds nothing but the norm and is made anew
+for every batch, since tools replace norms (BN by SyncBN, and back).
 """
+from typing import NamedTuple
+
 import torch
 import torch.distributed as dist
+from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ce_mm import ops
-
-SUPPORTED = (nn.BatchNorm2d, nn.SyncBatchNorm)
-
-
-def synchronised(norm: nn.Module) -> bool:
-    """Whether the norm takes its statistics over several processes at this moment."""
-    return (
-        isinstance(norm, nn.SyncBatchNorm)
-        and norm.training
-        and dist.is_available()
-        and dist.is_initialized()
-        and dist.get_world_size(norm.process_group) > 1
-    )
+from ce_mm.layers.running_statistics import running_averages, running_shift, running_statistics
+from ce_mm.layers.switchable_norm import SwitchableNorm
 
 
-def common_shift(norm: nn.Module, x: Tensor) -> Tensor | None:
-    """A shift, (C,), that is the same on all processes where the norm is synchronised; None where it is not."""
-    if not synchronised(norm):
+class Affine(NamedTuple):
+    """What a base norm makes of a batch."""
+
+    scale: Tensor  #: a, (1, C), or (N, C) where the strategy is ``per_sample``.
+    offset: Tensor  #: b, of the same shape.
+    mean: Tensor | None  #: of z over this process's batch, (C,), in training; None where ``per_sample``.
+    averages: list[tuple[Tensor, Tensor, float | Tensor]]  #: for update_averages: what moves the norm's buffers.
+
+
+class BaseNorm:
+    """What CE asks of a base norm.
+
+    As it stands here: of one that has a scale and an offset for each sample, and neither buffers nor other processes.
+    """
+
+    #: Whether a and b differ between samples, so that moments are needed in inference too, and those of each sample.
+    per_sample = True
+    #: Whether the statistics are taken over several processes at this moment.
+    synchronised = False
+
+    def __init__(self, norm: nn.Module) -> None:
+        self.norm = norm
+
+    def common_shift(self, x: Tensor) -> Tensor | None:
+        """A shift, (C,), that is the same on all processes where the norm is synchronised; None where it is not."""
         return None
-    shift, samples = ops.data_shift(x), x.shape[0]
-    total = torch.cat([shift * samples, shift.new_full((1,), samples)])
-    dist.all_reduce(total, group=norm.process_group)
-    return total[:-1] / total[-1].clamp(min=1)
+
+    def guess(self, x: Tensor) -> Tensor | None:
+        """A shift for x, (C,), by the norm's buffers alone; None without buffers."""
+        return None
+
+    def affine(self, moments: ops.Moments | None, shift: Tensor, positions: int, training: bool) -> Affine:
+        """The norm as an affine map of z = x - shift.
+
+        Args:
+            moments: of z; may be None in inference, unless ``per_sample``.
+            shift: (C,).
+            positions: H·W.
+            training: whether to take the statistics of the batch.
+        """
+        raise NotImplementedError
+
+    def count(self, moved: Tensor) -> None:
+        """Count a batch that moved the buffers; ``moved`` is a bool ()."""
 
 
-def running_shift(norm: nn.Module, x: Tensor) -> Tensor:
-    """A shift for x, (C,), by the norm's buffers alone."""
-    dtype = ops.compute_dtype(x.dtype)
-    return ops.needed_shift(norm.running_mean.to(dtype), norm.running_var.to(dtype))
+class RunningBase(BaseNorm):
+    """A norm with a running mean and variance."""
+
+    def guess(self, x: Tensor) -> Tensor:
+        """The running mean, where it is far from 0."""
+        return running_shift(self.norm, x.dtype)
+
+    def count(self, moved: Tensor) -> None:
+        """As PyTorch's batch norm."""
+        self.norm.num_batches_tracked += moved
 
 
-def batch_statistics(
-    norm: nn.Module, moments: ops.Moments, positions: int
-) -> tuple[Tensor, Tensor, int | Tensor]:
-    """Mean and (biased) variance of z over the norm's whole batch, and the number of values behind them.
+class BatchBase(RunningBase):
+    """BN and SyncBN: one scale and offset for the whole batch, in inference from the buffers."""
+
+    per_sample = False
+
+    @property
+    def synchronised(self) -> bool:
+        """Whether the norm takes its statistics over several processes at this moment."""
+        return (
+            isinstance(self.norm, nn.SyncBatchNorm)
+            and self.norm.training
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size(self.norm.process_group) > 1
+        )
+
+    def common_shift(self, x: Tensor) -> Tensor | None:
+        """The mean of the processes' own."""
+        if not self.synchronised:
+            return None
+        shift, samples = ops.data_shift(x), x.shape[0]
+        total = torch.cat([shift * samples, shift.new_full((1,), samples)])
+        dist.all_reduce(total, group=self.norm.process_group)
+        return total[:-1] / total[-1].clamp(min=1)
+
+    def affine(self, moments: ops.Moments | None, shift: Tensor, positions: int, training: bool) -> Affine:
+        """Batch norm, with the batch that of all processes where it is synchronised."""
+        norm, own_mean, averages = self.norm, None, []
+        if not training:
+            mean, variance = running_statistics(norm, shift)
+        else:
+            samples = moments.means.shape[1]
+            if self.synchronised:
+                mean, variance, samples = self._statistics_of_all(moments.means)
+                own_mean = moments.means[0].mean(0)
+            else:
+                mean, variance = ops.batch_statistics(moments.means)
+                own_mean = mean
+            averages = running_averages(norm, mean + shift, variance, samples * positions)
+        scale, offset = ops.batch_norm_affine(mean, variance, *_parameters(norm, shift.dtype), norm.eps)
+        return Affine(scale, offset, own_mean, averages)
+
+    def _statistics_of_all(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and (biased) variance of z over all processes, both (C,), and the number of samples behind them, ()."""
+        totals = torch.cat([means.sum(1).flatten(), means.new_full((1,), means.shape[1])])
+        totals = ops.all_reduce_sum(totals, self.norm.process_group)
+        samples = totals[-1].clamp(min=1)
+        mean, square = (totals[:-1] / samples).view(2, -1)
+        return mean, torch.addcmul(square, mean, mean, value=-1), samples
+
+
+class GroupBase(BaseNorm):
+    """GN, and LN over C, H, W, which is GN with one group."""
+
+    @property
+    def groups(self) -> int:
+        """How many groups the norm cuts the channels into."""
+        return self.norm.num_groups
+
+    def affine(self, moments: ops.Moments | None, shift: Tensor, positions: int, training: bool) -> Affine:
+        """Group norm, the same in training and inference."""
+        parameters = _parameters(self.norm, shift.dtype)
+        affine = ops.group_norm_affine(moments.means, shift, self.groups, *parameters, self.norm.eps)
+        return Affine(*affine, None, [])
+
+
+class InstanceBase(GroupBase):
+    """IN, which is GN with a group for each channel; one position has the variance 0, and x̃ = β there."""
+
+    @property
+    def groups(self) -> int:
+        """The number of channels."""
+        return self.norm.num_features
+
+
+class SwitchableBase(RunningBase):
+    """SN."""
+
+    def affine(self, moments: ops.Moments | None, shift: Tensor, positions: int, training: bool) -> Affine:
+        """Switchable norm, its BN's part in inference from the buffers."""
+        scale, offset, averages = self.norm.coefficients(moments, positions, training)
+        return Affine(scale, offset, None, averages)
+
+
+STRATEGIES = {
+    nn.BatchNorm2d: BatchBase,
+    nn.SyncBatchNorm: BatchBase,
+    nn.GroupNorm: GroupBase,
+    nn.InstanceNorm2d: InstanceBase,
+    SwitchableNorm: SwitchableBase,
+}
+
+
+def build(norm: dict, num_features: int) -> tuple[nn.Module, type[BaseNorm]]:
+    """The base norm of a config, and the strategy by which CE computes it.
 
     Args:
-        norm: BN, or SyncBN whose batch is that of all processes.
-        moments: of z.
-        positions: H·W.
+        norm: config for mmcv's ``build_norm_layer``; the type LN means layer norm over C, H, W here, GroupNorm(1, C).
+        num_features: C.
 
-    Returns:
-        mean (C,), variance (C,), count, where processes take part a tensor ().
+    Raises:
+        TypeError: CE cannot stand on this norm.
+        ValueError: GN's groups do not divide the channels.
     """
-    samples = moments.means.shape[1]
-    if not synchronised(norm):
-        return *ops.batch_statistics(moments.means), samples * positions
-    totals = torch.cat([moments.means.sum(1).flatten(), moments.means.new_full((1,), samples)])
-    totals = ops.all_reduce_sum(totals, norm.process_group)
-    samples = totals[-1].clamp(min=1)
-    mean, square = (totals[:-1] / samples).view(2, -1)
-    return mean, torch.addcmul(square, mean, mean, value=-1), samples * positions
+    config = norm | dict(type="GN", num_groups=1) if norm.get("type") == "LN" else norm
+    if config.get("type") in ("GN", nn.GroupNorm):
+        groups = config.get("num_groups")
+        if not isinstance(groups, int) or groups < 1 or num_features % groups:
+            raise ValueError(
+                f"CENorm's norm {norm!r} must have a num_groups that divides the {num_features} channels, "
+                f"got num_groups={groups!r}"
+            )
+    module = build_norm_layer(config, num_features)[1]
+    strategy = next((strategy for kind, strategy in STRATEGIES.items() if isinstance(module, kind)), None)
+    # Of PyTorch's norms, BN without running statistics and IN with them are another norm in inference or in training.
+    tracks = getattr(module, "track_running_stats", None)
+    if strategy is None or tracks is (strategy is InstanceBase):
+        raise TypeError(
+            "CE's base norm must be BN or SyncBN with running statistics, GN, LN (over C, H, W), IN without running "
+            f"statistics, or SN, got {norm!r}; set for example norm=dict(type='BN')"
+        )
+    return module, strategy
 
 
-def running_statistics(norm: nn.Module, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of z by the norm's buffers, both (C,), in the type of shift."""
-    return norm.running_mean.to(shift.dtype) - shift, norm.running_var.to(shift.dtype)
-
-
-def base_affine(norm: nn.Module, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """The norm's a and b in x̃ = a z + b, both (1, C), for a mean and variance (C,) of z."""
-    weight, bias = (None if p is None else p.to(mean.dtype) for p in (norm.weight, norm.bias))
-    return ops.batch_norm_affine(mean, variance, weight, bias, norm.eps)
-
-
-def base_averages(
-    norm: nn.Module, mean: Tensor, variance: Tensor, count: int | Tensor
-) -> list[tuple[Tensor, Tensor, float | Tensor]]:
-    """What :func:`~ce_mm.layers.moving_average.update_averages` needs to move the norm's buffers as PyTorch would.
-
-    Args:
-        norm: the base norm.
-        mean, variance: (C,), of x itself (not of z) over the batch, biased.
-        count: the number of values behind them.
-    """
-    momentum = norm.momentum
-    if momentum is None:  # the cumulative average
-        momentum = (norm.num_batches_tracked + 1).to(mean.dtype).reciprocal()
-    others = (count - 1).clamp(min=1) if isinstance(count, Tensor) else max(count - 1, 1)
-    return [(norm.running_mean, mean, momentum), (norm.running_var, variance * (count / others), momentum)]
+def _parameters(norm: nn.Module, dtype: torch.dtype) -> list[Tensor | None]:
+    """γ and β, each None where the norm has none."""
+    return [None if p is None else p.to(dtype) for p in (norm.weight, norm.bias)]

@@ -32,14 +32,16 @@ class BatchDecorrelation(nn.Module):
         groups = num_features // self.group_size
         self.register_buffer("running_whitening", torch.eye(self.group_size).repeat(groups, 1, 1))
 
-    def forward(self, x: Tensor, moments: ops.Moments, mean: Tensor, scale: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, moments: ops.Moments, mean: Tensor | None, scale: Tensor, offset: Tensor
+    ) -> Tensor:
         """Σ^(-1/2) of this batch.
 
         Args:
             x: (N, C, H, W), read again only for a max pool.
-            moments: of z.
-            mean: (C,), of z over this batch.
-            scale: (1, C), the base norm's a.
+            moments: of z; where mean is None, with the products of each sample.
+            mean: (C,), of z over this batch; None for a base norm that differs between samples.
+            scale, offset: the base norm's a and b, (1, C) or, where mean is None, (N, C).
 
         Returns:
             (C/g, g, g).
@@ -47,13 +49,19 @@ class BatchDecorrelation(nn.Module):
         eps = self.eps
         height, width = x.shape[2:]
         if self.pools(x):
-            # The pool of a z + b is |a| times the pool of sign(a) z, plus b.
+            # The pool of a z + b is |a| times the pool of sign(a) z, plus b. The sign is that of γ, in every sample.
             sign = scale.detach().sign()
             pooled = F.max_pool2d(x * sign.to(x.dtype)[..., None, None], 2)
-            moments = ops.moments(pooled, self.group_size, shift=moments.shift * sign[0])
-            mean, scale = moments.means[0].mean(0), scale.abs()
+            moments = ops.moments(
+                pooled, self.group_size, shift=moments.shift * sign[0], per_sample=mean is None
+            )
+            mean, scale = None if mean is None else moments.means[0].mean(0), scale.abs()
             eps = eps * (height * width) / (pooled.shape[2] * pooled.shape[3])
-        return ops.newton_schulz(ops.covariance(mean, moments.second, scale, eps), self.iterations)
+        if mean is None:
+            sigma = ops.sample_covariance(moments.means[0], moments.second, scale, offset, eps)
+        else:
+            sigma = ops.covariance(mean, moments.second, scale, eps)
+        return ops.newton_schulz(sigma, self.iterations)
 
     def pools(self, x: Tensor) -> bool:
         """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""

@@ -5,11 +5,9 @@
 The normalised map is never formed. The layer follows its base norm: what sets ``norm`` to eval() (frozen stages,
 ``norm_eval``) makes CE use its moving averages too.
 """
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ce_mm import ops
@@ -17,6 +15,7 @@ from ce_mm.layers import base_norm
 from ce_mm.layers.batch_decorrelation import BatchDecorrelation
 from ce_mm.layers.instance_reweighting import InstanceReweighting
 from ce_mm.layers.moving_average import update_averages
+from ce_mm.layers.precision import full_precision
 
 BRANCHES = ("bd", "ir")
 
@@ -26,8 +25,18 @@ class CENorm(nn.Module):
 
     Args:
         num_features: C.
-        norm: config of the base norm, for mmcv's ``build_norm_layer``: BN or SyncBN. With SyncBN the norm's own
-            statistics are those of all processes, the covariance stays that of each process, as in the paper.
+        norm: config of the base norm, for mmcv's ``build_norm_layer``: BN (the default), SyncBN, GN, LN, IN or SN.
+
+            * SyncBN: the norm's own statistics are those of all processes, the covariance stays that of each process,
+              as in the paper.
+            * GN needs a ``num_groups`` that divides C. LN is layer norm over C, H, W, GroupNorm(1, C), as in the
+              paper, and takes GN's other arguments (mmcv's own LN does not take maps).
+            * IN has γ and β with ``affine=True`` alone, as PyTorch's; on a map of one position it gives β.
+            * SN is :class:`~ce_mm.layers.SwitchableNorm`.
+
+            GN, LN, IN and SN have a scale for each sample, so that CE needs a matrix for each sample and group: more
+            memory than with BN where maps are small. They are no batch norms: ``norm_eval`` of OpenMMLab's backbones,
+            which looks for those, freezes neither them nor CE, as the backbones of this package do.
         group_size: g, channels that are decorrelated together; halved until it divides C.
         iterations: T, Newton-Schulz steps.
         reduction: r, IR's hidden layer has C // r channels.
@@ -38,7 +47,7 @@ class CENorm(nn.Module):
         correction: 1 takes σ̃² with Bessel's correction, as the authors' code does.
 
     Raises:
-        ValueError: an argument is out of range; the message names it.
+        ValueError: an argument is out of range, or GN's groups do not divide C; the message names it.
         TypeError: the base norm is of a kind that CE cannot stand on.
 
     State: ``norm.*``; ``mix`` (1,), the logit of λ, with both branches; ``ir.*`` and ``bd.*``. A checkpoint of the base
@@ -65,13 +74,7 @@ class CENorm(nn.Module):
         self.num_features = num_features
         self.branches = tuple(branch for branch in BRANCHES if branch in branches)
         self.momentum = momentum
-        norm = dict(type="BN") if norm is None else norm
-        self.norm = build_norm_layer(norm, num_features)[1]
-        if not isinstance(self.norm, base_norm.SUPPORTED) or not self.norm.track_running_stats:
-            raise TypeError(
-                f"CE's base norm must be BN or SyncBN with running statistics, got {norm!r}; "
-                "set norm=dict(type='BN') or dict(type='SyncBN')"
-            )
+        self.norm, self._strategy = base_norm.build(dict(type="BN") if norm is None else norm, num_features)
         self.bd = BatchDecorrelation(num_features, group_size, iterations, max_pool, eps) if "bd" in branches else None
         self.ir = InstanceReweighting(num_features, reduction, correction) if "ir" in branches else None
         self.register_parameter("mix", nn.Parameter(torch.zeros(1)) if self.branches == BRANCHES else None)
@@ -87,6 +90,11 @@ class CENorm(nn.Module):
     def bias(self) -> Tensor | None:
         """β of the base norm."""
         return self.norm.bias
+
+    @property
+    def base(self) -> base_norm.BaseNorm:
+        """The base norm as CE computes with it."""
+        return self._strategy(self.norm)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
         """CE of x, then, if asked, the residual add and the ReLU that follow it in a network.
@@ -105,7 +113,7 @@ class CENorm(nn.Module):
                 f"CENorm({self.num_features}) takes a map of shape (N, {self.num_features}, H, W), got {tuple(x.shape)}"
             )
         if self.branches:
-            with _full_precision(x.device.type):
+            with full_precision(x.device.type):
                 return self._equalize(x, residual, relu)
         y = self.norm(x)
         if residual is not None:
@@ -113,34 +121,27 @@ class CENorm(nn.Module):
         return y.relu_() if relu else y
 
     def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-        norm, bd, ir = self.norm, self.bd, self.ir
+        base, bd, ir = self.base, self.bd, self.ir
         # A process with an empty batch still takes part in the sums of a synchronised norm.
-        training = norm.training and (x.numel() > 0 or base_norm.synchronised(norm))
+        training = self.norm.training and (x.numel() > 0 or base.synchronised)
         local = training and x.numel() > 0
         positions = x.shape[2] * x.shape[3]
 
-        moments, shift = None, base_norm.running_shift(norm, x)
-        if training or ir is not None:
+        moments, shift = None, base.guess(x)
+        if training or ir is not None or base.per_sample:
             products = bd is not None and local and not bd.pools(x)
             group_size = 1 if bd is None else bd.group_size
-            common = base_norm.common_shift(norm, x)
-            moments = ops.moments(x, group_size, shift=common, guess=shift, products=products)
+            moments = ops.moments(
+                x, group_size, shift=base.common_shift(x), guess=shift, products=products, per_sample=base.per_sample
+            )
             shift = moments.shift
 
-        averages = []
-        if training:
-            mean, variance, count = base_norm.batch_statistics(norm, moments, positions)
-            averages += base_norm.base_averages(norm, mean + shift, variance, count)
-        else:
-            mean, variance = base_norm.running_statistics(norm, shift)
-        scale, offset = base_norm.base_affine(norm, mean, variance)
+        scale, offset, mean, averages = base.affine(moments, shift, positions, training)
 
         whitening = reweighting = None
         if bd is not None:
             if local:
-                # The covariance is that of this process, also where the base norm's mean is not.
-                own_mean = moments.means[0].mean(0) if base_norm.synchronised(norm) else mean
-                whitening = bd(x, moments, own_mean, scale)
+                whitening = bd(x, moments, mean, scale, offset)
                 averages.append((bd.running_whitening, whitening, self.momentum))
             else:
                 whitening = bd.running_whitening.to(shift.dtype)
@@ -151,7 +152,7 @@ class CENorm(nn.Module):
                 averages.append((ir.running_inv_std_scale, inv_std_scale, self.momentum))
         if averages:
             finite = update_averages(averages)
-            norm.num_batches_tracked += finite
+            base.count(finite)
             self.finite = finite if self.finite is None else self.finite & finite
 
         mix = None if self.mix is None else self.mix.to(shift.dtype)
@@ -161,7 +162,7 @@ class CENorm(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Take the weights of a plain norm that stood in this place: ``bn3.weight`` is ``bn3.norm.weight`` here."""
-        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+        for name in self.norm.state_dict():
             if prefix + name in state_dict:
                 state_dict.setdefault(f"{prefix}norm.{name}", state_dict.pop(prefix + name))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -169,13 +170,6 @@ class CENorm(nn.Module):
     def extra_repr(self) -> str:
         """What print(module) shows of the arguments."""
         return f"{self.num_features}, branches={self.branches}"
-
-
-def _full_precision(device_type: str) -> AbstractContextManager:
-    """Autocast off, where it is on: coefficients need float32, and group_affine casts what it writes."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
 
 
 def _check_arguments(

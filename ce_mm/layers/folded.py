@@ -7,10 +7,13 @@ In inference a layer's matrices do not depend on the batch. With z = x - running
 so the group matrix is the weight of a grouped 1×1 convolution, and a² goes into the gate's first layer. Only the gate
 still looks at x. z stays explicit: W x and its constant cancel where a channel's mean is large against its spread.
 
+A base norm that looks at each sample (GN, LN, IN, SN) does not fold: it is applied first, z = x̃, a = 1 and β = 0.
+
 Custom operators are fast in Python and unknown to exporters; the operators here (sub, mean, conv2d, linear, layer_norm
 and elementwise ones) are known to torch.export, torch.jit and ONNX, for any batch and map size.
 """
 import copy
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ce_mm.layers.base_norm import BatchBase, GroupBase
 from ce_mm.layers.ce_norm import CENorm
 from ce_mm.layers.instance_reweighting import InstanceReweighting
 from ce_mm.ops import compute_dtype
@@ -47,7 +51,7 @@ class FoldedCE(nn.Module):
 
     Buffers, in the type of ce's own, float32 at least (``half()`` leaves them so: folded constants can lie outside
     half's range):
-        mean: (C, 1, 1), the base norm's running mean.
+        base.*: of the :class:`FoldedMean`, :class:`FoldedGroupNorm` or :class:`FoldedSwitchableNorm` that gives z.
         matrix, bias: (C, g, 1, 1) and (C,), λ P Diag(a) and λ P β; None without 'bd'.
         scale, offset: (C, 1, 1), a and β, times (1-λ) s^(-1/2) with 'ir'; None with 'bd' alone.
         gate.*: see :class:`FoldedGate`; ``gate`` is None without 'ir'.
@@ -55,12 +59,9 @@ class FoldedCE(nn.Module):
 
     def __init__(self, ce: CENorm) -> None:
         super().__init__()
-        norm, bd, ir = ce.norm, ce.bd, ce.ir
-        mean = _exact(norm.running_mean)
-        a = torch.rsqrt(_exact(norm.running_var) + norm.eps)
-        if norm.weight is not None:
-            a = a * _exact(norm.weight)
-        beta = torch.zeros_like(a) if norm.bias is None else _exact(norm.bias)
+        bd, ir = ce.bd, ce.ir
+        like = next(itertools.chain(ce.buffers(), ce.parameters()), torch.empty(0))
+        self.base, a, beta = _fold_base(ce, like)
         of_bd = of_ir = 1
         if ce.mix is not None:
             of_bd, of_ir = torch.sigmoid(_exact(ce.mix)), torch.sigmoid(-_exact(ce.mix))
@@ -76,7 +77,7 @@ class FoldedCE(nn.Module):
             of_ir = of_ir * _exact(ir.running_inv_std_scale)
         if ir is not None or bd is None:
             scale, offset = (of_ir * a).view(-1, 1, 1), (of_ir * beta).view(-1, 1, 1)
-        _keep(self, norm.running_mean, mean=mean.view(-1, 1, 1), matrix=matrix, bias=bias, scale=scale, offset=offset)
+        _keep(self, like, matrix=matrix, bias=bias, scale=scale, offset=offset)
         self.gate = None if ir is None else FoldedGate(ir, a)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
@@ -99,7 +100,7 @@ class FoldedCE(nn.Module):
         return self._equalize(x, residual, relu)
 
     def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
-        z = x.to(self.mean.dtype) - self.mean
+        z = self.base(x)
         scale, offset = self.scale, self.offset
         if self.gate is not None:
             gate = self.gate(z)
@@ -155,6 +156,121 @@ class FoldedGate(nn.Module):
         hidden = F.linear(variance, self.fc1)
         hidden = F.layer_norm(hidden, self.ln_weight.shape, self.ln_weight, self.ln_bias, self.eps)
         return F.linear(hidden.relu(), self.fc2).sigmoid()[..., None, None]
+
+
+class FoldedMean(nn.Module):
+    """z = x - running mean, what is left of a batch norm: its a and β are folded into what follows.
+
+    Buffers:
+        mean: (C, 1, 1), the running mean.
+    """
+
+    def __init__(self, mean: Tensor, like: Tensor) -> None:
+        super().__init__()
+        _keep(self, like, mean=mean.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), in the type of the buffer."""
+        return x.to(self.mean.dtype) - self.mean
+
+
+class FoldedSampleNorm(nn.Module):
+    """z = x̃ of a base norm with a scale and an offset for each sample.
+
+    Args:
+        norm: the base norm.
+        num_features: C.
+        like: a tensor with the device and type of the layer.
+
+    Buffers:
+        weight, bias: (C, 1, 1), γ and β.
+    """
+
+    def __init__(self, norm: nn.Module, num_features: int, like: Tensor) -> None:
+        super().__init__()
+        self.eps = norm.eps
+        weight, bias = _parameters(norm, num_features)
+        _keep(self, like, weight=weight.view(-1, 1, 1), bias=bias.view(-1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W), in the type of the buffers."""
+        x = x.to(self.weight.dtype)
+        mean = x.mean((2, 3), keepdim=True)
+        z = x - mean
+        away, variance = self.mixed(mean, z.square().mean((2, 3), keepdim=True))
+        scale = torch.rsqrt(variance + self.eps) * self.weight
+        return torch.addcmul(torch.addcmul(self.bias, scale, away), scale, z)
+
+    def mixed(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """The channel's mean less the norm's, and the norm's variance.
+
+        Args:
+            mean, variance: (N, C, 1, 1), of each sample and channel.
+
+        Returns:
+            Both (N, C, 1, 1).
+        """
+        raise NotImplementedError
+
+
+class FoldedGroupNorm(FoldedSampleNorm):
+    """x̃ of GN, with one group of LN, with C groups of IN."""
+
+    def __init__(self, norm: nn.Module, num_features: int, like: Tensor, groups: int) -> None:
+        super().__init__(norm, num_features, like)
+        self.sizes = [groups, num_features // groups]
+
+    def mixed(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """As GN's."""
+        mean = mean.unflatten(1, self.sizes)
+        away = mean - mean.mean(2, keepdim=True)
+        variance = (variance.unflatten(1, self.sizes) + away.square()).mean(2, keepdim=True)
+        return away.flatten(1, 2), variance.expand_as(away).flatten(1, 2)
+
+
+class FoldedSwitchableNorm(FoldedSampleNorm):
+    """x̃ of SN.
+
+    Further buffers:
+        of_mean, of_variance: (3,), w and w'.
+        running_mean, running_var: (C, 1, 1).
+    """
+
+    def __init__(self, norm: nn.Module, num_features: int, like: Tensor) -> None:
+        super().__init__(norm, num_features, like)
+        running_mean, running_var = (_exact(value).view(-1, 1, 1) for value in (norm.running_mean, norm.running_var))
+        of_mean, of_variance = (_exact(logits).softmax(0) for logits in (norm.mean_weight, norm.var_weight))
+        _keep(self, like, of_mean=of_mean, of_variance=of_variance)
+        _keep(self, like, running_mean=running_mean, running_var=running_var)
+
+    def mixed(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """As SN's."""
+        away = mean - mean.mean(1, keepdim=True)  # of the layer; of the instance it is 0
+        layer = (variance + away.square()).mean(1, keepdim=True)
+        away = self.of_mean[1] * away + self.of_mean[2] * (mean - self.running_mean)
+        of_instance, of_layer, of_batch = self.of_variance.unbind()
+        return away, of_instance * variance + of_layer * layer + of_batch * self.running_var
+
+
+def _fold_base(ce: CENorm, like: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
+    """What gives z of x, and the a and β in x̃ = a z + β that are left to fold, both (C,)."""
+    norm, strategy, c = ce.norm, ce.base, ce.num_features
+    if isinstance(strategy, BatchBase):
+        a, beta = _parameters(norm, c)
+        a = a * torch.rsqrt(_exact(norm.running_var) + norm.eps)
+        return FoldedMean(_exact(norm.running_mean), like), a, beta
+    if isinstance(strategy, GroupBase):
+        base = FoldedGroupNorm(norm, c, like, strategy.groups)
+    else:
+        base = FoldedSwitchableNorm(norm, c, like)
+    return base, torch.ones(c, dtype=torch.float64), torch.zeros(c, dtype=torch.float64)
+
+
+def _parameters(norm: nn.Module, num_features: int) -> tuple[Tensor, Tensor]:
+    """γ and β, (C,), 1 and 0 where the norm has none."""
+    weight = torch.ones(num_features) if norm.weight is None else norm.weight
+    bias = torch.zeros(num_features) if norm.bias is None else norm.bias
+    return _exact(weight), _exact(bias)
 
 
 def _exact(value: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class InstanceReweighting(nn.Module):
 
         Args:
             moments: of z.
-            scale: (1, C), the base norm's a.
+            scale: (1 or N, C), the base norm's a.
             positions: H·W.
             inv_std_scale: s^(-1/2), (1,), or None to take it from this batch.
 

@@ -16,6 +16,7 @@ from ce_mm.ops.channel_equilibrium import (
 from ce_mm.ops.group_affine import group_affine
 from ce_mm.ops.moments import Moments, compute_dtype, data_shift, moments, needed_shift
 from ce_mm.ops.newton_schulz import newton_schulz
+from ce_mm.ops.sample_norms import group_norm_affine, sample_covariance, switchable_norm_affine
 
 __all__ = [
     "Gate",
@@ -29,8 +30,11 @@ __all__ = [
     "equilibrium_affine",
     "fit_group_size",
     "group_affine",
+    "group_norm_affine",
     "moments",
     "needed_shift",
     "newton_schulz",
     "reweighting",
+    "sample_covariance",
+    "switchable_norm_affine",
 ]

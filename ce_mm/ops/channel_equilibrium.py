@@ -1,6 +1,7 @@
 """Second step of a layer: from moments to the coefficients of the group affine, on small tensors.
 
-Everything is written for a base norm that is affine in z = x - shift, ``x̃ = a ⊙ z + b``, with a and b of shape (1, C).
+Everything is written for a base norm that is affine in z = x - shift, ``x̃ = a ⊙ z + b``, with a and b of shape (1, C),
+or (N, C) for a base norm that differs between samples (:mod:`ce_mm.ops.sample_norms`, which has its covariance too).
 Neither x nor x̃ appears here; their statistics follow from the moments m_n and E_n of z.
 
 The backward of what has many operations is written by hand: the tensors are so small that autograd's nodes would cost
@@ -147,7 +148,7 @@ def reweighting(
 
     Args:
         means: (2, N, C), m_n and diag E_n.
-        scale: a, (1, C).
+        scale: a, (1 or N, C).
         gate: f.
         bessel: a factor of σ̃², 1 or H·W / (H·W - 1).
         inv_std_scale: s^(-1/2), (1,), of the moving average; None takes it from this batch, where s is the mean of σ̃²,
@@ -211,7 +212,7 @@ class _Reweighting(torch.autograd.Function):
             # Of s^(-1/2) with s the mean: -s^(-3/2) / 2 for each of the variances; nothing where s is clamped.
             cube = inv_std_scale**3 * (inv_std_scale < MIN_VARIANCE**-0.5)
             dvariance += (grad * gate).sum() * cube * (-0.5 / grad.numel())
-        dscale = (dvariance * of_z).sum(0, keepdim=True) * scale * (2 * ctx.bessel)
+        dscale = (dvariance * of_z).sum_to_size(scale.shape) * scale * (2 * ctx.bessel)
         dmeans = torch.empty_like(mean.expand(2, -1, -1))
         torch.mul(dvariance, factor, out=dmeans[1])
         torch.mul(dmeans[1], mean, out=dmeans[0]).mul_(-2)
@@ -221,28 +222,44 @@ class _Reweighting(torch.autograd.Function):
 def equilibrium_affine(
     scale: Tensor, offset: Tensor, whitening: Tensor | None, reweighting: Tensor | None, mix: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """The coefficients of the whole layer: A_n = λ Σ^(-1/2) + (1-λ) Diag(d_n), W_n = A_n Diag(a), t_n = A_n b.
+    """The coefficients of the whole layer: A_n = λ Σ^(-1/2) + (1-λ) Diag(d_n), W_n = A_n Diag(a_n), t_n = A_n b_n.
 
-    W_n is returned as one matrix for the batch and one diagonal for each sample, W_n = W + Diag(e_n): at small maps a
-    matrix for each sample would outweigh x.
+    W_n is returned as a matrix and a diagonal, W_n = W + Diag(e_n). Where a is the same for all samples, so is W: at
+    small maps a matrix for each sample would outweigh x.
 
     Args:
-        scale, offset: a and b of the base norm, (1, C).
+        scale, offset: a_n and b_n of the base norm, both (1, C) or both (N, C).
         whitening: Σ^(-1/2), (C/g, g, g), or None where the layer has no batch decorrelation.
         reweighting: d_n, (N, C), or None where the layer has no instance reweighting.
         mix: the logit of λ, (1,); used where both branches are there, one branch alone is taken as it is.
 
     Returns:
-        weight: W, (1, C/g, g, g), or None without whitening.
+        weight: W, (1 or N, C/g, g, g) as scale, or None without whitening.
         diagonal: e_n, (N, C), or None without reweighting.
         bias: t_n, (N or 1, C).
     """
     if whitening is None:
         return None, reweighting * scale, reweighting * offset
-    groups, g, _ = whitening.shape
     if reweighting is None:
-        return (whitening * scale.view(groups, 1, g))[None], None, (whitening @ offset.view(groups, g, 1)).view(1, -1)
+        return whitening * _rows(scale, whitening), None, _vectors(whitening @ _columns(offset, whitening))
     return _Equilibrium.apply(scale, offset, whitening, reweighting, mix)
+
+
+def _rows(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """(N, C) as the factors (N, C/g, 1, g) of the columns of matrices (C/g, g, g)."""
+    groups, g, _ = matrices.shape
+    return vectors.view(-1, groups, 1, g)
+
+
+def _columns(vectors: Tensor, matrices: Tensor) -> Tensor:
+    """(N, C) as (C/g, g, N), what matrices (C/g, g, g) are multiplied with."""
+    groups, g, _ = matrices.shape
+    return vectors.T.view(groups, g, vectors.shape[0])
+
+
+def _vectors(columns: Tensor) -> Tensor:
+    """(C/g, g, N) as (N, C)."""
+    return columns.flatten(0, 1).T
 
 
 class _Equilibrium(torch.autograd.Function):
@@ -250,24 +267,23 @@ class _Equilibrium(torch.autograd.Function):
     def forward(
         ctx: Any, scale: Tensor, offset: Tensor, whitening: Tensor, reweighting: Tensor, mix: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        groups, g, _ = whitening.shape
         ratio = torch.sigmoid(mix)
         shared, own = whitening * ratio, reweighting * (1 - ratio)
-        weight = shared * scale.view(groups, 1, g)
-        bias = torch.addcmul((shared @ offset.view(groups, g, 1)).view(1, -1), own, offset)
+        weight = shared * _rows(scale, shared)
+        bias = torch.addcmul(_vectors(shared @ _columns(offset, shared)), own, offset)
         ctx.save_for_backward(scale, offset, whitening, reweighting, ratio, shared, own)
-        return weight[None], own * scale, bias
+        return weight, own * scale, bias
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dweight: Tensor, ddiagonal: Tensor, dbias: Tensor) -> tuple[Tensor, ...]:
         scale, offset, whitening, reweighting, ratio, shared, own = ctx.saved_tensors
-        groups, g, _ = whitening.shape
-        dcolumn = dbias.sum(0).view(groups, g, 1)
-        dshared = torch.addcmul(dcolumn * offset.view(groups, 1, g), dweight[0], scale.view(groups, 1, g))
+        dcolumns = _columns(dbias.sum_to_size(offset.shape), shared)
+        dshared = (dweight * _rows(scale, shared)).sum_to_size(1, *shared.shape)[0]
+        dshared = torch.baddbmm(dshared, dcolumns, _columns(offset, shared).mT)
         down = torch.addcmul(ddiagonal * scale, dbias, offset)
-        dscale = (ddiagonal * own).sum(0, keepdim=True) + (dweight[0] * shared).sum(1).view(1, -1)
-        doffset = (dbias * own).sum(0, keepdim=True) + (shared.mT @ dcolumn).view(1, -1)
+        dscale = (ddiagonal * own).sum_to_size(scale.shape) + (dweight * shared).sum(2).flatten(1)
+        doffset = (dbias * own).sum_to_size(offset.shape) + _vectors(shared.mT @ dcolumns)
         dratio = torch.dot(dshared.view(-1), whitening.reshape(-1)) - torch.dot(down.view(-1), reweighting.view(-1))
         dmix = torch.ops.aten.sigmoid_backward(dratio.view(1), ratio)
         return dscale, doffset, dshared * ratio, down * (1 - ratio), dmix

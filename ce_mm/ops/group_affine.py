@@ -79,7 +79,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple:
         return (None,) * 10
     x, shift, weight, diagonal, rectified = ctx.saved_tensors
     group_size, products = (1, False) if weight is None else (weight.shape[-1], ctx.needs_input_grad[2])
-    per_sample = products and weight.shape[0] > 1
+    per_sample = products and weight.shape[0] != 1  # 0 of an empty batch
     gradient, (total, inner), product = output_sums(dy, x, shift, rectified, group_size, products, per_sample)
     gradient = dy if rectified is None else gradient
     dweight = product if products else None

@@ -379,12 +379,6 @@ def test_an_argument_out_of_range_is_named(kwargs, named):
         CENorm(**dict(num_features=32) | kwargs)
 
 
-@pytest.mark.parametrize("norm", [dict(type="GN", num_groups=4), dict(type="BN", track_running_stats=False)], ids=str)
-def test_a_base_norm_that_ce_cannot_stand_on_is_named(norm):
-    with pytest.raises(TypeError, match=norm["type"]):
-        CENorm(32, norm=norm)
-
-
 @pytest.mark.parametrize("shape", [(2, 32, 4), (2, 16, 4, 4), (32,), (2, 32, 4, 4, 4)], ids=str)
 def test_an_input_of_another_shape_is_named(shape):
     with pytest.raises(ValueError, match=r"takes a map of shape \(N, 32, H, W\), got \("):

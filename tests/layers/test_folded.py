@@ -10,6 +10,9 @@ from ce_mm.layers import CENorm
 from ce_mm.layers.folded import FoldedCE, fold
 
 DYNAMIC = torch.export.Dim.DYNAMIC
+SAMPLE_NORMS = [
+    dict(type="GN", num_groups=2), dict(type="LN"), dict(type="IN"), dict(type="IN", affine=True), dict(type="SN")
+]  # fmt: skip
 
 
 def moved(model, seed=0):
@@ -23,8 +26,9 @@ def moved(model, seed=0):
         with torch.no_grad():
             for p in ce.parameters():
                 p.add_(0.3 * normal(p))
-            ce.norm.running_mean.copy_(normal(ce.norm.running_mean))
-            ce.norm.running_var.mul_(normal(ce.norm.running_var).exp())
+            if getattr(ce.norm, "running_mean", None) is not None:
+                ce.norm.running_mean.copy_(normal(ce.norm.running_mean))
+                ce.norm.running_var.mul_(normal(ce.norm.running_var).exp())
             if ce.bd is not None:
                 ce.bd.running_whitening.add_(0.1 * normal(ce.bd.running_whitening))
             if ce.ir is not None:
@@ -69,6 +73,8 @@ def same_maps(ours, theirs):
         dict(branches=()),
         dict(norm=dict(type="SyncBN", eps=1e-3)),
         dict(norm=dict(type="BN", affine=False)),
+        *[dict(norm=norm) for norm in SAMPLE_NORMS],
+        *[dict(norm=norm, branches=branches) for norm in SAMPLE_NORMS[::4] for branches in [("bd",), ("ir",), ()]],
     ],
     ids=str,
 )
@@ -88,6 +94,13 @@ def test_a_mean_of_a_thousand_spreads_costs_no_precision():
     assert relative_error(fold(ce)(x), copy.deepcopy(ce).double()(x.double())) < 1e-5
 
 
+@pytest.mark.parametrize("norm", SAMPLE_NORMS, ids=str)
+def test_a_mean_of_a_thousand_spreads_costs_a_norm_of_samples_no_more_than_pytorch_s_own(norm):
+    ce, x = moved(CENorm(32, norm=norm)), 1000 + batch(channels=32)
+    rounding = 1000 * torch.finfo(torch.float32).eps  # of a mean
+    assert relative_error(fold(ce)(x), copy.deepcopy(ce).double()(x.double())) < rounding
+
+
 def test_a_sample_a_thousand_spreads_off_the_running_mean_keeps_its_gate():
     ce = moved(CENorm(32, branches=("ir",)))
     x = 1000 + batch(channels=32)
@@ -95,7 +108,11 @@ def test_a_sample_a_thousand_spreads_off_the_running_mean_keeps_its_gate():
 
 
 @pytest.mark.parametrize("shape", [(0, 16, 4, 4), (1, 16, 8, 8), (1, 16, 1, 1), (4, 16, 1, 1), (2, 16, 1, 2)], ids=str)
-@pytest.mark.parametrize("kwargs", [dict(), dict(correction=1), dict(branches=("ir",)), dict(branches=())], ids=str)
+@pytest.mark.parametrize(
+    "kwargs",
+    [dict(), dict(correction=1), *(dict(branches=b) for b in [("ir",), ()]), *(dict(norm=n) for n in SAMPLE_NORMS)],
+    ids=str,
+)
 def test_small_and_empty_batches_are_those_of_the_layer(shape, kwargs):
     ce, x = moved(CENorm(16, **kwargs)), batch(*shape)
     y = fold(ce)(x)
@@ -103,10 +120,14 @@ def test_small_and_empty_batches_are_those_of_the_layer(shape, kwargs):
     torch.testing.assert_close(y, ce.double()(x.double()).float(), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("branches", [("bd", "ir"), ("bd",), ("ir",), ()], ids=str)
+@pytest.mark.parametrize(
+    "kwargs",
+    [*(dict(branches=b) for b in [("bd", "ir"), ("bd",), ("ir",), ()]), *(dict(norm=norm) for norm in SAMPLE_NORMS)],
+    ids=str,
+)
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_both_layouts_give_the_same_and_keep_their_layout(memory_format, branches):
-    folded, x = fold(moved(CENorm(16, branches=branches))), batch()
+def test_both_layouts_give_the_same_and_keep_their_layout(memory_format, kwargs):
+    folded, x = fold(moved(CENorm(16, **kwargs))), batch()
     y = folded(x.contiguous(memory_format=memory_format))
     assert y.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(y, folded(x))
@@ -235,9 +256,23 @@ def test_a_traced_backbone_takes_other_sizes(backbone, size):
         assert same_maps(traced(x), backbone(x))
 
 
-@pytest.mark.parametrize("branches", [("bd", "ir"), ("bd",), ("ir",), ()], ids=str)
-def test_a_folded_layer_can_be_scripted(branches):
-    ce = moved(CENorm(16, branches=branches, correction=1))
+@pytest.mark.parametrize("norm", [*SAMPLE_NORMS[::4], dict(type="BN")], ids=str)
+def test_export_sees_standard_operators_only_of_every_base_norm(norm):
+    ce, sizes = moved(CENorm(16, norm=norm)), {0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC}
+    program = torch.export.export(fold(ce), (batch(),), dynamic_shapes=(sizes,))
+    targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert {target.namespace for target in targets if isinstance(target, torch._ops.OperatorBase)} == {"aten"}
+    x = batch(2, 16, 7, 3)
+    torch.testing.assert_close(program.module()(x), ce(x))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [*(dict(branches=b) for b in [("bd", "ir"), ("bd",), ("ir",), ()]), *(dict(norm=norm) for norm in SAMPLE_NORMS)],
+    ids=str,
+)
+def test_a_folded_layer_can_be_scripted(kwargs):
+    ce = moved(CENorm(16, correction=1, **kwargs))
     scripted, x, residual = torch.jit.script(fold(ce)), batch(), batch(seed=2)
     torch.testing.assert_close(scripted(x), ce(x))
     torch.testing.assert_close(scripted(x, residual, relu=True), ce(x, residual, relu=True))

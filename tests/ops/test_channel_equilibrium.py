@@ -61,8 +61,9 @@ def test_the_covariance_passes_gradcheck():
 
 
 @pytest.mark.parametrize("correction", [0, 1])
-def test_the_reweighting_is_the_gate_of_the_instance_variances_over_their_mean_spread(correction):
-    x, a, (fc1, ln_weight, ln_bias, fc2, eps) = draw(3, 8, 4, 6), draw(1, 8), gate()
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_reweighting_is_the_gate_of_the_instance_variances_over_their_mean_spread(correction, samples):
+    x, a, (fc1, ln_weight, ln_bias, fc2, eps) = draw(3, 8, 4, 6), draw(samples, 8), gate()
     moments = ops.moments(x, 1, shift=draw(8, seed=1), products=False)
     variance = (a[..., None, None] * x).var((2, 3), correction=correction)
     hidden = F.layer_norm(variance @ fc1.T, (3,), ln_weight, ln_bias, eps)
@@ -77,8 +78,9 @@ def test_the_reweighting_is_the_gate_of_the_instance_variances_over_their_mean_s
 
 @pytest.mark.parametrize("running", [None, torch.tensor([0.7], dtype=torch.float64)], ids=["batch", "running"])
 @pytest.mark.parametrize("spread", [1.0, 1e-4], ids=["usual", "clamped"])
-def test_the_reweighting_passes_gradcheck(running, spread):
-    mean, scale = draw(3, 8), draw(1, 8, seed=1) * spread
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_reweighting_passes_gradcheck(running, spread, samples):
+    mean, scale = draw(3, 8), draw(samples, 8, seed=1) * spread
     means = torch.stack([mean, mean.square() + draw(3, 8, seed=2).abs()])
     inputs = [value.requires_grad_() for value in (means, scale)]
     weights = [value.requires_grad_() for value in gate()[:4]]
@@ -89,8 +91,10 @@ def test_the_reweighting_passes_gradcheck(running, spread):
     assert torch.autograd.gradcheck(function, [*inputs, *weights])
 
 
-def test_the_coefficients_are_those_of_the_two_branches_applied_to_the_base_norm():
-    a, b, d, p, mix = draw(1, 8), draw(1, 8, seed=1), draw(3, 8, seed=2), draw(2, 4, 4, seed=3), draw(1, seed=4)
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_coefficients_are_those_of_the_two_branches_applied_to_the_base_norm(samples):
+    a, b, d, p = draw(samples, 8), draw(samples, 8, seed=1), draw(3, 8, seed=2), draw(2, 4, 4, seed=3)
+    mix = draw(1, seed=4)
     z = draw(3, 8, 1, 2, seed=5)
     base = a[..., None, None] * z + b[..., None, None]
     ratio = mix.sigmoid()
@@ -102,7 +106,8 @@ def test_the_coefficients_are_those_of_the_two_branches_applied_to_the_base_norm
     torch.testing.assert_close(apply(None, d, None), reweighted)
 
 
-def test_the_coefficients_pass_gradcheck():
-    shapes = [(1, 8), (1, 8), (2, 4, 4), (3, 8), (1,)]
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_coefficients_pass_gradcheck(samples):
+    shapes = [(samples, 8), (samples, 8), (2, 4, 4), (3, 8), (1,)]
     inputs = [draw(*shape, seed=seed).requires_grad_() for seed, shape in enumerate(shapes)]
     assert torch.autograd.gradcheck(ops.equilibrium_affine, inputs)

@@ -1,0 +1,86 @@
+"""Switchable norm (SN): instance, layer and batch norm mixed by learnt weights (Luo et al., ICLR 2019).
+
+    x̃ = γ (x - Σ_k w_k μ_k) / sqrt(Σ_k w'_k σ²_k + ε) + β,   k in (IN, LN, BN),   w, w' = softmax of three weights each
+
+All means and variances follow from those of every sample and channel, so SN is one read of x and one affine map of it.
+"""
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from ce_mm import ops
+from ce_mm.layers.moving_average import update_averages
+from ce_mm.layers.precision import full_precision
+from ce_mm.layers.running_statistics import running_averages, running_shift, running_statistics
+
+
+class SwitchableNorm(_InstanceNorm):
+    """Switchable norm of a map, registered as ``SN``.
+
+    In training BN's part takes the statistics of the batch (of this process), in inference the running ones; IN's and
+    LN's parts look at each sample in both. All σ²_k are biased, as in the paper; the authors' code corrects IN's.
+
+    By class it is one of PyTorch's instance norms, which ``norm_decay_mult`` finds, and no batch norm:
+    ``convert_sync_batchnorm`` and ``fuse_conv_bn``, which would replace it by another norm, leave it alone. But
+    ``norm_eval`` of OpenMMLab's backbones does so too; ``frozen_stages`` and ``eval()`` freeze it.
+
+    Args:
+        num_features: C.
+        eps: ε.
+        momentum: of the running mean and variance, as BatchNorm2d's.
+
+    State: ``weight`` and ``bias``, (C,), γ and β; ``mean_weight`` and ``var_weight``, (3,), the logits of w and w' in
+    the order IN, LN, BN, from 1; ``running_mean``, ``running_var``, (C,), and ``num_batches_tracked``, as
+    BatchNorm2d's.
+    """
+
+    _abbr_ = "bn"  # mmcv names the layer by it, so that bn1, bn2, bn3 stay what they are with BN
+
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        super().__init__(num_features, eps, momentum, affine=True, track_running_stats=True)
+        self.mean_weight = nn.Parameter(torch.ones(3))
+        self.var_weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """SN of x.
+
+        Args:
+            x: (N, C, H, W), any floating type; sums are taken in float32 at least, also under autocast.
+
+        Returns:
+            (N, C, H, W), of x's type and memory format, a fresh tensor.
+        """
+        if x.dim() != 4 or x.shape[1] != self.num_features:
+            expected = f"(N, {self.num_features}, H, W)"
+            raise ValueError(
+                f"SwitchableNorm({self.num_features}) takes a map of shape {expected}, got {tuple(x.shape)}"
+            )
+        with full_precision(x.device.type):
+            moments = ops.moments(x, 1, guess=running_shift(self, x.dtype), products=False)
+            training = self.training and x.numel() > 0
+            scale, offset, averages = self.coefficients(moments, x.shape[2] * x.shape[3], training)
+            if training:
+                self.num_batches_tracked += update_averages(averages)
+            return ops.group_affine(x, moments.shift, None, scale, offset, link=moments.link)
+
+    def coefficients(
+        self, moments: ops.Moments, positions: int, training: bool
+    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor, float | Tensor]]]:
+        """SN as ``a_n z + b_n`` with z = x - shift.
+
+        Args:
+            moments: of z.
+            positions: H·W.
+            training: whether BN's part takes the statistics of the batch, which then has values.
+
+        Returns:
+            a_n and b_n, both (N, C), and what moves the buffers; see :func:`running_averages`.
+        """
+        averages, shift = [], moments.shift
+        if training:
+            mean, variance = ops.batch_statistics(moments.means)
+            averages = running_averages(self, mean + shift, variance, moments.means.shape[1] * positions)
+        else:
+            mean, variance = running_statistics(self, shift)
+        weights = (p.to(shift.dtype) for p in (self.mean_weight, self.var_weight, self.weight, self.bias))
+        return *ops.switchable_norm_affine(moments.means, shift, mean, variance, *weights, self.eps), averages

@@ -1,0 +1,134 @@
+"""Second step of a layer whose base norm differs between samples: a_n and b_n of group, instance and switchable norm.
+
+A base norm is affine in z = x - shift: ``x̃ = a_n ⊙ z + b_n``. For these norms a and b have the shape (N, C), and all of
+it follows from the means of z and z² of every sample and channel. Where a norm mixes channels, the shift k has to come
+back, for each channel has its own: μ_c = m_c + k_c. What is left of it are differences between channels.
+
+Plain functions of small tensors, differentiated by autograd.
+"""
+import torch
+from torch import Tensor
+
+
+def group_norm_affine(
+    means: Tensor, shift: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Group norm of z as ``a_n z + b_n``; with groups = C it is instance norm, with 1 layer norm over C, H, W.
+
+    ``a_n = γ (σ²_n + ε)^(-1/2)``, ``b_n = β - a_n (μ_n - k)``, with mean and variance of :func:`group_statistics`.
+
+    Args:
+        means: (2, N, C), m_n and diag E_n.
+        shift: k, (C,).
+        groups: a divisor of C.
+        weight, bias: γ and β, (C,), or None for 1 and 0.
+        eps: ε.
+
+    Returns:
+        a_n and b_n, both (N, C).
+    """
+    return _affine(*group_statistics(means, shift, groups), weight, bias, eps)
+
+
+def switchable_norm_affine(
+    means: Tensor,
+    shift: Tensor,
+    batch_mean: Tensor,
+    batch_variance: Tensor,
+    mean_weight: Tensor,
+    var_weight: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Switchable norm of z as ``a_n z + b_n`` (Luo et al., Differentiable Learning-to-Normalize, ICLR 2019, eq. 3).
+
+    ``a_n = γ (σ² + ε)^(-1/2)``, ``b_n = β - a_n μ``; ``μ = Σ_k w_k μ_k`` and ``σ² = Σ_k w'_k σ²_k`` over IN, LN and BN.
+
+    Args:
+        means: (2, N, C), m_n and diag E_n.
+        shift: (C,).
+        batch_mean, batch_variance: BN's, (C,), of z: over the batch, or the running ones.
+        mean_weight, var_weight: (3,), the logits of w and w', whose softmax is taken; in the order IN, LN, BN.
+        weight, bias: γ and β, (C,), or None for 1 and 0.
+        eps: ε.
+
+    Returns:
+        a_n and b_n, both (N, C).
+    """
+    of_mean, of_variance = mean_weight.softmax(0), var_weight.softmax(0)
+    instance, layer = instance_statistics(means), group_statistics(means, shift, 1)
+    mean, variance = (
+        w[0] * of_instance + w[1] * of_layer + w[2] * of_batch
+        for w, of_instance, of_layer, of_batch in zip(
+            (of_mean, of_variance), instance, layer, (batch_mean, batch_variance), strict=True
+        )
+    )
+    return _affine(mean, variance, weight, bias, eps)
+
+
+def sample_covariance(mean: Tensor, second: Tensor, scale: Tensor, offset: Tensor, eps: float = 0.0) -> Tensor:
+    """Σ, the covariance of x̃ = a_n z + b_n over all positions of the batch inside each group, plus ε I (paper eq. 20).
+
+    ``mean_n(a_n a_nᵀ ⊙ S_n + δ_n δ_nᵀ) + ε I``: what varies inside the samples, S_n = E_n - m_n m_nᵀ, and what varies
+    between them, δ_n = a_n m_n + b_n less its mean over n.
+
+    Args:
+        mean: m_n, (N, C), N at least 1.
+        second: E_n, (N, C/g, g, g).
+        scale, offset: a_n and b_n, (N, C).
+        eps: ε.
+
+    Returns:
+        (C/g, g, g).
+    """
+    samples, groups, g, _ = second.shape
+    m, a = mean.view(samples, groups, g, 1), scale.view(samples, groups, g, 1)
+    inside = ((second - m @ m.mT) * (a @ a.mT)).sum(0)
+    centre = torch.addcmul(offset, scale, mean)
+    away = (centre - centre.mean(0)).T.view(groups, g, samples)
+    identity = torch.eye(g, dtype=second.dtype, device=second.device)
+    return torch.baddbmm(inside, away, away.mT) / samples + eps * identity
+
+
+def instance_statistics(means: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of z inside each sample and channel, ``m_n`` and ``diag E_n - m_n²``, both (N, C).
+
+    The variance of a single position, or of a constant map, is 0.
+
+    Args:
+        means: (2, N, C), m_n and diag E_n.
+    """
+    mean, square = means
+    # The shift lies near the batch, not near every sample: rounding could leave less than nothing of a constant one.
+    return mean, (square - mean.square()).clamp(min=0)
+
+
+def group_statistics(means: Tensor, shift: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean of z + k less k, and variance of z + k, over the positions and channels of each sample and group.
+
+    ``μ = mean_c(m_c + k_c)`` and ``σ² = mean_c(σ²_c) + mean_c((m_c + k_c - μ)²)``: squares of large means never meet.
+
+    Args:
+        means: (2, N, C), m_n and diag E_n.
+        shift: k, (C,).
+        groups: a divisor of C.
+
+    Returns:
+        ``μ - k_c``, (N, C), and σ², (N, C), the same for all channels of a group.
+    """
+    mean, variance = instance_statistics(means)
+    n, c = mean.shape
+    m, k = mean.view(n, groups, c // groups), shift.view(groups, c // groups)
+    k = k - k[:, :1]  # of like numbers this is exact, and their mean would not be
+    away = m - m.mean(-1, keepdim=True) + (k - k.mean(-1, keepdim=True))
+    variance = (variance.view_as(m) + away.square()).mean(-1, keepdim=True)
+    return mean - away.reshape(n, c), variance.expand_as(m).reshape(n, c)
+
+
+def _affine(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    scale = (variance + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    return scale, -scale * mean if bias is None else torch.addcmul(bias, scale, mean, value=-1)

@@ -1,0 +1,113 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import switchable_norm
+
+from ce_mm import ops
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def applied(scale, offset, x, shift):
+    return scale[..., None, None] * (x - shift[:, None, None]) + offset[..., None, None]
+
+
+def some_means(*shape, seed=0):
+    """Means and squares of z that belong to a positive variance."""
+    mean = draw(*shape, seed=seed)
+    return torch.stack([mean, mean.square() + draw(*shape, seed=seed + 1).abs() + 0.1])
+
+
+@given(
+    n=st.integers(1, 3), groups=st.sampled_from([1, 2, 4, 8]), positions=st.integers(1, 4), seed=st.integers(0, 20)
+)
+def test_a_group_norm_is_pytorch_s_whatever_the_shift(n, groups, positions, seed):
+    x, shift, weight, bias = draw(n, 8, 3, positions, seed=seed), draw(8, seed=1), draw(8, seed=2), draw(8, seed=3)
+    moments = ops.moments(x, 1, shift=shift, products=False)
+    affine = ops.group_norm_affine(moments.means, shift, groups, weight, bias, 1e-3)
+    torch.testing.assert_close(applied(*affine, x, shift), F.group_norm(x, groups, weight, bias, 1e-3))
+
+
+def test_a_group_norm_without_parameters_only_normalises():
+    x, shift = draw(2, 8, 3, 3), draw(8, seed=1)
+    moments = ops.moments(x, 1, shift=shift, products=False)
+    affine = ops.group_norm_affine(moments.means, shift, 8, None, None, 1e-5)
+    torch.testing.assert_close(applied(*affine, x, shift), F.instance_norm(x))
+
+
+def test_a_single_position_and_a_constant_far_from_the_shift_have_the_variance_0():
+    x = 300 * torch.randn(2, 8, 3, 1, generator=torch.Generator().manual_seed(0))[:, :, :1].expand(-1, -1, 3, 3)
+    for part in (x, x[..., :1, :1]):
+        means = ops.moments(part, 1, shift=torch.zeros(8), products=False).means
+        scale, offset = ops.group_norm_affine(means, torch.zeros(8), 8, None, None, 1e-5)
+        assert (applied(scale, offset, part, torch.zeros(8)).abs() <= 0.1).all()
+        assert scale.isfinite().all()
+    torch.testing.assert_close(scale, torch.full_like(scale, 1e-5**-0.5))
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_a_switchable_norm_is_the_mix_of_three(running):
+    x, shift, weight, bias = draw(3, 8, 3, 4), draw(8, seed=1), draw(8, seed=2), draw(8, seed=3)
+    logits = draw(3, seed=4), draw(3, seed=5)
+    moments = ops.moments(x, 1, shift=shift, products=False)
+    if running:
+        averages = draw(8, seed=6), draw(8, seed=7).square()
+        statistics = averages[0] - shift, averages[1]
+    else:
+        averages, statistics = None, ops.batch_statistics(moments.means)
+    affine = ops.switchable_norm_affine(moments.means, shift, *statistics, *logits, weight, bias, 1e-3)
+    expected = switchable_norm(x, *logits, weight, bias, 1e-3, averages)
+    torch.testing.assert_close(applied(*affine, x, shift), expected)
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_large_means_of_the_channels_do_not_cancel_in_their_group_s_variance(common):
+    x = draw(2, 8, 9, 9) + 1e4 + (0 if common else 1e3 * draw(8, seed=1)[:, None, None])
+    single = ops.moments(x.float(), 1, products=False)
+    scale, offset = ops.group_norm_affine(single.means, single.shift, 2, None, None, 1e-5)
+    y = applied(scale, offset, x.float(), single.shift)
+    expected = F.group_norm(x.float().double(), 2)
+    assert (y - expected).abs().max() <= 2e-6 * expected.abs().max()
+
+
+@given(n=st.integers(1, 4), seed=st.integers(0, 50))
+def test_the_sample_covariance_is_that_of_the_materialised_map(n, seed):
+    x, shift = draw(n, 8, 4, 5, seed=seed), draw(8, seed=seed + 1)
+    scale, offset = draw(n, 8, seed=seed + 2), draw(n, 8, seed=seed + 3)
+    moments = ops.moments(x, 4, shift=shift, per_sample=True)
+    result = ops.sample_covariance(moments.means[0], moments.second, scale, offset, 0.5)
+    base = applied(scale, offset, x, shift)
+    for k in range(2):
+        rows = base[:, 4 * k : 4 * k + 4].transpose(0, 1).flatten(1)
+        torch.testing.assert_close(result[k], torch.cov(rows, correction=0) + 0.5 * torch.eye(4, dtype=x.dtype))
+
+
+def test_the_sample_covariance_passes_gradcheck():
+    inputs = [draw(3, 8), draw(3, 2, 4, 4, seed=1), draw(3, 8, seed=2), draw(3, 8, seed=3)]
+    inputs = [value.requires_grad_() for value in inputs]
+    assert torch.autograd.gradcheck(lambda *values: ops.sample_covariance(*values, 0.1), inputs)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_group_norm_passes_gradcheck(groups, affine):
+    parameters = [draw(8, seed=k).requires_grad_() if affine else None for k in (2, 3)]
+
+    def function(means, weight, bias):
+        return ops.group_norm_affine(means, draw(8, seed=4), groups, weight, bias, 1e-3)
+
+    assert torch.autograd.gradcheck(function, [some_means(3, 8).requires_grad_(), *parameters])
+
+
+def test_the_switchable_norm_passes_gradcheck():
+    inputs = [some_means(3, 8), draw(8, seed=2), draw(8, seed=3).square(), draw(3, seed=4), draw(3, seed=5)]
+    inputs = [value.requires_grad_() for value in [*inputs, draw(8, seed=6), draw(8, seed=7)]]
+
+    def function(means, *values):
+        return ops.switchable_norm_affine(means, draw(8, seed=8), *values, 1e-3)
+
+    assert torch.autograd.gradcheck(function, inputs)
