@@ -12,6 +12,9 @@ from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ce_mm.backbones.ce_conv_module import equalize
+from ce_mm.backbones.norm_eval import NormEval
+from ce_mm.backbones.rectifier import replace_rectifiers
 from ce_mm.layers import CENorm
 
 
@@ -67,7 +70,7 @@ def _forward(block: BasicBlock | Bottleneck, x: Tensor, convolutions: Callable[[
 
 
 @MODELS.register_module()
-class CEResNet(ResNet):
+class CEResNet(NormEval, ResNet):
     """ResNet with Channel Equilibrium (paper section 4.1).
 
     Args:
@@ -76,6 +79,8 @@ class CEResNet(ResNet):
         ce_stem_cfg: what differs at the stem, for example ``dict(group_size=64)`` for the authors' weights.
         ce_stages: which of the four stages have CE.
         zero_init_residual: False here: a zero γ leaves CE nothing to decorrelate at the start of training.
+        norm_cfg: of the whole network; BN by default.
+        act_cfg: the rectifier at every place, also in the stem; ReLU by default.
         kwargs: mmpretrain's ResNet's; ``frozen_stages``, ``norm_eval``, ``with_cp``, ``init_cfg`` and checkpoints of a
             plain ResNet work as there.
     """
@@ -93,6 +98,7 @@ class CEResNet(ResNet):
         ce_stages: Sequence[bool] = (True, True, True, False),
         zero_init_residual: bool = False,
         norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
         **kwargs: Any,
     ) -> None:
         if len(ce_stages) != 4:
@@ -102,6 +108,8 @@ class CEResNet(ResNet):
         self._ce_stem_cfg = self._ce_cfg | (ce_stem_cfg or {})
         self._ce_stages = iter(ce_stages)
         super().__init__(depth, norm_cfg=norm_cfg, zero_init_residual=zero_init_residual, **kwargs)
+        if act_cfg is not None:
+            replace_rectifiers(self, act_cfg)
 
     def make_res_layer(self, **kwargs: Any) -> nn.Module:
         """A stage, called by ResNet for one after the other."""
@@ -109,12 +117,19 @@ class CEResNet(ResNet):
 
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
         super()._make_stem_layer(in_channels, stem_channels)
-        holder, name = (self.stem[-1], self.stem[-1].norm_name) if self.deep_stem else (self, self.norm1_name)
-        holder.add_module(name, CENorm(stem_channels, **self._ce_stem_cfg))
+        if self.deep_stem:
+            equalize(self.stem[-1], self._ce_stem_cfg)
+        else:
+            self.add_module(self.norm1_name, CENorm(stem_channels, **self._ce_stem_cfg))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """As ResNet's, with the stem's ReLU inside its CE."""
-        x = self.stem(x) if self.deep_stem else self.norm1(self.conv1(x), relu=True)
+        if self.deep_stem:
+            x = self.stem(x)
+        elif isinstance(self.relu, nn.ReLU):
+            x = self.norm1(self.conv1(x), relu=True)
+        else:
+            x = self.relu(self.norm1(self.conv1(x)))
         x = self.maxpool(x)
         outs = []
         for index, name in enumerate(self.res_layers):

@@ -26,18 +26,13 @@ def resnet50(settings: Settings) -> dict[str, Case]:
 
 
 def mobilenet_v2(settings: Settings) -> dict[str, Case]:
-    """mmpretrain's MobileNetV2, and the same with CE after the norm of each depthwise convolution."""
+    """mmpretrain's MobileNetV2 and CE-MobileNetV2."""
     require("mmpretrain")
-    from mmcv.cnn import ConvModule
     from mmpretrain.models.backbones import MobileNetV2
 
-    from ce_mm.layers import CENorm
+    from ce_mm.backbones import CEMobileNetV2
 
-    plain, equalised = MobileNetV2(), MobileNetV2()
-    for module in list(equalised.modules()):
-        if isinstance(module, ConvModule) and module.groups > 1:
-            module.add_module(module.norm_name, CENorm(module.out_channels))
-    return {"BN": backbone_case(plain, settings), "CE": backbone_case(equalised, settings)}
+    return {"BN": backbone_case(MobileNetV2(), settings), "CE": backbone_case(CEMobileNetV2(), settings)}
 
 
 def mask_rcnn(settings: Settings) -> dict[str, Case]:

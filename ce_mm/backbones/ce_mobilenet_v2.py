@@ -1,0 +1,30 @@
+"""CE-MobileNetV2: a MobileNetV2 with CE after the norm of the 3×3 depthwise convolution of each inverted residual."""
+from typing import Any
+
+from mmengine.registry import MODELS
+from mmpretrain.models.backbones import MobileNetV2
+from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
+
+from ce_mm.backbones.ce_conv_module import equalize
+from ce_mm.backbones.norm_eval import NormEval
+
+
+@MODELS.register_module()
+class CEMobileNetV2(NormEval, MobileNetV2):
+    """MobileNetV2 with Channel Equilibrium.
+
+    Args:
+        widen_factor: width multiplier.
+        ce_cfg: CENorm's arguments; its base norm is ``norm_cfg`` unless given here.
+        norm_cfg: of the whole network; BN by default.
+        kwargs: mmpretrain's MobileNetV2's; checkpoints of a plain MobileNetV2 work as there. Its ReLU6 stays behind CE.
+    """
+
+    def __init__(
+        self, widen_factor: float = 1.0, ce_cfg: dict | None = None, norm_cfg: dict | None = None, **kwargs: Any
+    ) -> None:
+        norm_cfg = dict(type="BN") if norm_cfg is None else norm_cfg
+        super().__init__(widen_factor, norm_cfg=norm_cfg, **kwargs)
+        for block in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
+            depthwise = block.conv[-2]  # before it stands the expansion, which the first block has not; behind, one 1×1
+            equalize(depthwise, dict(norm=norm_cfg) | (ce_cfg or {}))

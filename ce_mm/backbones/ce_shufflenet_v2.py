@@ -1,0 +1,32 @@
+"""CE-ShuffleNetV2: a ShuffleNetV2 with CE after the norm of the last 1×1 convolution of branch2 in each unit.
+
+That is the place in front of the unit's last ReLU (paper figure 6), which CE takes into its own last pass over the map.
+"""
+from typing import Any
+
+from mmengine.registry import MODELS
+from mmpretrain.models.backbones import ShuffleNetV2
+from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual
+
+from ce_mm.backbones.ce_conv_module import equalize
+from ce_mm.backbones.norm_eval import NormEval
+
+
+@MODELS.register_module()
+class CEShuffleNetV2(NormEval, ShuffleNetV2):
+    """ShuffleNetV2 with Channel Equilibrium.
+
+    Args:
+        widen_factor: width multiplier, 0.5, 1.0, 1.5 or 2.0.
+        ce_cfg: CENorm's arguments; its base norm is ``norm_cfg`` unless given here.
+        norm_cfg: of the whole network; BN by default.
+        kwargs: mmpretrain's ShuffleNetV2's; checkpoints of a plain ShuffleNetV2 work as there.
+    """
+
+    def __init__(
+        self, widen_factor: float = 1.0, ce_cfg: dict | None = None, norm_cfg: dict | None = None, **kwargs: Any
+    ) -> None:
+        norm_cfg = dict(type="BN") if norm_cfg is None else norm_cfg
+        super().__init__(widen_factor, norm_cfg=norm_cfg, **kwargs)
+        for unit in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
+            equalize(unit.branch2[-1], dict(norm=norm_cfg) | (ce_cfg or {}))

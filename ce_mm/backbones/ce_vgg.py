@@ -1,0 +1,53 @@
+"""CE-VGG: a VGG with CE after the norm of every convolution, and a rectifier of choice.
+
+With ``num_classes=-1``, the default, it ends with the last feature map: with global average pooling behind it, that is
+the form for CIFAR-10.
+"""
+from typing import Any
+
+from mmcv.cnn import ConvModule
+from mmengine.registry import MODELS
+from mmpretrain.models.backbones import VGG
+
+from ce_mm.backbones.ce_conv_module import equalize
+from ce_mm.backbones.norm_eval import NormEval
+from ce_mm.backbones.rectifier import replace_rectifiers
+
+
+@MODELS.register_module()
+class CEVGG(NormEval, VGG):
+    """VGG with Channel Equilibrium.
+
+    Args:
+        depth: 11, 13, 16 or 19.
+        ce_cfg: CENorm's arguments; its base norm is ``norm_cfg`` unless given here.
+        norm_cfg: of the whole network; BN by default.
+        act_cfg: the rectifier at every place, also in the classifier; ReLU by default.
+        num_classes: above 0, VGG's own classifier of three layers is part of the network.
+        kwargs: mmpretrain's VGG's; checkpoints of a plain VGG with the same norm work as there.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        ce_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
+        num_classes: int = -1,
+        **kwargs: Any,
+    ) -> None:
+        norm_cfg = dict(type="BN") if norm_cfg is None else norm_cfg
+        kwargs.setdefault("init_cfg", _init_cfg(num_classes))
+        super().__init__(depth, num_classes, norm_cfg=norm_cfg, **kwargs)
+        if act_cfg is not None:
+            replace_rectifiers(self, act_cfg)
+        for module in self.features:
+            if isinstance(module, ConvModule):
+                equalize(module, dict(norm=norm_cfg) | (ce_cfg or {}))
+
+
+def _init_cfg(num_classes: int) -> list[dict]:
+    """As VGG's, but for the classifier by its name: by the name of their class, CE's linear layers would be hit too."""
+    convolutions = [dict(type="Kaiming", layer=["Conv2d"]), dict(type="Constant", val=1.0, layer=["_BatchNorm"])]
+    classifier = [dict(type="Normal", std=0.01, override=dict(name="classifier"))]
+    return convolutions + classifier if num_classes > 0 else convolutions

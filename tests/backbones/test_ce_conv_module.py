@@ -1,0 +1,43 @@
+import copy
+
+import pytest
+import torch
+from mmcv.cnn import ConvModule
+
+from ce_mm.backbones import equalize
+from ce_mm.layers import CENorm
+
+
+def equalized(**kwargs):
+    """A ConvModule with CE, and the same one as mmcv's own class runs it."""
+    torch.manual_seed(0)
+    module = ConvModule(4, 16, 3, padding=1, **dict(norm_cfg=dict(type="BN")) | kwargs).double()
+    equalize(module, dict(group_size=4))
+    plain = copy.deepcopy(module.double())
+    plain.__class__ = ConvModule
+    return module, plain, torch.randn(2, 4, 5, 6, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("act", ["ReLU", "ReLU6", "LeakyReLU", "ELU", None])
+def test_only_a_plain_relu_is_taken_into_ce_and_the_output_stays(act):
+    module, plain, x = equalized(act_cfg=None if act is None else dict(type=act))
+    called = []
+    if act is not None:
+        module.activate.register_forward_hook(lambda *_: called.append(act))
+    torch.testing.assert_close(module(x), plain(x))
+    assert called == ([] if act in ("ReLU", None) else [act])
+
+
+@pytest.mark.parametrize("parts", [dict(activate=False), dict(norm=False), dict(activate=False, norm=False)], ids=str)
+def test_parts_are_left_out_as_in_mmcv(parts):
+    module, plain, x = equalized()
+    torch.testing.assert_close(module(x, **parts), plain(x, **parts))
+
+
+def test_the_convolution_and_the_name_of_the_norm_stay():
+    plain = ConvModule(4, 16, 3, norm_cfg=dict(type="GN", num_groups=4))
+    module = copy.deepcopy(plain)
+    equalize(module, dict(norm=dict(type="BN")))
+    assert isinstance(module, ConvModule)
+    assert isinstance(module.gn, CENorm) and module.norm is module.gn
+    assert torch.equal(module.conv.weight, plain.conv.weight)
