@@ -21,6 +21,7 @@ setup(
         "torchvision>=0.26,<1",
         "numpy>=1.26,<3",
         "pycocotools>=2.0.7,<3",
+        "safetensors>=0.5,<1",
         "matplotlib>=3.8,<4",
         "pillow>=10",
         "tqdm>=4.66,<5",

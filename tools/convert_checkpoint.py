@@ -1,4 +1,4 @@
-"""Take the backbone out of an mmpretrain CE classifier, for a detector's ``init_cfg``.
+"""Convert a checkpoint of the CE authors, torchvision, mmpretrain or mmdet for a detector, a classifier or the authors.
 
 python tools/convert_checkpoint.py work_dirs/ce-resnet50/epoch_100.pth checkpoints/ce-resnet50_8xb32_in1k_backbone.pth
 """
@@ -6,23 +6,29 @@ import argparse
 import sys
 from pathlib import Path
 
-from ce_mm.checkpoints.convert import extract_backbone
+from ce_mm.checkpoints.convert import TARGETS, convert
+from ce_mm.checkpoints.layouts import LAYOUTS
 from ce_mm.checkpoints.reading import CheckpointError
 
 
 def main() -> int:
-    """Parse the arguments, convert, and say what was written."""
+    """Parse the arguments, convert, and say what was done; an error is one line and ends with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="checkpoint saved by mmpretrain's training")
-    parser.add_argument("destination", type=Path, help="file to write; must not exist")
+    parser.add_argument("source", type=Path, help="the checkpoint, a .pth or .safetensors file; it is only read")
+    parser.add_argument(
+        "destination", type=Path, help="file to write, .pth or .safetensors; must not exist; its config comes beside it"
+    )
+    parser.add_argument("--from", dest="layout", choices=LAYOUTS, default="auto", help="layout that SRC must have")
+    parser.add_argument("--to", dest="target", choices=TARGETS, default=TARGETS[0], help="default: %(default)s")
+    parser.add_argument("--publish", action="store_true", help="put eight digits of the hash into the names")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     args = parser.parse_args()
     try:
-        names = extract_backbone(args.source, args.destination)
-    except (CheckpointError, OSError) as error:
+        report = convert(args.source, args.destination, args.layout, args.target, args.publish, args.dry_run)
+    except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    ce = sum(".bd." in name or ".ir." in name or name.endswith(".mix") for name in names)
-    print(f"{args.destination}: {len(names)} tensors of the backbone, {ce} of them Channel Equilibrium's own")
+    print(report)
     return 0
 
 

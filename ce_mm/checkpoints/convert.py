@@ -1,51 +1,155 @@
-"""From a trained classifier to what a detector starts from: the backbone alone, under its own names."""
+"""Checkpoints from everywhere to everyone: read, named anew, tried in the network that they are for, and written.
+
+    source → the names of an mmpretrain classifier → the network → the names of the target → weights and config
+"""
+import os
 from pathlib import Path
 
-import torch
+from mmengine.config import Config
+from torch import Tensor
 
-from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
-from ce_mm.files import replacing
+from ce_mm.checkpoints import authors, publishing
+from ce_mm.checkpoints.fitting import Fitted, fit
+from ce_mm.checkpoints.layouts import LAYOUTS, Network, read_network
+from ce_mm.checkpoints.reading import CheckpointError
+from ce_mm.checkpoints.report import Report
 from ce_mm.version import __version__
 
-PREFIX = "backbone."
+TARGETS = ("backbone", "classifier", "authors")
 
 
-def extract_backbone(source: Path, destination: Path) -> list[str]:
-    """Write the backbone of an mmpretrain CE classifier as a file for ``init_cfg=dict(type='Pretrained', ...)``.
+def convert(
+    source: Path,
+    destination: Path,
+    layout: str = "auto",
+    target: str = "backbone",
+    publish: bool = False,
+    dry_run: bool = False,
+) -> Report:
+    """Convert a checkpoint.
 
     Args:
-        source: a checkpoint that mmpretrain's training saved; optimizer state, logs and the head are left behind.
-        destination: a new file; its folder is made. It appears whole or not at all.
-
-    Returns:
-        The names of the tensors written.
+        source: a .pth file, or any other that torch.save wrote, or a .safetensors file; it is only read.
+        destination: a new file, its suffix .pth or .safetensors; its folder is made. The config that fits is written
+            beside it, with the suffix .py. Both are there whole, or neither is.
+        layout: one of ``LAYOUTS``; any but auto is what the source must be.
+        target: ``backbone`` for the ``init_cfg`` of a detector, ``classifier`` for mmpretrain, ``authors`` for the code
+            of the CE authors, which has no config.
+        publish: put the first eight digits of the hash into the names.
+        dry_run: do everything but write.
 
     Raises:
-        CheckpointError: the source is no such checkpoint, or the destination exists.
+        CheckpointError: an argument is wrong; the source cannot be read, is of no layout or network known here, or
+            does not fit its network in names, shapes, types or values; the destination cannot be written. Nothing is
+            written then.
     """
     source, destination = Path(source), Path(destination)
-    if destination.exists():
-        raise CheckpointError(f"{destination} exists already; remove it, or name another destination")
-    checkpoint = read_checkpoint(source)
-    state = checkpoint.get("state_dict", checkpoint)
-    names = {name.removeprefix("module."): name for name in state}
-    backbone = {name.removeprefix(PREFIX): state[old] for name, old in names.items() if name.startswith(PREFIX)}
-    if not backbone:
-        raise CheckpointError(
-            f"{source} holds no backbone: none of its {len(state)} names starts with 'backbone.' (the first is "
-            f"{next(iter(state), None)!r}); give a checkpoint of a classifier that mmpretrain trained"
+    _check_arguments(source, destination, layout, target, publish)
+    try:
+        network = read_network(publishing.read(source), layout)
+        fitted = fit(network, classifier=target != "backbone")
+        weights, names = (
+            authors.to_authors(fitted.weights, network.config, network.originals, network.order)
+            if target == "authors"
+            else (fitted.weights, {name: name for name in fitted.weights})
         )
-    if not any(name.endswith((".mix", ".bd.running_whitening", ".ir.running_inv_std_scale")) for name in backbone):
-        raise CheckpointError(
-            f"{source} holds a backbone without Channel Equilibrium (no '.mix', '.bd.' or '.ir.' among its names); a "
-            "detector with a plain backbone can load it as it is"
-        )
-    write_checkpoint(dict(meta=dict(ce_mm_version=__version__, source=source.name), state_dict=backbone), destination)
-    return list(backbone)
+    except CheckpointError as error:
+        if str(error).startswith(f"{source}: "):
+            raise
+        raise CheckpointError(f"{source}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{source}: it cannot be read ({error.strerror or error})") from error
+
+    try:
+        meta = {} if target == "authors" else _meta(source, network, fitted, target)
+        content = publishing.serialise(weights, meta, destination.suffix)
+        digest = publishing.sha256(content)
+        if publish:
+            destination = publishing.published(destination, digest)
+        files = {destination: content}
+        if target != "authors":
+            files[destination.with_suffix(".py")] = _config_text(fitted.model, destination.name).encode()
+        for path in files:
+            _check_new(path)
+        if not dry_run:
+            publishing.write_all(files)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{destination}: it cannot be written ({reason}); nothing was left there") from error
+    return _report(network, fitted, weights, names, source, target, digest, tuple(files), dry_run)
 
 
-def write_checkpoint(checkpoint: dict, destination: Path) -> None:
-    """``torch.save`` through a temporary file beside ``destination``, so that no half-written file is left there."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(destination) as unfinished:
-        torch.save(checkpoint, unfinished)
+def _check_arguments(source: Path, destination: Path, layout: str, target: str, publish: bool) -> None:
+    for name, value, known in (("layout", layout, LAYOUTS), ("target", target, TARGETS)):
+        if value not in known:
+            raise CheckpointError(f"the {name} {value!r} is unknown; expected one of {', '.join(known)}")
+    if destination.suffix not in publishing.SUFFIXES:
+        raise CheckpointError(f"{destination}: expected a name that ends with {' or '.join(publishing.SUFFIXES)}")
+    if os.path.realpath(source) == os.path.realpath(destination):
+        raise CheckpointError(f"{destination} is the source itself, which is never changed; name another destination")
+    if not publish:
+        _check_new(destination)
+        if target != "authors":
+            _check_new(destination.with_suffix(".py"))
+    folder = next(parent for parent in destination.absolute().parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        raise CheckpointError(f"{destination}: {folder} is no folder; name another destination")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CheckpointError(f"{destination}: no permission to write into {folder}; name another destination")
+
+
+def _check_new(path: Path) -> None:
+    if os.path.lexists(path):
+        hint = "it is a folder, name a file in it" if path.is_dir() else "remove it, or name another destination"
+        raise CheckpointError(f"{path} exists already; {hint}")
+
+
+def _meta(source: Path, network: Network, fitted: Fitted, target: str) -> dict:
+    """What is written beside the weights, and is understood when the file is converted again."""
+    meta = dict(ce_mm_version=__version__, source=source.name, cfg=Config(dict(model=fitted.model)).pretty_text)
+    if network.originals:
+        meta["authors"] = dict(originals=network.originals, order=network.order)
+    if network.classes and target == "classifier":
+        meta["dataset_meta"] = dict(classes=network.classes)
+    return meta
+
+
+def _config_text(model: dict, weights: str) -> str:
+    """A config that builds the network of these weights, wherever ce_mm is installed."""
+    config = dict(custom_imports=dict(imports=["ce_mm"], allow_failed_imports=False))
+    if "type" in model:
+        config["default_scope"] = "mmpretrain"
+    return f"# The network of the weights in {weights}.\n{Config(config | dict(model=model)).pretty_text}"
+
+
+def _report(
+    network: Network,
+    fitted: Fitted,
+    weights: dict[str, Tensor],
+    names: dict[str, str],
+    source: Path,
+    target: str,
+    digest: str,
+    files: tuple[Path, ...],
+    dry_run: bool,
+) -> Report:
+    """``names``: name in the file written -> name in the model."""
+    written = {ours: name for name, ours in names.items()}
+    mapped = {old: written[ours] for old, ours in fitted.mapped.items()}
+    initialised = [written[ours] for ours in fitted.initialised]
+    not_ours = [name for name in weights if name not in names]  # the authors' unused running means
+    return Report(
+        source=source,
+        layout=network.layout,
+        target=target,
+        config=network.config,
+        mapped=mapped,
+        initialised=initialised + [name for name in not_ours if name not in network.originals],
+        kept=[name for name in network.left_out if name in network.originals],
+        left_out=[name for name in network.left_out if name not in network.originals]
+        + [name for name in network.source.values() if name not in mapped],
+        settings_known=network.settings_known,
+        sha256=digest,
+        files=files,
+        dry_run=dry_run,
+    )

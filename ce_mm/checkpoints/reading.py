@@ -3,7 +3,8 @@
 torch.load(weights_only=True) knows tensors and plain Python values. A checkpoint of mmengine (either distribution)
 holds besides: the training curves as ``HistoryBuffer`` over NumPy arrays, NumPy scalars, and the ``ConfigDict`` of a
 data set's meta information. Those few are allowed here, under the names of NumPy 1 and of NumPy 2, and no more. In
-particular no ``getattr``, by which a pickle reaches any function from any class.
+particular no ``getattr``, by which a pickle reaches any function from any class. What a file claims to hold is held
+against its size first (:mod:`ce_mm.checkpoints.claims`).
 """
 import errno
 import os
@@ -19,7 +20,9 @@ import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 
-_GET_ANEW = "expected a file written by torch.save; copy or download it again."
+from ce_mm.checkpoints.claims import ClaimError, check_claims
+
+_GET_ANEW = "expected a file written by torch.save (or safetensors, by its name); copy or download it again."
 # f8, i8, b1, ...: the number types by the names that pickles use for them.
 _NUMBER_NAMES = {np.dtype(code).str[1:] for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"}
 _NUMBERS = {name: np.dtype(name) for name in _NUMBER_NAMES}
@@ -33,20 +36,25 @@ def read_checkpoint(path: str | os.PathLike, map_location: object = "cpu") -> di
     """Read a checkpoint as data.
 
     Args:
-        path: a file written by ``torch.save`` (zip or older format) or by mmengine.
+        path: a file written by ``torch.save`` (zip or older format), by mmengine, or, named so, by safetensors.
         map_location: where tensors go, as for ``torch.load``; None puts them where they were saved from.
 
     Raises:
-        CheckpointError: the file is missing, a folder, empty, damaged, holds more than data, or is not a dict.
+        CheckpointError: the file is missing, a folder, not for reading, empty, damaged, claims more than it can hold,
+            holds more than data, or is not a dict.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(f"{path}: there is no such checkpoint; check the path.")
-    if path.is_dir():
-        raise CheckpointError(f"{path}: expected a checkpoint file, but this is a folder; name a file in it.")
-    if path.stat().st_size == 0:
-        raise CheckpointError(f"{path}: the checkpoint is empty (0 bytes); {_GET_ANEW}")
-    return load_safely(torch.load, path, map_location=map_location)
+    try:
+        if not path.exists():
+            raise CheckpointError(f"{path}: there is no such checkpoint; check the path.")
+        if path.is_dir():
+            raise CheckpointError(f"{path}: expected a checkpoint file, but this is a folder; name a file in it.")
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path}: the checkpoint is empty (0 bytes); {_GET_ANEW}")
+        return load_safely(torch.load, path, map_location=map_location)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CheckpointError(f"{path}: the checkpoint cannot be read ({reason}); check its rights and disk") from error
 
 
 def load_safely(load: Callable[..., object], source: object, **options: object) -> dict:
@@ -54,13 +62,19 @@ def load_safely(load: Callable[..., object], source: object, **options: object) 
 
     Args:
         load: ``torch.load``, or a function that ends there with the same ``weights_only``.
-        source: what to load: a path, a URL, or an open file. It names the checkpoint in errors.
+        source: what to load: a Path, a URL, or an open file. It names the checkpoint in errors.
 
     Raises:
-        CheckpointError: what was read is damaged, holds more than data, or is not a dict.
+        CheckpointError: what was read is damaged, claims more than it can hold, holds more than data, or is not a dict.
     """
     name = source if isinstance(source, str | os.PathLike) else "the checkpoint received"
     try:
+        if isinstance(source, Path):
+            if source.suffix != ".safetensors":  # which torch.load leaves to that library, and its format is only data
+                with source.open("rb") as file:
+                    check_claims(file)
+        elif not isinstance(source, str):
+            check_claims(source)
         with _allow_list():
             checkpoint = load(source, weights_only=True, **options)
     except Exception as error:  # damaged bytes raise anything: KeyError, EOFError, struct.error, ...
@@ -85,6 +99,8 @@ def _lies_elsewhere(error: Exception) -> bool:
 
 def _explain(error: Exception) -> str:
     text = str(error)
+    if isinstance(error, ClaimError):
+        return text
     refused = re.search(r"GLOBAL (\S+)", text)
     if refused and isinstance(error, UnpicklingError):
         return (

@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from safetensors.torch import save_file
 
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
 
@@ -148,10 +149,26 @@ def test_another_kind_of_file_is_said_to_be_no_checkpoint(tmp_path, content):
 
 
 def test_a_torchscript_archive_is_no_checkpoint(tmp_path):
-    with zipfile.ZipFile(tmp_path / "script.pth", "w") as archive:
-        for name in ("data.pkl", "constants.pkl", "version"):
-            archive.writestr(f"archive/{name}", b"")
-    assert "no checkpoint at all" in error_of(tmp_path / "script.pth")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "script.pth")
+    assert "TorchScript program" in error_of(tmp_path / "script.pth")
+
+
+def test_a_file_that_may_not_be_read_is_said_to_be_so(save, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    path = save({"w": torch.ones(2)})
+    monkeypatch.setattr(Path, "open", refuse)
+    assert "cannot be read (Permission denied)" in error_of(path)
+
+
+@pytest.mark.parametrize("kept", [0, 4, 30, -1])
+def test_a_safetensors_file_is_read_by_its_name_or_said_to_be_damaged(tmp_path, kept):
+    path = tmp_path / "weights.safetensors"
+    save_file({"w": torch.arange(3.0)}, path)
+    assert torch.equal(read_checkpoint(path)["w"], torch.arange(3.0))
+    path.write_bytes(path.read_bytes()[:kept])
+    error_of(path)
 
 
 @pytest.mark.parametrize("content", [[1, 2], torch.ones(2), "text", None])

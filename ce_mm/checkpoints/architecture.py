@@ -1,0 +1,176 @@
+"""Which network a set of weights belongs to, told from their names and shapes alone.
+
+The names are mmpretrain's, of a network with CE or without. What leaves no trace in weights (CE's ``correction`` and
+``iterations``, the ``style`` of a ResNet) cannot be told and stays at its default.
+"""
+import re
+from collections.abc import Callable, Mapping
+
+import torch
+from mmpretrain.models.backbones.resnet import Bottleneck
+from mmpretrain.models.utils import make_divisible
+from torch import Tensor
+
+from ce_mm import ops
+from ce_mm.backbones import CEVGG, CEMobileNetV2, CEResNet
+from ce_mm.checkpoints.reading import CheckpointError
+from ce_mm.layers.ce_norm import BRANCHES
+
+#: What CE itself holds, beside its base norm, at the end of a name.
+OWN = re.compile(r"\.(mix|bd\.[^.]+|ir\..+)$")
+_CE_STAGES = (True, True, True, False)
+_SHUFFLENET_WIDTHS = {48: 0.5, 116: 1.0, 176: 1.5, 244: 2.0}
+
+
+def has_ce(name: str) -> bool:
+    """Whether a name under our layout belongs to a CE layer."""
+    return ".norm." in name or OWN.search(name) is not None
+
+
+def describe(weights: Mapping[str, Tensor]) -> dict:
+    """The config of the CE backbone that fits.
+
+    Args:
+        weights: a backbone's, by mmpretrain's names, without prefix.
+
+    Returns:
+        ``type`` and those arguments that differ from their defaults. For weights without CE, CE is at its defaults.
+
+    Raises:
+        CheckpointError: it is none of the backbones that exist here with CE, or its shapes contradict each other.
+    """
+    families = {
+        "layer1.0.conv1.weight": _resnet,
+        "layer1.0.conv.0.conv.weight": _mobilenet_v2,
+        "layers.0.0.branch2.0.conv.weight": _shufflenet_v2,
+        "features.0.conv.weight": _vgg,
+    }
+    for name, family in families.items():
+        if name in weights:
+            return family(weights)
+    raise CheckpointError(
+        f"these are not the weights of a ResNet, MobileNetV2, ShuffleNetV2 or VGG (the first name is "
+        f"{next(iter(weights), None)!r}); only those exist here with CE"
+    )
+
+
+def _resnet(weights: Mapping[str, Tensor]) -> dict:
+    blocks = tuple(_length(weights, f"layer{stage}.") for stage in (1, 2, 3, 4))
+    bottleneck = "layer1.0.conv3.weight" in weights
+    depths = {
+        counts: depth
+        for depth, (block, counts) in CEResNet.arch_settings.items()
+        if issubclass(block, Bottleneck) == bottleneck
+    }
+    if blocks not in depths:
+        raise CheckpointError(
+            f"no ResNet has {', '.join(map(str, blocks))} {'bottleneck' if bottleneck else 'basic'} blocks in its "
+            f"stages; expected one of depth {', '.join(map(str, sorted(depths.values())))}"
+        )
+    deep_stem = "stem.0.conv.weight" in weights
+    first, last, stem = ("stem.0.conv", "stem.2.conv", "stem.2.bn") if deep_stem else ("conv1", "conv1", "bn1")
+    config = dict(type="CEResNet", depth=depths[blocks])
+    config |= _differing(in_channels=(_sizes(weights, f"{first}.weight", 4)[1], 3))
+    config |= _differing(stem_channels=(_sizes(weights, f"{last}.weight", 4)[0], 64))
+    config |= _differing(base_channels=(_sizes(weights, "layer1.0.conv1.weight", 4)[0], 64))
+    config |= _differing(deep_stem=(deep_stem, False))
+    # With avg_down the convolution of a shortcut stands behind a pool.
+    config |= _differing(avg_down=("layer2.0.downsample.2.weight" in weights, False))
+    if any(map(has_ce, weights)):
+        stages = tuple(any(n.startswith(f"layer{stage}.") and has_ce(n) for n in weights) for stage in (1, 2, 3, 4))
+        config |= _differing(ce_stages=(stages, _CE_STAGES))
+    return config | _ce_settings(weights, stem)
+
+
+def _mobilenet_v2(weights: Mapping[str, Tensor]) -> dict:
+    stem = _sizes(weights, "conv1.conv.weight", 4)[0]
+    last = {stage: 2 if stage > 1 else 1 for stage in range(1, 8)}  # the first stage does not expand
+    widths = [_sizes(weights, f"layer{stage}.0.conv.{conv}.conv.weight", 4)[0] for stage, conv in last.items()]
+    channels = [channels for _, channels, _, _ in CEMobileNetV2.arch_settings]
+    estimate = widths[-1] / channels[-1]
+    factors = sorted((step / 20 for step in range(1, 101)), key=lambda factor: abs(factor - estimate))
+    for factor in factors:
+        if [make_divisible(size * factor, 8) for size in (32, *channels)] == [stem, *widths]:
+            return dict(type="CEMobileNetV2") | _differing(widen_factor=(factor, 1.0)) | _ce_settings(weights)
+    raise CheckpointError(f"no MobileNetV2 of widen_factor 0.05, 0.1, ... 5 has stages of {widths} channels")
+
+
+def _shufflenet_v2(weights: Mapping[str, Tensor]) -> dict:
+    width = 2 * _sizes(weights, "layers.0.0.branch2.2.conv.weight", 4)[0]
+    if width not in _SHUFFLENET_WIDTHS:
+        expected = ", ".join(map(str, _SHUFFLENET_WIDTHS))
+        raise CheckpointError(f"no ShuffleNetV2 has {width} channels in its first stage; expected {expected}")
+    factor = _SHUFFLENET_WIDTHS[width]
+    return dict(type="CEShuffleNetV2") | _differing(widen_factor=(factor, 1.0)) | _ce_settings(weights)
+
+
+def _vgg(weights: Mapping[str, Tensor]) -> dict:
+    convolutions = sum(re.fullmatch(r"features\.\d+\.conv\.weight", name) is not None for name in weights)
+    depths = {sum(blocks): depth for depth, blocks in CEVGG.arch_settings.items()}
+    if convolutions not in depths:
+        raise CheckpointError(f"no VGG has {convolutions} convolutions; expected {', '.join(map(str, depths))}")
+    if not any(name.startswith("features.0.bn.") for name in weights):
+        raise CheckpointError("this VGG has no batch norm, on which CE could stand; expected VGG with batch norm")
+    return dict(type="CEVGG", depth=depths[convolutions]) | _ce_settings(weights)
+
+
+def _ce_settings(weights: Mapping[str, Tensor], stem: str | None = None) -> dict:
+    """``ce_cfg``, and ``ce_stem_cfg`` where the layer called ``stem`` differs; nothing for weights without CE."""
+    if not any(map(has_ce, weights)):
+        return {}
+    groups, hidden = {}, {}
+    for name in weights:
+        layer, _, kind = name.rpartition(".bd.running_whitening")
+        if layer and not kind:
+            count, size, _ = _sizes(weights, name, 3)
+            groups[layer] = (count * size, size)
+        layer, _, kind = name.rpartition(".ir.fc1.weight")
+        if layer and not kind:
+            hidden[layer] = _sizes(weights, name, 2)[::-1]
+    branches = tuple(branch for branch, layers in zip(BRANCHES, (groups, hidden), strict=True) if layers)
+    settings = _differing(branches=(branches, BRANCHES))
+    stem_settings = {}
+    for argument, default, layers, rule in (
+        ("group_size", 16, groups, ops.fit_group_size),
+        ("reduction", 4, hidden, lambda channels, reduction: channels // reduction),
+    ):
+        stages = [pair for layer, pair in layers.items() if layer != stem]
+        if not layers:
+            continue
+        value = _common(argument, default, stages or list(layers.values()), rule)
+        settings |= _differing(**{argument: (value, default)})
+        if stem in layers:
+            stem_settings |= _differing(**{argument: (_common(argument, value, [layers[stem]], rule), value)})
+    return _differing(ce_cfg=(settings, {}), ce_stem_cfg=(stem_settings, {}))
+
+
+def _common(argument: str, default: int, layers: list[tuple[int, int]], rule: Callable[[int, int], int]) -> int:
+    """The one value of an argument by which ``rule(channels, value)`` is what every layer has."""
+    if argument == "group_size":
+        candidates = [size for _, size in layers]
+    else:
+        candidates = [channels // max(size, 1) for channels, size in layers]
+    for value in (default, *sorted(set(candidates), reverse=True)):
+        if value > 0 and all(rule(channels, value) == size for channels, size in layers):
+            return value
+    raise CheckpointError(
+        f"no {argument} of CE gives these layers; (channels, {argument}'s result) are {sorted(set(layers))}"
+    )
+
+
+def _differing(**arguments: tuple[object, object]) -> dict:
+    """Of ``name=(value, default)`` those that differ, as ``name=value``."""
+    return {name: value for name, (value, default) in arguments.items() if value != default}
+
+
+def _length(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbers follow the prefix."""
+    return len({name[len(prefix) :].split(".")[0] for name in weights if name.startswith(prefix)})
+
+
+def _sizes(weights: Mapping[str, Tensor], name: str, dims: int) -> torch.Size:
+    if name not in weights:
+        raise CheckpointError(f"{name} is missing; expected all weights of the network")
+    if weights[name].dim() != dims:
+        raise CheckpointError(f"{name} has the shape {tuple(weights[name].shape)}; expected {dims} dimensions")
+    return weights[name].shape

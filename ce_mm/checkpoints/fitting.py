@@ -1,0 +1,130 @@
+"""Weights in the network that they are for: it is built, filled, checked and run once."""
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from ce_mm.checkpoints.architecture import OWN
+from ce_mm.checkpoints.layouts import Network
+from ce_mm.checkpoints.reading import CheckpointError
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """All weights of a model, in its order and by its names."""
+
+    #: ``dict(type='ImageClassifier', ...)``, or ``dict(backbone=...)`` for the backbone alone.
+    model: dict
+    weights: dict[str, Tensor]
+    #: Name in the source -> name in the model.
+    mapped: dict[str, str]
+    #: The model's names whose values are CE's starting values, as the source had none.
+    initialised: list[str]
+
+
+def fit(network: Network, classifier: bool) -> Fitted:
+    """Put weights into the network that their config describes.
+
+    Args:
+        network: of a network without CE, the weights fill the base norms, and CE is at its starting values (the same
+            ones each time).
+        classifier: a whole mmpretrain classifier, or the backbone alone.
+
+    Raises:
+        CheckpointError: a weight is missing, is one too many, has a wrong shape or type or is not finite, or the
+            network's output for a random picture is not finite.
+    """
+    config = _model_config(network, classifier)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = _build(config if classifier else config["backbone"])
+        picture = torch.rand(1, network.config.get("in_channels", 3), 64, 64)
+    initial = model.state_dict()
+    mapped = _places(network, initial, classifier)
+    given = {mapped[source]: network.weights[name] for name, source in network.source.items() if source in mapped}
+    without_ce = not any(OWN.search(name) for name in given)
+    missing = [name for name in initial if name not in given]
+    may_start = [name for name in missing if name.endswith("num_batches_tracked") or (without_ce and OWN.search(name))]
+    _expect_none([name for name in missing if name not in may_start], "there is no value for")
+    for source, name in mapped.items():
+        _check_value(source, given[name], initial[name])
+    weights = {name: given.get(name, value) for name, value in initial.items()}
+    _try(model, weights, picture)
+    return Fitted(config, weights, mapped, may_start)
+
+
+def _model_config(network: Network, classifier: bool) -> dict:
+    if not classifier:
+        return dict(backbone=network.config)
+    weight = network.weights.get("head.fc.weight")
+    if weight is None or weight.dim() != 2:
+        raise CheckpointError(
+            "there is no linear classifier (head.fc.weight) in it, which the target needs; choose the target "
+            "'backbone', or convert a whole classifier"
+        )
+    num_classes, in_channels = weight.shape
+    return dict(
+        type="ImageClassifier",
+        backbone=network.config,
+        neck=dict(type="GlobalAveragePooling"),
+        head=dict(type="LinearClsHead", num_classes=num_classes, in_channels=in_channels),
+    )
+
+
+def _build(config: dict) -> nn.Module:
+    try:
+        with DefaultScope.overwrite_default_scope("mmpretrain"):
+            return MODELS.build(copy.deepcopy(config))
+    except Exception as error:  # whatever the network's own code makes of recorded arguments
+        raise CheckpointError(f"the network {config!r} cannot be built: {type(error).__name__}: {error}") from error
+
+
+def _places(network: Network, initial: Mapping[str, Tensor], classifier: bool) -> dict[str, str]:
+    """Name in the source -> name in the model."""
+    prefix = "" if classifier else "backbone."
+    places, unknown = {}, []
+    for name, source in network.source.items():
+        own = name.removeprefix(prefix)
+        if not name.startswith(prefix):
+            continue
+        own = own if own in initial else re.sub(r"\.(\w+)$", r".norm.\1", own)  # a norm that CE stands on here
+        if own not in initial:
+            unknown.append(source)
+        elif own in places.values():
+            raise CheckpointError(f"{source} is there twice, under two names")
+        places[source] = own
+    _expect_none(unknown, f"{network.config['type']} has no place for")
+    return places
+
+
+def _expect_none(names: list[str], complaint: str) -> None:
+    if names:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise CheckpointError(f"{complaint} {names[0]}{more}; expected the weights of exactly this network")
+
+
+def _check_value(name: str, value: Tensor, expected: Tensor) -> None:
+    if value.shape != expected.shape:
+        raise CheckpointError(f"{name} has the shape {tuple(value.shape)}; expected {tuple(expected.shape)}")
+    if value.is_floating_point() != expected.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
+        kind = "a floating-point type" if expected.is_floating_point() else "whole numbers"
+        raise CheckpointError(f"{name} is of type {value.dtype}; expected {kind}")
+    if not torch.isfinite(value.double()).all():
+        raise CheckpointError(f"{name} holds NaN or infinite values; take a checkpoint from before that happened")
+
+
+def _try(model: nn.Module, weights: dict[str, Tensor], picture: Tensor) -> None:
+    """Load strictly and run once, in float64: what is not finite there has a deeper reason than rounding."""
+    model.double().eval()
+    model.load_state_dict(weights, strict=True)
+    with torch.no_grad():
+        output = model(picture.double())
+    if not all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,))):
+        raise CheckpointError(
+            "the network's output for a random picture is not finite, although its weights are; look for a negative "
+            "running_var, or for weights of another network"
+        )

@@ -1,0 +1,112 @@
+"""torchvision's names of MobileNetV2, ShuffleNetV2 and VGG, as mmpretrain names the same layers.
+
+torchvision counts every module (convolution, norm, rectifier) in one row, mmpretrain puts the three into one ConvModule
+with ``conv`` and ``bn``. A ResNet has the same names in both, but for the classifier.
+"""
+import re
+from collections.abc import Callable, Iterable
+
+from ce_mm.backbones import CEMobileNetV2
+from ce_mm.checkpoints.reading import CheckpointError
+
+_KINDS = ("conv", "bn")
+
+
+def is_torchvision(names: Iterable[str]) -> bool:
+    """Whether the names are a torchvision classifier's or feature extractor's, and not mmpretrain's."""
+    names = set(names)
+    marks = {"features.0.0.weight", "stage2.0.branch1.0.weight", "features.0.weight"}
+    return bool(marks & names) or {"layer1.0.conv1.weight", "fc.weight"} <= names
+
+
+def mmpretrain_names(names: Iterable[str]) -> dict[str, str]:
+    """torchvision's name -> the name in an mmpretrain classifier (``backbone.*``, ``head.fc.*``).
+
+    Raises:
+        CheckpointError: a name has no place there.
+    """
+    names = list(names)
+    if "features.0.0.weight" in names:
+        return _mobilenet_v2(names)
+    if "stage2.0.branch1.0.weight" in names:
+        return _shufflenet_v2(names)
+    if "features.0.weight" in names:
+        return _vgg(names)
+    return {name: _classifier(name, "fc") or f"backbone.{name}" for name in names}
+
+
+def _classifier(name: str, prefix: str) -> str | None:
+    return f"head.fc.{name.removeprefix(prefix + '.')}" if name.startswith(prefix + ".") else None
+
+
+def _mobilenet_v2(names: list[str]) -> dict[str, str]:
+    # features.0 is the stem, then come the blocks of all stages in one row, then conv2.
+    blocks = [(stage, i) for stage, (_, _, n, _) in enumerate(CEMobileNetV2.arch_settings, 1) for i in range(n)]
+    expanded = {name.split(".")[1] for name in names if re.match(r"features\.\d+\.conv\.1\.0\.", name)}
+
+    def rename(name: str) -> str | None:
+        match = re.fullmatch(r"features\.(\d+)\.(?:conv\.)?(\d+)\.(?:(\d+)\.)?(\w+)", name)
+        if not match:
+            return _classifier(name, "classifier.1")
+        place, module, part, last = match.groups()
+        if int(place) in (0, len(blocks) + 1):
+            return f"backbone.{'conv1' if place == '0' else 'conv2'}.{_KINDS[int(module)]}.{last}"
+        stage, block = blocks[int(place) - 1]
+        if part is None:  # the last convolution and its norm stand in the row themselves
+            linear = 2 if place in expanded else 1
+            module, part = linear, int(module) - linear
+        return f"backbone.layer{stage}.{block}.conv.{module}.{_KINDS[int(part)]}.{last}"
+
+    return _renamed(names, rename)
+
+
+def _shufflenet_v2(names: list[str]) -> dict[str, str]:
+    # Rectifiers count too: branch1 is conv, bn, conv, bn, relu; branch2 is conv, bn, relu, conv, bn, conv, bn, relu.
+    rows = {
+        "branch1": {0: "0.conv", 1: "0.bn", 2: "1.conv", 3: "1.bn"},
+        "branch2": {0: "0.conv", 1: "0.bn", 3: "1.conv", 4: "1.bn", 5: "2.conv", 6: "2.bn"},
+    }
+
+    def rename(name: str) -> str | None:
+        if match := re.fullmatch(r"(conv1|conv5)\.(\d+)\.(\w+)", name):
+            place = {"conv1": "conv1", "conv5": "layers.3"}[match[1]]
+            return f"backbone.{place}.{_KINDS[int(match[2])]}.{match[3]}"
+        if match := re.fullmatch(r"stage(\d)\.(\d+)\.(branch[12])\.(\d+)\.(\w+)", name):
+            stage, block, branch, module, last = match.groups()
+            return f"backbone.layers.{int(stage) - 2}.{block}.{branch}.{rows[branch][int(module)]}.{last}"
+        return _classifier(name, "fc")
+
+    return _renamed(names, rename)
+
+
+def _vgg(names: list[str]) -> dict[str, str]:
+    features = {int(name.split(".")[1]) for name in names if name.startswith("features.")}
+    norms = {int(name.split(".")[1]) for name in names if name.endswith("running_mean")}
+    places, last, place = {}, None, -1
+    for module in sorted(features - norms):
+        # After a convolution come its norm, if any, and a rectifier; where one module more lies between, it is a pool.
+        pool = last is not None and module - last > (3 if last + 1 in norms else 2)
+        place += 2 if pool else 1
+        places[module], last = f"{place}.conv", module
+        if module + 1 in norms:
+            places[module + 1] = f"{place}.bn"
+
+    def rename(name: str) -> str | None:
+        if match := re.fullmatch(r"features\.(\d+)\.(\w+)", name):
+            return f"backbone.features.{places[int(match[1])]}.{match[2]}"
+        return f"backbone.{name}" if name.startswith("classifier.") else None
+
+    return _renamed(names, rename)
+
+
+def _renamed(names: list[str], rename: Callable[[str], str | None]) -> dict[str, str]:
+    renamed = {}
+    for name in names:
+        try:
+            new = rename(name)
+        except (KeyError, IndexError):  # a number that no module of the network has
+            new = None
+        if new is None:
+            raise CheckpointError(f"{name} has no place in the network of torchvision that the other names are from")
+        renamed[name] = new
+    return renamed

@@ -1,0 +1,99 @@
+"""Files for others: the same content each time, both formats, all files or none."""
+import hashlib
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ce_mm.checkpoints.publishing import SUFFIXES, published, read, serialise, sha256, write_all
+from ce_mm.checkpoints.reading import CheckpointError
+
+WEIGHTS = dict(b=torch.randn(3, 4), a=torch.tensor(7), c=torch.eye(2).expand(3, 2, 2), d=torch.randn(2).half())
+META = dict(source="x.pth", cfg="model = dict()", authors=dict(originals=dict(r=torch.randn(1)), order=["b", "a"]))
+
+
+def same(found, expected):
+    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_weights_and_meta_come_back(tmp_path, suffix):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(serialise(WEIGHTS, META, suffix))
+    found = read(path)
+    assert same(found["state_dict"], WEIGHTS)
+    assert all(found["state_dict"][name].dtype is value.dtype for name, value in WEIGHTS.items())
+    originals = found["meta"]["authors"].pop("originals")
+    assert same(originals, META["authors"]["originals"])
+    assert found["meta"] == META | dict(authors=dict(order=["b", "a"]))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_same_weights_make_the_same_bytes(suffix):
+    copied = {name: value.clone() for name, value in WEIGHTS.items()}
+    assert serialise(WEIGHTS, META, suffix) == serialise(copied, META, suffix)
+
+
+def test_a_tensor_is_written_without_what_else_its_storage_holds():
+    part = torch.zeros(1000, 1000)[0]
+    assert len(serialise(dict(part=part), {}, ".pth")) < 10_000
+
+
+def test_safetensors_of_others_have_no_meta(tmp_path):
+    save_file(dict(w=torch.ones(2)), tmp_path / "other.safetensors", metadata=dict(format="pt"))
+    assert read(tmp_path / "other.safetensors")["meta"] == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 64, serialise(WEIGHTS, {}, ".safetensors")[:-1]])
+def test_damaged_safetensors_are_refused(tmp_path, content):
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"^{path}: "):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "meta", ["{", "3", '{"authors": {"originals": "?"}}', '{"authors": 3}', '{"authors": {}}', "[" * 100_000]
+)
+def test_damaged_metadata_is_refused(tmp_path, meta):
+    save_file(dict(w=torch.ones(2)), tmp_path / "damaged.safetensors", metadata=dict(ce_mm=meta))
+    with pytest.raises(CheckpointError, match="is damaged, cut short or no safetensors file"):
+        read(tmp_path / "damaged.safetensors")
+
+
+def test_a_published_name_has_the_first_eight_digits_of_the_hash(tmp_path):
+    digest = sha256(b"content")
+    assert digest == hashlib.sha256(b"content").hexdigest()
+    assert published(tmp_path / "ce.r50.pth", digest) == tmp_path / f"ce.r50-{digest[:8]}.pth"
+
+
+def test_files_are_written_into_a_new_folder(tmp_path):
+    files = {tmp_path / "a" / "b" / name: name.encode() for name in ("x.pth", "x.py")}
+    write_all(files)
+    assert all(path.read_bytes() == content for path, content in files.items())
+    assert sorted(os.listdir(tmp_path / "a" / "b")) == ["x.pth", "x.py"]
+
+
+@pytest.mark.parametrize("fails_at", [0, 1])
+def test_if_a_file_cannot_be_placed_none_is_there(tmp_path, monkeypatch, fails_at):
+    replace, calls = os.replace, []
+
+    def failing(old, new):
+        calls.append(new)
+        if len(calls) > fails_at:
+            raise OSError(28, "No space left on device")
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OSError, match="No space"):
+        write_all({tmp_path / "new" / name: b"content" for name in ("x.pth", "x.py")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_was_there_stays(tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").write_text("mine")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_all({tmp_path / "x.pth": b"content"})
+    assert os.listdir(tmp_path) == ["mine.txt"]
