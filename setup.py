@@ -1,14 +1,33 @@
 """Channel Equilibrium for the OpenMMLab libraries: pure Python, nothing to compile."""
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r"__version__ = \"(.+)\"", (HERE / "ce_mm" / "version.py").read_text()).group(1)
 
+
+class BuildWithMim(build_py):
+    """Put configs, tools and the model index into ce_mm/.mim, where mim looks for those of an installed package."""
+
+    def run(self) -> None:
+        """As build_py's."""
+        super().run()
+        if self.editable_mode:  # mim finds them in the repository
+            return
+        target = Path(self.build_lib) / "ce_mm" / ".mim"
+        without_caches = shutil.ignore_patterns("__pycache__")
+        for folder in ("configs", "tools"):
+            shutil.copytree(HERE / folder, target / folder, dirs_exist_ok=True, ignore=without_caches)
+        shutil.copy(HERE / "model-index.yml", target)
+
+
 setup(
     name="ce_mm",
+    cmdclass=dict(build_py=BuildWithMim),
     version=VERSION,
     description="Channel Equilibrium Networks (Shao et al., ICML 2020) as a plugin for the OpenMMLab libraries",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),

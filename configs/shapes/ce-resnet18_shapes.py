@@ -32,5 +32,6 @@ test_evaluator = val_evaluator
 train_cfg = dict(max_epochs=3, val_interval=3)
 optim_wrapper = dict(optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05, _delete_=True))
 param_scheduler = dict(type="CosineAnnealingLR", T_max=3, by_epoch=True, convert_to_iter_based=True, _delete_=True)
+auto_scale_lr = dict(base_batch_size=64)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)

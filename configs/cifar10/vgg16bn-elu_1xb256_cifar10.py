@@ -1,0 +1,4 @@
+# VGG-16 with BN and ELU on CIFAR-10.
+_base_ = "vgg16bn_1xb256_cifar10.py"
+
+model = dict(backbone=dict(act_cfg=dict(type="ELU")))

@@ -1,0 +1,4 @@
+# ResNet-34 with BN and ReLU, under the schedule of all ResNets here.
+_base_ = "resnet50_8xb32_in1k.py"
+
+model = dict(backbone=dict(depth=34), head=dict(in_channels=512))

@@ -1,0 +1,4 @@
+# SE-ResNet-50, mmpretrain's, under the schedule of all ResNets here.
+_base_ = "resnet50_8xb32_in1k.py"
+
+model = dict(backbone=dict(type="SEResNet"))
