@@ -3,6 +3,7 @@ from ce_mm.compat.requirements import require
 
 require("mmengine", "mmcv")
 
+from ce_mm.hooks.channel_inhibition import ChannelInhibitionHook
 from ce_mm.hooks.non_finite import NonFiniteHook
 
-__all__ = ["NonFiniteHook"]
+__all__ = ["ChannelInhibitionHook", "NonFiniteHook"]

@@ -1,0 +1,85 @@
+"""Inhibited channels and λ while a network trains, in the visualizers that draw its loss."""
+import logging
+from contextlib import ExitStack
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from ce_mm.analysis.channels import LAYERS, THRESHOLD, Magnitudes, check_threshold, inhibited_ratios, mean_of_first
+from ce_mm.analysis.norms import mixing_ratios
+from ce_mm.analysis.rectified import watching
+
+
+@HOOKS.register_module()
+class ChannelInhibitionHook(Hook):
+    """Logs the ratio of inhibited channels and λ of Channel Equilibrium, every ``interval`` iterations.
+
+    Measured is the training batch itself, of the first process, in that iteration's own forward pass and in training
+    mode: the part of the channels whose magnitude, the mean of |y| over the batch and positions behind the rectifier,
+    lies below ``threshold``. (``tools/analysis/inhibited_channels.py`` measures a data set in eval mode.) No further
+    pass is run: that step takes about a twentieth longer, the training a thousandth at the default interval. λ is that
+    after the step.
+
+    To every visualizer go: ``inhibited/mean`` over the first ``layers`` layers; ``inhibited/layer01``, ... for each
+    layer (:mod:`~ce_mm.analysis.rectified` says what that is; the log names them once), alike with and without CE; and
+    ``lambda/<name>`` for each CE layer that has both branches.
+
+    Args:
+        interval: iterations from one measurement to the next.
+        threshold: of the magnitude.
+        layers: how many layers to average over, the first ones.
+    """
+
+    def __init__(self, interval: int = 50, threshold: float = THRESHOLD, layers: int = LAYERS) -> None:
+        for name, value in (("interval", interval), ("layers", layers)):
+            if value < 1:
+                raise ValueError(f"ChannelInhibitionHook's {name} must be at least 1, got {value!r}")
+        check_threshold(threshold)
+        self.interval = interval
+        self.threshold = threshold
+        self.layers = layers
+        self._watch = ExitStack()
+        self._numbers: dict[str, int] = {}
+        self._warned = False
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Begin to watch, if it is time."""
+        if runner.rank == 0 and self.every_n_train_iters(runner, self.interval):
+            self._model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            self._magnitudes = Magnitudes()
+            self._watch.enter_context(watching(self._model, self._magnitudes.see))
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """End watching, and log what was seen."""
+        if runner.rank != 0 or not self.every_n_train_iters(runner, self.interval):
+            return
+        self._watch.close()
+        ratios = inhibited_ratios(self._magnitudes.means(), self.threshold)
+        scalars = {f"lambda/{name}": ratio for name, ratio in mixing_ratios(self._model).items()}
+        if ratios:
+            self._number(ratios)
+            scalars["inhibited/mean"] = mean_of_first(ratios, self.layers)
+            scalars |= {f"inhibited/layer{self._numbers[place]:02}": ratio for place, ratio in ratios.items()}
+        elif not self._warned:
+            self._warned = True
+            print_log(
+                "ChannelInhibitionHook saw no rectified map in the training step; it looks for nn.ReLU, LeakyReLU, "
+                "ELU, ReLU6 and CE in the model's forward pass, and sees none where that is compiled.",
+                logger="current",
+                level=logging.WARNING,
+            )
+        if scalars:
+            runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
+
+    def _number(self, places: dict[str, float]) -> None:
+        """Give numbers to places that have none, and log them; a part of a detector may be called for some batches."""
+        new = [place for place in places if place not in self._numbers]
+        for place in new:
+            self._numbers[place] = len(self._numbers) + 1
+        if new:
+            names = ", ".join(f"{self._numbers[place]} {place}" for place in new)
+            print_log(f"Layers of ChannelInhibitionHook: {names}", logger="current")

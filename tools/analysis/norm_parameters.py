@@ -1,0 +1,17 @@
+"""The share of beta <= 0 of each norm, and lambda of each CE layer; no data are needed.
+
+python tools/analysis/norm_parameters.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_3.pth
+"""
+import sys
+
+from ce_mm.analysis.instruments.command import instrument_parser, run
+from ce_mm.analysis.instruments.norm_parameters import norm_parameters, table
+
+
+def main() -> int:
+    """Parse the arguments, measure and print; bad input ends with one line and status 2."""
+    return run(instrument_parser(__doc__, with_data=False).parse_args(), norm_parameters, table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
