@@ -334,8 +334,13 @@ def test_a_bad_argument_of_the_tool_ends_with_one_line_and_status_2(tmp_path, ru
     assert list(tmp_path.iterdir()) == []
 
 
+def interrupt(*args):
+    """What Ctrl-C does, also where the tests were started in the background, which leaves that signal ignored."""
+    signal.default_int_handler(signal.SIGINT, None)
+
+
 def test_an_interrupted_tool_leaves_nothing_and_ends_with_status_130(tmp_path, run_tool, monkeypatch):
-    monkeypatch.setattr(shapes, "_draw_crop", lambda *args: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(shapes, "_draw_crop", interrupt)
     with pytest.raises(SystemExit) as end:
         run_tool(tmp_path / "tool", "--train", 1, "--val", 1, "--crops", 6)
     assert end.value.code == 130
