@@ -22,7 +22,8 @@ class SwitchableNorm(_InstanceNorm):
 
     By class it is one of PyTorch's instance norms, which ``norm_decay_mult`` finds, and no batch norm:
     ``convert_sync_batchnorm`` and ``fuse_conv_bn``, which would replace it by another norm, leave it alone. But
-    ``norm_eval`` of OpenMMLab's backbones does so too; ``frozen_stages`` and ``eval()`` freeze it.
+    ``norm_eval`` of OpenMMLab's backbones does so too; that of this package's backbones, ``frozen_stages`` and
+    ``eval()`` freeze it.
 
     Args:
         num_features: C.
@@ -40,6 +41,8 @@ class SwitchableNorm(_InstanceNorm):
         super().__init__(num_features, eps, momentum, affine=True, track_running_stats=True)
         self.mean_weight = nn.Parameter(torch.ones(3))
         self.var_weight = nn.Parameter(torch.ones(3))
+        #: As CENorm's; it stays None inside a CENorm with branches, which has its own.
+        self.finite: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """SN of x.
@@ -56,11 +59,13 @@ class SwitchableNorm(_InstanceNorm):
                 f"SwitchableNorm({self.num_features}) takes a map of shape {expected}, got {tuple(x.shape)}"
             )
         with full_precision(x.device.type):
-            moments = ops.moments(x, 1, guess=running_shift(self, x.dtype), products=False)
+            moments = ops.moments(x, 1, guess=running_shift(self, x.dtype), products=False, per_sample=True)
             training = self.training and x.numel() > 0
             scale, offset, averages = self.coefficients(moments, x.shape[2] * x.shape[3], training)
             if training:
-                self.num_batches_tracked += update_averages(averages)
+                finite = update_averages(averages)
+                self.num_batches_tracked += finite
+                self.finite = finite if self.finite is None else self.finite & finite
             return ops.group_affine(x, moments.shift, None, scale, offset, link=moments.link)
 
     def coefficients(
@@ -78,8 +83,8 @@ class SwitchableNorm(_InstanceNorm):
         """
         averages, shift = [], moments.shift
         if training:
-            mean, variance = ops.batch_statistics(moments.means)
-            averages = running_averages(self, mean + shift, variance, moments.means.shape[1] * positions)
+            mean, variance = ops.statistics_over_samples(moments.means, shift)
+            averages = running_averages(self, (mean + shift)[0], variance, moments.means.shape[1] * positions)
         else:
             mean, variance = running_statistics(self, shift)
         weights = (p.to(shift.dtype) for p in (self.mean_weight, self.var_weight, self.weight, self.bias))

@@ -16,7 +16,12 @@ from ce_mm.ops.channel_equilibrium import (
 from ce_mm.ops.group_affine import group_affine
 from ce_mm.ops.moments import Moments, compute_dtype, data_shift, moments, needed_shift
 from ce_mm.ops.newton_schulz import newton_schulz
-from ce_mm.ops.sample_norms import group_norm_affine, sample_covariance, switchable_norm_affine
+from ce_mm.ops.sample_norms import (
+    group_norm_affine,
+    sample_covariance,
+    statistics_over_samples,
+    switchable_norm_affine,
+)
 
 __all__ = [
     "Gate",
@@ -36,5 +41,6 @@ __all__ = [
     "newton_schulz",
     "reweighting",
     "sample_covariance",
+    "statistics_over_samples",
     "switchable_norm_affine",
 ]

@@ -28,7 +28,7 @@ def group_affine(
 
     Args:
         x: (N, C, H, W), any floating type, either memory format (another is copied first).
-        shift: (C,), float32 at least, the same that the moments behind the coefficients were taken about.
+        shift: (C,) or (N, C), float32 at least, the same that the moments behind the coefficients were taken about.
         weight: W, (1 or N, C/g, g, g), or None for a map of each channel by itself.
         diagonal: e_n, (N, C); may be None where there is a weight.
         bias: t_n, (N or 1, C).

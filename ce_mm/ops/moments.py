@@ -17,7 +17,7 @@ from ce_mm.ops.plain import product_shape
 class Moments(NamedTuple):
     """Means over H·W of z = x - shift, in the work type: float32 at least."""
 
-    shift: Tensor  #: (C,), without gradient: the layer as a whole does not depend on it.
+    shift: Tensor  #: (C,) or (N, C), without gradient: the layer as a whole does not depend on it.
     means: Tensor  #: (2, N, C), of values and of squares: m_n and diag E_n of the design.
     second: Tensor  #: (1, C/g, g, g), the mean of E_n over the batch, or (N, C/g, g, g); empty where not asked for.
     link: Link  #: what group_affine takes to share its backward with this operator.
@@ -37,11 +37,13 @@ def moments(
     Args:
         x: (N, C, H, W), any floating type, either memory format (another is copied first).
         group_size: g, a divisor of C.
-        shift: (C,), float32 at least, subtracted from x first. None chooses it: on a CPU that is ``guess``, and if the
-            moments show a channel to lie far from it, they are taken again about its mean.
+        shift: (C,) or (N, C), float32 at least, subtracted from x first. None chooses it, (C,) or, with ``per_sample``,
+            (N, C): on a CPU that is ``guess``, and if the moments show a channel to lie far from it, they are taken
+            again about its mean.
         guess: (C,), where the shift may lie, the norm's running mean for example; None is 0.
         products: whether to take the products; without, ``second`` is empty.
-        per_sample: whether to keep the products of each sample, for a base norm whose scale differs between samples.
+        per_sample: whether to keep the products of each sample, and to choose a shift for each, for a base norm whose
+            scale differs between samples: where samples lie far from each other, no one shift is near all of them.
     """
     chosen, means, second, *link = _moments(dense(x), shift, guess, group_size, products, per_sample)
     return Moments(chosen if shift is None else shift, means, second, tuple(link))
@@ -52,23 +54,28 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def data_shift(x: Tensor) -> Tensor:
+def data_shift(x: Tensor, per_sample: bool = False) -> Tensor:
     """A value near each channel's mean, from the middle row of every sample: no gradient flows through it.
 
     Args:
         x: (N, C, H, W), any floating type.
+        per_sample: whether to find one for each sample.
 
     Returns:
-        (C,), float32 at least; zeros for an empty batch.
+        (C,) or (N, C), float32 at least; zeros for an empty batch.
     """
     dtype = compute_dtype(x.dtype)
     if not x.numel():
-        return x.new_zeros(x.shape[1], dtype=dtype)
-    return x.detach()[:, :, x.shape[2] // 2].mean(dim=(0, 2), dtype=dtype)
+        return x.new_zeros(_shift_shape(x, per_sample), dtype=dtype)
+    return x.detach()[:, :, x.shape[2] // 2].mean(dim=2 if per_sample else (0, 2), dtype=dtype)
+
+
+def _shift_shape(x: Tensor, per_sample: bool) -> tuple[int, ...]:
+    return tuple(x.shape[:2]) if per_sample else (x.shape[1],)
 
 
 def needed_shift(mean: Tensor, variance: Tensor) -> Tensor:
-    """The mean, (C,), where it is more than three standard deviations from 0; 0 elsewhere.
+    """The mean, of any shape, where it is more than three standard deviations from 0; 0 elsewhere.
 
     Up to there the moments about 0 lose three of float32's 24 bits at most, which is not worth a subtraction.
     """
@@ -89,12 +96,14 @@ def _moments(
     if shift is not None:
         chosen = shift.clone()
     elif not looks:
-        chosen = data_shift(x)
+        chosen = data_shift(x, per_sample)
     else:
-        chosen = x.new_zeros(x.shape[1], dtype=compute_dtype(x.dtype)) if guess is None else guess.clone()
+        chosen = x.new_zeros(_shift_shape(x, per_sample), dtype=compute_dtype(x.dtype))
+        if guess is not None:
+            chosen += guess
     means, second = take(x, chosen, group_size, products, per_sample)
     if looks and x.numel():
-        mean, square = means.mean(1)
+        mean, square = means if per_sample else means.mean(1)
         missed = needed_shift(mean, torch.addcmul(square, mean, mean, value=-1))
         if missed.any():
             chosen += missed
@@ -106,7 +115,10 @@ def _moments(
 def _(x, shift, guess, group_size, products, per_sample):
     n, c = x.shape[:2]
     second = product_shape(x, group_size, per_sample) if products else (0,)
-    chosen = x.new_empty(c, dtype=compute_dtype(x.dtype) if shift is None else shift.dtype)
+    if shift is None:
+        chosen = x.new_empty(_shift_shape(x, per_sample), dtype=compute_dtype(x.dtype))
+    else:
+        chosen = torch.empty_like(shift)
     return chosen, chosen.new_empty(2, n, c), chosen.new_empty(second), *make_link(x, chosen, group_size, per_sample)
 
 

@@ -137,7 +137,7 @@ class _Blocks:
             self.samples = max(min(BLOCK_BYTES // max(4 * x[:1].numel(), 1), n), 1)
         else:
             self.samples = max(n, 1)
-        self.x, self.shift = _matrices(x, group_size), _columns(shift[None], group_size)
+        self.x, self.shift = _matrices(x, group_size), _columns(shift.view(-1, x.shape[1]), group_size)
         self.buffers: dict[str, Tensor] = {}
         self.subtract = x.dtype != shift.dtype or x.device.type != "cpu" or bool(shift.any())
 
@@ -155,7 +155,8 @@ class _Blocks:
         """z = x - shift of the block, in the work type; in the memory "z", or x itself."""
         if not self.subtract:
             return self.x[block]
-        return torch.sub(self.x[block], self.shift, out=self.memory("z", block))
+        shift = self.shift if self.shift.shape[0] == 1 else self.shift[block]
+        return torch.sub(self.x[block], shift, out=self.memory("z", block))
 
 
 class _Sums:

@@ -1,8 +1,8 @@
 """Second step of a layer whose base norm differs between samples: a_n and b_n of group, instance and switchable norm.
 
 A base norm is affine in z = x - shift: ``x̃ = a_n ⊙ z + b_n``. For these norms a and b have the shape (N, C), and all of
-it follows from the means of z and z² of every sample and channel. Where a norm mixes channels, the shift k has to come
-back, for each channel has its own: μ_c = m_c + k_c. What is left of it are differences between channels.
+it follows from the means of z and z² of every sample and channel. Where a norm mixes channels or samples, the shift k
+has to come back, for each has its own: μ_nc = m_nc + k_nc. What is left of it are differences.
 
 Plain functions of small tensors, differentiated by autograd.
 """
@@ -19,7 +19,7 @@ def group_norm_affine(
 
     Args:
         means: (2, N, C), m_n and diag E_n.
-        shift: k, (C,).
+        shift: k, (C,) or (N, C).
         groups: a divisor of C.
         weight, bias: γ and β, (C,), or None for 1 and 0.
         eps: ε.
@@ -47,8 +47,9 @@ def switchable_norm_affine(
 
     Args:
         means: (2, N, C), m_n and diag E_n.
-        shift: (C,).
-        batch_mean, batch_variance: BN's, (C,), of z: over the batch, or the running ones.
+        shift: k, (C,) or (N, C).
+        batch_mean: BN's, of z, (C,) or (N, C) as k: over the batch, or the running one.
+        batch_variance: BN's, (C,).
         mean_weight, var_weight: (3,), the logits of w and w', whose softmax is taken; in the order IN, LN, BN.
         weight, bias: γ and β, (C,), or None for 1 and 0.
         eps: ε.
@@ -100,7 +101,7 @@ def instance_statistics(means: Tensor) -> tuple[Tensor, Tensor]:
         means: (2, N, C), m_n and diag E_n.
     """
     mean, square = means
-    # The shift lies near the batch, not near every sample: rounding could leave less than nothing of a constant one.
+    # A shift may lie far from a sample: rounding could leave less than nothing of a constant one.
     return mean, (square - mean.square()).clamp(min=0)
 
 
@@ -111,7 +112,7 @@ def group_statistics(means: Tensor, shift: Tensor, groups: int) -> tuple[Tensor,
 
     Args:
         means: (2, N, C), m_n and diag E_n.
-        shift: k, (C,).
+        shift: k, (C,) or (N, C).
         groups: a divisor of C.
 
     Returns:
@@ -119,11 +120,30 @@ def group_statistics(means: Tensor, shift: Tensor, groups: int) -> tuple[Tensor,
     """
     mean, variance = instance_statistics(means)
     n, c = mean.shape
-    m, k = mean.view(n, groups, c // groups), shift.view(groups, c // groups)
-    k = k - k[:, :1]  # of like numbers this is exact, and their mean would not be
+    m, k = mean.view(n, groups, c // groups), shift.view(-1, groups, c // groups)
+    k = k - k[..., :1]  # of like numbers this is exact, and their mean would not be
     away = m - m.mean(-1, keepdim=True) + (k - k.mean(-1, keepdim=True))
     variance = (variance.view_as(m) + away.square()).mean(-1, keepdim=True)
     return mean - away.reshape(n, c), variance.expand_as(m).reshape(n, c)
+
+
+def statistics_over_samples(means: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of z + k over the whole batch less k, and the variance of z + k, where each sample has its own k.
+
+    ``μ = mean_n(m_n + k_n)`` and ``σ² = mean_n(σ²_n) + mean_n((m_n + k_n - μ)²)``, as :func:`group_statistics`.
+
+    Args:
+        means: (2, N, C), m_n and diag E_n, N at least 1.
+        shift: k, (C,) or (N, C).
+
+    Returns:
+        ``μ - k_n``, (N, C), and σ², (C,).
+    """
+    mean, variance = instance_statistics(means)
+    k = shift.view(-1, mean.shape[1])
+    k = k - k[:1]
+    away = mean - mean.mean(0) + (k - k.mean(0))
+    return mean - away, (variance + away.square()).mean(0)
 
 
 def _affine(

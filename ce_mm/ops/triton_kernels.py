@@ -69,6 +69,7 @@ def group_affine(
             None if residual is None else plain.in_format_of(x, residual),
             y,
             **_shape_arguments(x, group_size),
+            shift_stride=_sample_stride(_of_samples(shift, x)),
             weight_stride=_sample_stride(weight),
             bias_stride=_sample_stride(bias),
             RELU=relu,
@@ -118,6 +119,7 @@ def input_gradient(
             _contiguous(dsecond),
             dx,
             **_shape_arguments(x, group_size),
+            shift_stride=_sample_stride(_of_samples(shift, x)),
             weight_stride=_sample_stride(weight),
             second_stride=_sample_stride(dsecond),
             second_samples=x.shape[0] if dsecond is not None and dsecond.shape[0] == 1 else 1,
@@ -153,6 +155,7 @@ def _sums(
             product,
             **_shape_arguments(x, group_size),
             N=n,
+            shift_stride=_sample_stride(_of_samples(shift, x)),
             samples=samples,
             splits=splits,
         )
@@ -215,6 +218,11 @@ def _contiguous(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.contiguous()
 
 
+def _of_samples(shift: Tensor, x: Tensor) -> Tensor:
+    """(1 or N, C), of a shift that is the same for all samples or not."""
+    return shift.view(-1, x.shape[1])
+
+
 def _sample_stride(values: Tensor | None) -> int:
     """The step from one sample's coefficients to the next's: 0 where all samples share them."""
     return 0 if values is None or values.shape[0] == 1 else values[0].numel()
@@ -232,7 +240,7 @@ def _tuned(*configurations: tuple[int, int]) -> Callable[[Callable], triton.runt
         [triton.Config({"TILE": tile}, num_warps=warps) for tile, warps in configurations],
         key=["bucket", "G", "LAST", "ALIGN"],
     )
-    numbers = ["N", "C", "P", "bucket", "samples", "splits", "weight_stride", "bias_stride"]
+    numbers = ["N", "C", "P", "bucket", "samples", "splits", "shift_stride", "weight_stride", "bias_stride"]
     numbers += ["second_stride", "second_samples"]
     return lambda kernel: tune(triton.jit(kernel, do_not_specialize=numbers))
 
@@ -311,7 +319,7 @@ def _mapped(values, matrix, diagonal, ROWS: tl.constexpr, PRECISION: tl.constexp
 @_tuned((1024, 1), (1024, 2), (2048, 4), (4096, 8))
 def _sums_kernel(
     x, shift, dy, rectified, gradient, sums, product,
-    N, C, P, bucket, samples, splits,
+    N, C, P, bucket, shift_stride, samples, splits,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
@@ -322,10 +330,10 @@ def _sums_kernel(
     tile, part = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     chunk, split = part // splits, part % splits
     channel, present = _tile_channels(tile, C, G, ROWS)
-    middle = tl.load(shift + channel, mask=present, other=0.0)[:, None]
     share = tl.cdiv(P, splits * BLOCK) * BLOCK
     products = tl.full((ROWS, ROWS), 0.0, tl.float32)
     for n in range(chunk * samples, tl.minimum(chunk * samples + samples, N)):
+        middle = tl.load(shift + n * shift_stride + channel, mask=present, other=0.0)[:, None]
         # Summed over blocks first and along the rows once at the end: the latter crosses threads.
         totals = tl.full((ROWS, BLOCK), 0.0, tl.float32)
         inners = tl.full((ROWS, BLOCK), 0.0, tl.float32)
@@ -358,7 +366,7 @@ def _sums_kernel(
 @_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
 def _affine_kernel(
     x, shift, weight, diagonal, bias, residual, y,
-    C, P, bucket, weight_stride, bias_stride,
+    C, P, bucket, shift_stride, weight_stride, bias_stride,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     RELU: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -366,7 +374,7 @@ def _affine_kernel(
     C, P = _aligned(C, P, LAST, ALIGN)
     sample, channel, present, offset, inside = _tile_of_program(C, P, G, ROWS, LAST, TILE // ROWS)
     z = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
-    z -= tl.load(shift + channel, mask=present, other=0.0)[:, None]
+    z -= tl.load(shift + sample * shift_stride + channel, mask=present, other=0.0)[:, None]
     matrix, scale = None, None
     if weight is not None:
         place, stored = _block_offsets(channel, present, G, ROWS)
@@ -385,7 +393,7 @@ def _affine_kernel(
 @_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
 def _input_gradient_kernel(
     gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond, dx,
-    C, P, bucket, weight_stride, second_stride, second_samples,
+    C, P, bucket, shift_stride, weight_stride, second_stride, second_samples,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
@@ -412,6 +420,6 @@ def _input_gradient_kernel(
         if dsquare is not None:
             curve = tl.load(dsquare + sample * C + channel, mask=present, other=0.0) * 2.0 / P
         z = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
-        z -= tl.load(shift + channel, mask=present, other=0.0)[:, None]
+        z -= tl.load(shift + sample * shift_stride + channel, mask=present, other=0.0)[:, None]
         result += _mapped(z, slope, curve, ROWS, PRECISION)
     tl.store(dx + offset, result, mask=inside)

@@ -130,6 +130,29 @@ def test_a_mean_of_a_thousand_spreads_costs_no_precision(norm, common):
     assert (dx32 - dx64).abs().max() <= (5e-6 if common else 5e-5) * dx64.abs().max()
 
 
+def with_a_constant_sample(x):
+    x[3] = 30 * torch.randn(32)[:, None, None]
+    return x
+
+
+def with_an_offset_for_each_sample(x):
+    return x + 1000 * torch.randn(8, 1, 1, 1)
+
+
+@pytest.mark.parametrize("far", [with_a_constant_sample, with_an_offset_for_each_sample])
+@pytest.mark.parametrize("norm", [GN, AFFINE_IN, LN, SN], ids=str)
+def test_samples_far_from_each_other_cost_no_precision(norm, far):
+    torch.manual_seed(0)
+    single, double = CENorm(32, norm=norm), CENorm(32, norm=norm).double()
+    double.load_state_dict(single.state_dict())
+    x32 = far(torch.randn(8, 32, 14, 14)).requires_grad_()
+    x64, dy = x32.detach().double().requires_grad_(), torch.randn(8, 32, 14, 14)
+    y32, y64 = single(x32), double(x64)
+    dx32, dx64 = torch.autograd.grad(y32, x32, dy)[0], torch.autograd.grad(y64, x64, dy.double())[0]
+    for mine, exact in ((y32, y64), (dx32, dx64), (single.bd.running_whitening, double.bd.running_whitening)):
+        assert (mine - exact).abs().max() <= 2e-6 * exact.abs().max()
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("norm", [GN, IN, LN, SN], ids=str)
 def test_backward_keeps_no_map_but_the_input_and_the_rectified_output(norm, training):

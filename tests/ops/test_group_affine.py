@@ -19,7 +19,7 @@ def arguments(n=2, groups=3, g=4, h=5, w=3, samples=1, seed=0):
 
 def formula(x, shift, weight, diagonal, bias, residual, relu):
     result = []
-    for k, z in enumerate(x - shift[:, None, None]):
+    for k, z in enumerate(x - shift[..., None, None]):
         matrix = torch.zeros(len(z), len(z), dtype=z.dtype)
         if weight is not None:
             matrix = matrix + torch.block_diag(*weight[k % len(weight)])
@@ -40,11 +40,13 @@ def formula(x, shift, weight, diagonal, bias, residual, relu):
     has_residual=st.booleans(),
     relu=st.booleans(),
     layout=st.sampled_from(LAYOUTS),
+    shifts=st.booleans(),
 )
 def test_every_position_of_a_group_is_mapped_by_the_group_s_matrix(
-    n, groups, g, per_sample, drop, has_residual, relu, layout
+    n, groups, g, per_sample, drop, has_residual, relu, layout, shifts
 ):
     x, shift, weight, diagonal, bias, residual = arguments(n, groups, g, samples=n if per_sample else 1)
+    shift = x.mean((2, 3)) if shifts else shift
     weight = None if drop == "weight" else weight
     diagonal = None if drop == "diagonal" else diagonal
     bias = bias[: n if per_sample else 1]

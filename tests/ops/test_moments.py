@@ -25,11 +25,13 @@ def products(z, g):
     h=st.integers(1, 5),
     layout=st.sampled_from(LAYOUTS),
     per_sample=st.booleans(),
+    shifts=st.booleans(),
 )
-def test_moments_are_the_means_of_values_squares_and_products(n, groups, g, h, layout, per_sample):
+def test_moments_are_the_means_of_values_squares_and_products(n, groups, g, h, layout, per_sample, shifts):
     x = sample(n, groups * g, h, 2).contiguous(memory_format=layout)
-    shift = torch.linspace(-1, 1, groups * g, dtype=torch.float64)
-    z = x - shift[:, None, None]
+    shift = sample(n, groups * g, 1, 1, seed=1).flatten(1)
+    shift = shift if shifts else shift[0]
+    z = x - shift[..., None, None]
     result = ops.moments(x, g, shift=shift, per_sample=per_sample)
     torch.testing.assert_close(result.means, torch.stack([z.mean((2, 3)), z.square().mean((2, 3))]))
     expected = products(z, g)
@@ -85,6 +87,18 @@ def test_the_data_shift_lies_within_the_data_and_is_zero_for_an_empty_batch():
     assert not shift.requires_grad
     assert ((x.amin((0, 2, 3)) <= shift) & (shift <= x.amax((0, 2, 3)))).all()
     assert torch.equal(ops.data_shift(torch.empty(0, 3, 4, 4)), torch.zeros(3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_samples_far_from_each_other_have_a_shift_each(layout):
+    far = torch.tensor([0.0, 1000.0, -1e5])
+    x = (sample(3, dtype=torch.float32) + far[:, None, None, None]).contiguous(memory_format=layout)
+    moments = ops.moments(x, 4, per_sample=True)
+    assert moments.shift.shape == (3, 8)
+    assert (moments.shift - far[:, None]).abs().max() < 2
+    z = x.double() - moments.shift.double()[..., None, None]
+    torch.testing.assert_close(moments.second.double(), products(z, 4), atol=1e-6, rtol=1e-6)
+    assert ops.data_shift(x, per_sample=True).sub(far[:, None]).abs().max() < 3
 
 
 def test_a_map_that_is_dense_in_neither_layout_is_read_rightly():

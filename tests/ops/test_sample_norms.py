@@ -13,7 +13,7 @@ def draw(*shape, seed=0):
 
 
 def applied(scale, offset, x, shift):
-    return scale[..., None, None] * (x - shift[:, None, None]) + offset[..., None, None]
+    return scale[..., None, None] * (x - shift[..., None, None]) + offset[..., None, None]
 
 
 def some_means(*shape, seed=0):
@@ -49,16 +49,27 @@ def test_a_single_position_and_a_constant_far_from_the_shift_have_the_variance_0
     torch.testing.assert_close(scale, torch.full_like(scale, 1e-5**-0.5))
 
 
+@given(n=st.integers(1, 4), seed=st.integers(0, 50), shifts=st.booleans())
+def test_the_statistics_over_samples_are_those_of_the_batch_whatever_the_shift(n, seed, shifts):
+    x = draw(n, 4, 3, 5, seed=seed)
+    shift = draw(n, 4, seed=1) if shifts else draw(4, seed=1)
+    means = ops.moments(x, 1, shift=shift, products=False).means
+    mean, variance = ops.statistics_over_samples(means, shift)
+    torch.testing.assert_close(mean + shift, x.mean((0, 2, 3)).expand(n, 4))
+    torch.testing.assert_close(variance, x.var((0, 2, 3), correction=0))
+
+
+@pytest.mark.parametrize("shifts", [(8,), (3, 8)])
 @pytest.mark.parametrize("running", [False, True])
-def test_a_switchable_norm_is_the_mix_of_three(running):
-    x, shift, weight, bias = draw(3, 8, 3, 4), draw(8, seed=1), draw(8, seed=2), draw(8, seed=3)
+def test_a_switchable_norm_is_the_mix_of_three(running, shifts):
+    x, shift, weight, bias = draw(3, 8, 3, 4), draw(*shifts, seed=1), draw(8, seed=2), draw(8, seed=3)
     logits = draw(3, seed=4), draw(3, seed=5)
     moments = ops.moments(x, 1, shift=shift, products=False)
     if running:
         averages = draw(8, seed=6), draw(8, seed=7).square()
         statistics = averages[0] - shift, averages[1]
     else:
-        averages, statistics = None, ops.batch_statistics(moments.means)
+        averages, statistics = None, ops.statistics_over_samples(moments.means, shift)
     affine = ops.switchable_norm_affine(moments.means, shift, *statistics, *logits, weight, bias, 1e-3)
     expected = switchable_norm(x, *logits, weight, bias, 1e-3, averages)
     torch.testing.assert_close(applied(*affine, x, shift), expected)

@@ -218,6 +218,13 @@ def test_coefficients_need_not_be_contiguous(kernels):
     assert_same(all_passes(kernels, p), expected)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_shift_for_each_sample_agrees(kernels, layout):
+    p = problem(3, layout=layout)
+    p.shift = p.diagonal
+    assert_same(all_passes(kernels, p), all_passes(plain, p))
+
+
 def test_a_mean_of_a_thousand_spreads_costs_no_accuracy(kernels):
     p = problem(2, 8, 9, 13)
     p.x += 1000
