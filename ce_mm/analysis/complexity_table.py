@@ -31,9 +31,9 @@ All figures are for one picture. In inference CE uses the moving average of its 
 is the same forward pass in training mode, where CE takes the covariance and its inverse square root (once for a batch,
 here of one picture); a detector whose config freezes CE's statistics (`norm_eval`) does the same in both. Two-stage
 detectors: backbone, neck, RPN, and the heads for {ROIS} RoIs, masks for 100, as mmdet counts. × is the ratio to the
-first baseline with BN, or where no config is one, to the same network without CE. SE is shown where the paper trains
-it: ResNet-50 and 101, and Mask R-CNN on them. The paper reports 25.6 M parameters for ResNet-50 and 29.3 M for
-CE-ResNet-50.
+first baseline with BN, or where no config is one, to the same network without CE. SE is shown where there
+is a config for it: ResNet-50 and 101, and Mask R-CNN on them (mmpretrain's SE is for ResNets). The paper reports 25.6 M
+parameters for ResNet-50 and 29.3 M for CE-ResNet-50.
 
 ![What SE and CE add](complexity.png)
 """

@@ -22,6 +22,14 @@ def equalize(module: ConvModule, ce_cfg: dict) -> None:
     Args:
         module: what a library built, in mmcv's usual order convolution, norm, rectifier.
         ce_cfg: CENorm's arguments.
+
+    Raises:
+        ValueError: the module has no norm, or is of another class, which would lose its forward.
     """
+    if type(module) is not ConvModule or not module.with_norm:
+        raise ValueError(
+            f"equalize takes mmcv's ConvModule itself, with a norm, got {module!r}; give the ConvModule a norm_cfg, or "
+            "put a CENorm into the module in place of its norm"
+        )
     module.add_module(module.norm_name, CENorm(module.out_channels, **ce_cfg))
     module.__class__ = CEConvModule  # the convolution and the rectifier stay the library's

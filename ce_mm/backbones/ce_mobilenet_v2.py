@@ -28,3 +28,4 @@ class CEMobileNetV2(NormEval, MobileNetV2):
         for block in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
             depthwise = block.conv[-2]  # before it stands the expansion, which the first block has not; behind, one 1×1
             equalize(depthwise, dict(norm=norm_cfg) | (ce_cfg or {}))
+        self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked

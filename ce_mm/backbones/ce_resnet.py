@@ -110,6 +110,7 @@ class CEResNet(NormEval, ResNet):
         super().__init__(depth, norm_cfg=norm_cfg, zero_init_residual=zero_init_residual, **kwargs)
         if act_cfg is not None:
             replace_rectifiers(self, act_cfg)
+            self._freeze_stages()  # again: ResNet did it before these were there, and PReLU has weights
 
     def make_res_layer(self, **kwargs: Any) -> nn.Module:
         """A stage, called by ResNet for one after the other."""

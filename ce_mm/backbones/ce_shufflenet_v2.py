@@ -30,3 +30,4 @@ class CEShuffleNetV2(NormEval, ShuffleNetV2):
         super().__init__(widen_factor, norm_cfg=norm_cfg, **kwargs)
         for unit in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
             equalize(unit.branch2[-1], dict(norm=norm_cfg) | (ce_cfg or {}))
+        self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked

@@ -22,7 +22,8 @@ class CEVGG(NormEval, VGG):
         depth: 11, 13, 16 or 19.
         ce_cfg: CENorm's arguments; its base norm is ``norm_cfg`` unless given here.
         norm_cfg: of the whole network; BN by default.
-        act_cfg: the rectifier at every place, also in the classifier; ReLU by default.
+        act_cfg: the rectifier at every place, also in the classifier; ReLU by default. (None is ReLU here, while
+            mmpretrain's VGG then has no rectifier behind its convolutions.)
         num_classes: above 0, VGG's own classifier of three layers is part of the network.
         kwargs: mmpretrain's VGG's; checkpoints of a plain VGG with the same norm work as there.
     """
@@ -44,6 +45,7 @@ class CEVGG(NormEval, VGG):
         for module in self.features:
             if isinstance(module, ConvModule):
                 equalize(module, dict(norm=norm_cfg) | (ce_cfg or {}))
+        self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked
 
 
 def _init_cfg(num_classes: int) -> list[dict]:

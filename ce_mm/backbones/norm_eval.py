@@ -1,24 +1,24 @@
 """``norm_eval`` for every norm with moving averages: mmpretrain's backbones look for some kinds of batch norm alone.
 
 CE follows its base norm, so a batch norm that they put into eval mode takes CE with it. Over GN, LN or IN nothing
-would: these have no moving averages themselves, but CE has.
+would: these have no moving averages themselves, but CE has. SN has some of its own, and is no batch norm.
 """
 from typing import Self
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ce_mm.layers import CENorm
+from ce_mm.layers import CENorm, SwitchableNorm
 
 
 class NormEval(nn.Module):
     """What a CE backbone inherits from in front of mmpretrain's class."""
 
     def train(self, mode: bool = True) -> Self:
-        """As the backbone's; with ``norm_eval`` all batch norms (also SyncBN) and all CE layers stay in eval mode."""
+        """As the backbone's; with ``norm_eval`` all batch norms (also SyncBN), SN and CE stay in eval mode."""
         super().train(mode)
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, (_BatchNorm, CENorm)):
+                if isinstance(module, (_BatchNorm, SwitchableNorm, CENorm)):
                     module.eval()
         return self

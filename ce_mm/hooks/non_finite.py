@@ -1,7 +1,8 @@
 """Batches with NaN or infinite values: which layer met them first, at which step, and no norm's averages spoilt.
 
-CE layers guard their own buffers and remember on the device whether they had to. Plain batch norms do not, so theirs
-are put back here. The device is asked once per ``interval`` iterations, not at every one.
+CE and SN guard their own buffers and remember on the device whether they had to. Plain batch norms do not, neither do
+those inside a CENorm without branches, so theirs are put back here. The device is asked once per ``interval``
+iterations, not at every one.
 """
 import logging
 from typing import Any
@@ -15,7 +16,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ce_mm.layers import CENorm
+from ce_mm.layers import CENorm, SwitchableNorm
 
 
 @HOOKS.register_module()
@@ -36,15 +37,21 @@ class NonFiniteHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Find the layers, in the order in which the model holds them."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        self.ce_layers = {name: m for name, m in model.named_modules() if isinstance(m, CENorm)}
-        inside = {id(m.norm) for m in self.ce_layers.values()}
+        layers = dict(model.named_modules())
+        # A CENorm with branches speaks for its base norm; without, it only calls it.
+        inside = {id(m.norm) for m in layers.values() if isinstance(m, CENorm) and m.branches}
+        self.guarded_layers = {
+            name: m
+            for name, m in layers.items()
+            if (isinstance(m, CENorm) and m.branches) or (isinstance(m, SwitchableNorm) and id(m) not in inside)
+        }
         self.plain_layers = {
             name: m
-            for name, m in model.named_modules()
+            for name, m in layers.items()
             if isinstance(m, _BatchNorm) and m.track_running_stats and id(m) not in inside
         }
-        order = list(dict(model.named_modules()))
-        self.names = [*self.ce_layers, *self.plain_layers]
+        order = list(layers)
+        self.names = [*self.guarded_layers, *self.plain_layers]
         self.rank = [order.index(name) for name in self.names]
         self.buffers = [b for m in self.plain_layers.values() for b in (m.running_mean, m.running_var)]
         self.kept = [b.clone() for b in self.buffers]
@@ -56,7 +63,7 @@ class NonFiniteHook(Hook):
         """Put back what is not finite, remember who saw it, and report every ``interval`` iterations."""
         if not self.names:
             return
-        flags = [self._take_flag(layer) for layer in self.ce_layers.values()] + self._restore_plain()
+        flags = [self._take_flag(layer) for layer in self.guarded_layers.values()] + self._restore_plain()
         self.history.append(torch.stack(flags))
         if self.every_n_train_iters(runner, self.interval):
             self._report(runner.iter)
@@ -66,7 +73,7 @@ class NonFiniteHook(Hook):
         if self.history:
             self._report(runner.iter - 1)
 
-    def _take_flag(self, layer: CENorm) -> Tensor:
+    def _take_flag(self, layer: CENorm | SwitchableNorm) -> Tensor:
         flag, layer.finite = layer.finite, None
         return self.fine if flag is None else flag
 

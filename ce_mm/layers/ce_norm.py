@@ -79,6 +79,7 @@ class CENorm(nn.Module):
         self.ir = InstanceReweighting(num_features, reduction, correction) if "ir" in branches else None
         self.register_parameter("mix", nn.Parameter(torch.zeros(1)) if self.branches == BRANCHES else None)
         #: Whether all training batches since the last reset to None were finite, a bool () on the device, or None.
+        #: Without branches it stays None.
         self.finite: Tensor | None = None
 
     @property

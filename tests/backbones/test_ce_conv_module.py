@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from torch import nn
 
 from ce_mm.backbones import equalize
 from ce_mm.layers import CENorm
@@ -41,3 +42,19 @@ def test_the_convolution_and_the_name_of_the_norm_stay():
     assert isinstance(module, ConvModule)
     assert isinstance(module.gn, CENorm) and module.norm is module.gn
     assert torch.equal(module.conv.weight, plain.conv.weight)
+
+
+class Scaled(ConvModule):
+    """A ConvModule with a forward of its own."""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [ConvModule(4, 16, 3), Scaled(4, 16, 3, norm_cfg=dict(type="BN")), nn.Conv2d(4, 16, 3)],
+    ids=["without-norm", "subclass", "another"],
+)
+def test_what_is_no_plain_conv_module_with_a_norm_is_named(module):
+    with pytest.raises(ValueError) as error:
+        equalize(module, dict())
+    assert repr(module) in str(error.value) and "norm_cfg" in str(error.value)
+    assert type(module) in (ConvModule, Scaled, nn.Conv2d)

@@ -28,6 +28,13 @@ def test_the_last_gamma_of_a_block_starts_at_one_unless_the_user_insists():
         assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_a_frozen_stage_s_rectifiers_are_frozen_from_the_start():
+    model = CEResNet(18, frozen_stages=1, act_cfg=dict(type="PReLU"))
+    rectifiers = [(name, p) for name, p in model.named_parameters() if ".relu." in name]
+    assert all(p.requires_grad != name.startswith("layer1.") for name, p in rectifiers)
+    assert len(rectifiers) == 8
+
+
 @pytest.mark.parametrize("stages", [(True,), (True,) * 5], ids=len)
 def test_ce_stages_speak_of_four_stages(stages):
     with pytest.raises(ValueError, match="ce_stages"):
