@@ -1,0 +1,136 @@
+"""The study's results: a table and pictures, from what was measured of each training."""
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+
+from ce_mm.analysis import save_figure
+from ce_mm.analysis.study.measuring import FIRST_LAYERS
+from ce_mm.analysis.study.running import MAIN_PAIR
+from ce_mm.files import replacing
+from ce_mm.version import __version__
+
+Results = Mapping[str, Sequence[dict]]
+"""Variant to what was measured of each of its seeds, with the record of its epochs as ``curve``."""
+
+def write_report(results: Results, out: Path, recipe: str, command: str) -> None:
+    """Write results.json, results.md and three pictures; without matplotlib the pictures are left for another machine.
+
+    Args:
+        results: of the trainings that are finished.
+        out: the folder to write to.
+        recipe: its name.
+        command: what anyone can run again.
+    """
+    record = dict(
+        recipe=recipe,
+        command=command,
+        versions=dict(ce_mm=__version__, torch=torch.__version__, python=platform.python_version()),
+        results=results,
+    )
+    _write(out / "results.json", json.dumps(record))
+    _write(out / "results.md", table(results, recipe, command))
+    try:
+        _training(results, out / "training.png")
+        _ablation(results, out / "ablation.png")
+        _magnitudes(results, out / "magnitudes.png")
+    except ModuleNotFoundError as error:
+        print(f"no pictures: {error}; run the same command where it is installed")
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_text(text)
+
+
+def table(results: Results, recipe: str, command: str) -> str:
+    """The results as Markdown."""
+    threshold = next(iter(results.values()))[0]["threshold"]
+    lines = [
+        "# CE on CIFAR-10",
+        "",
+        f"Recipe `{recipe}`; PyTorch {torch.__version__}, ce_mm {__version__}.",
+        "",
+        "```bash",
+        command,
+        "```",
+        "",
+        "Top-1 accuracy on all test pictures after the last epoch, in percent; where there are several seeds, the mean",
+        "and the standard deviation over them. *Inhibited*: the part of the channels with a magnitude below",
+        f"{threshold} behind the rectifier, averaged over the first {FIRST_LAYERS} layers.",
+        "",
+        "| | seeds | top-1 | inhibited |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, runs in results.items():
+        inhibited = 100 * mean(run["inhibited"] for run in runs)
+        accuracy = _spread([run["accuracy"] for run in runs])
+        lines.append(f"| {name} | {len(runs)} | {accuracy} | {inhibited:.1f}% |")
+    plain, equalised = (results.get(name, ()) for name in MAIN_PAIR)
+    pairs = list(zip(plain, equalised, strict=False))
+    if len(pairs) > 1:
+        differences = [b["accuracy"] - a["accuracy"] for a, b in pairs]
+        each = ", ".join(f"{difference:+.2f}" for difference in differences)
+        lines += ["", f"{MAIN_PAIR[1]} minus {MAIN_PAIR[0]}, seed by seed: {each}; {_spread(differences, '+.2f')}."]
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float], form: str = ".2f") -> str:
+    text = format(mean(values), form)
+    return f"{text} ± {stdev(values):.2f}" if len(values) > 1 else text
+
+
+def _figure(columns: int) -> tuple:
+    from matplotlib.figure import Figure  # slow to import, and not needed for the numbers
+
+    figure = Figure((6 * columns, 4), layout="constrained", dpi=110)
+    return figure, figure.subplots(1, columns)
+
+
+def _training(results: Results, path: Path) -> None:
+    figure, (accuracy, inhibited) = _figure(2)
+    for index, (name, runs) in enumerate(results.items()):
+        for seed, run in enumerate(runs):
+            style = dict(color=f"C{index % 10}", linestyle="-" if index < 10 else "--", label=None if seed else name)
+            epochs = [epoch["epoch"] for epoch in run["curve"]]
+            accuracy.plot(epochs, [epoch["accuracy"] for epoch in run["curve"]], **style)
+            ratios = [list(epoch["inhibited"].values())[:FIRST_LAYERS] for epoch in run["curve"]]
+            inhibited.plot(epochs, [100 * mean(layers) for layers in ratios], **style)
+    accuracy.set(xlabel="epoch", ylabel="top-1 accuracy, %")
+    inhibited.set(xlabel="epoch", ylabel=f"inhibited channels, %, first {FIRST_LAYERS} layers")
+    accuracy.legend(fontsize="small")
+    save_figure(figure, path)
+
+
+def _ablation(results: Results, path: Path) -> None:
+    figure, (smallest, random) = _figure(2)
+    for index, (name, runs) in enumerate(results.items()):
+        color, ratios = f"C{index % 10}", [100 * ratio for ratio in runs[0]["ratios"]]
+        for axes, curves in (
+            (smallest, [run["smallest_first"] for run in runs]),
+            (random, [curve for run in runs for curve in run["at_random"]]),
+        ):
+            middle = [mean(values) for values in zip(*curves, strict=True)]
+            axes.plot(ratios, middle, color=color, linestyle="-" if index < 10 else "--", label=name)
+            low, high = ([pick(values) for values in zip(*curves, strict=True)] for pick in (min, max))
+            axes.fill_between(ratios, low, high, color=color, alpha=0.15)
+    smallest.set(xlabel="channels removed, %, smallest first, all layers", ylabel="top-1 accuracy, %")
+    random.set(xlabel="channels removed, %, at random, third layer", ylabel="top-1 accuracy, %")
+    smallest.legend(fontsize="small")
+    save_figure(figure, path)
+
+
+def _magnitudes(results: Results, path: Path) -> None:
+    shown = {name: results[name] for name in MAIN_PAIR if name in results} or dict(results)
+    figure, axes = _figure(1)
+    for name, runs in shown.items():
+        values = torch.tensor([value for run in runs for layer in run["magnitudes"][:FIRST_LAYERS] for value in layer])
+        logarithms = values.clamp_min(1e-6).log10()
+        axes.hist(logarithms.numpy(), bins=60, histtype="step", density=True, label=name)
+    axes.axvline(torch.tensor(next(iter(shown.values()))[0]["threshold"]).log10().item(), color="grey", linestyle=":")
+    axes.set(xlabel=f"log10 of a channel's magnitude, first {FIRST_LAYERS} layers", ylabel="density")
+    axes.legend()
+    save_figure(figure, path)
