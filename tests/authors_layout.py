@@ -52,8 +52,8 @@ def authors_weights(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = tor
         noise = torch.randn(shape, generator=generator, dtype=torch.float64)
         if name.endswith("num_batches_tracked"):
             return torch.tensor(12345)
-        if name.endswith("running_wm"):
-            return (torch.eye(shape[-1], dtype=noise.dtype) + 0.1 * (noise + noise.mT)).to(dtype)
+        if name.endswith("running_wm"):  # not symmetric, so that a transposed one is found
+            return (torch.eye(shape[-1], dtype=noise.dtype) + 0.1 * noise).to(dtype)
         if name.endswith(("running_var", "running_scale")):
             return (0.5 + noise.abs()).to(dtype)
         if name.endswith((".weight", "x_weight")) and len(shape) == 1:

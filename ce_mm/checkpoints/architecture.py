@@ -4,7 +4,9 @@ The names are mmpretrain's, of a network with CE or without. What leaves no trac
 ``iterations``, the ``style`` of a ResNet) cannot be told and stays at its default.
 """
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from mmpretrain.models.backbones.resnet import Bottleneck
@@ -18,6 +20,7 @@ from ce_mm.layers.ce_norm import BRANCHES
 
 #: What CE itself holds, beside its base norm, at the end of a name.
 OWN = re.compile(r"\.(mix|bd\.[^.]+|ir\..+)$")
+_STEM = re.compile(r"((?:stem\.2\.)?[a-z]+1?)\.(?:bd|ir)\.")
 _CE_STAGES = (True, True, True, False)
 _SHUFFLENET_WIDTHS = {48: 0.5, 116: 1.0, 176: 1.5, 244: 2.0}
 
@@ -27,11 +30,14 @@ def has_ce(name: str) -> bool:
     return ".norm." in name or OWN.search(name) is not None
 
 
-def describe(weights: Mapping[str, Tensor]) -> dict:
+def describe(weights: Mapping[str, Tensor], widen_factor: object = None) -> dict:
     """The config of the CE backbone that fits.
+
+    Where a size can be read from several weights, most of them decide: one that is wrong is found when they are loaded.
 
     Args:
         weights: a backbone's, by mmpretrain's names, without prefix.
+        widen_factor: that of a MobileNetV2 if it fits, as several of them have the same widths.
 
     Returns:
         ``type`` and those arguments that differ from their defaults. For weights without CE, CE is at its defaults.
@@ -40,13 +46,13 @@ def describe(weights: Mapping[str, Tensor]) -> dict:
         CheckpointError: it is none of the backbones that exist here with CE, or its shapes contradict each other.
     """
     families = {
-        "layer1.0.conv1.weight": _resnet,
-        "layer1.0.conv.0.conv.weight": _mobilenet_v2,
-        "layers.0.0.branch2.0.conv.weight": _shufflenet_v2,
-        "features.0.conv.weight": _vgg,
+        r"layer\d\.\d+\.conv\d\.weight": _resnet,
+        r"layer\d\.\d+\.conv\.\d\.conv\.weight": partial(_mobilenet_v2, hint=widen_factor),
+        r"layers\.\d\.\d+\.branch2\.\d\.conv\.weight": _shufflenet_v2,
+        r"features\.\d+\.conv\.weight": _vgg,
     }
-    for name, family in families.items():
-        if name in weights:
+    for pattern, family in families.items():
+        if any(re.fullmatch(pattern, name) for name in weights):
             return family(weights)
     raise CheckpointError(
         f"these are not the weights of a ResNet, MobileNetV2, ShuffleNetV2 or VGG (the first name is "
@@ -56,7 +62,7 @@ def describe(weights: Mapping[str, Tensor]) -> dict:
 
 def _resnet(weights: Mapping[str, Tensor]) -> dict:
     blocks = tuple(_length(weights, f"layer{stage}.") for stage in (1, 2, 3, 4))
-    bottleneck = "layer1.0.conv3.weight" in weights
+    bottleneck = any(re.match(r"layer\d\.\d+\.(conv|bn)3\.", name) for name in weights)
     depths = {
         counts: depth
         for depth, (block, counts) in CEResNet.arch_settings.items()
@@ -67,36 +73,52 @@ def _resnet(weights: Mapping[str, Tensor]) -> dict:
             f"no ResNet has {', '.join(map(str, blocks))} {'bottleneck' if bottleneck else 'basic'} blocks in its "
             f"stages; expected one of depth {', '.join(map(str, sorted(depths.values())))}"
         )
-    deep_stem = "stem.0.conv.weight" in weights
-    first, last, stem = ("stem.0.conv", "stem.2.conv", "stem.2.bn") if deep_stem else ("conv1", "conv1", "bn1")
+    deep_stem = any(name.startswith("stem.") for name in weights)
+    first, last = ("stem.0.conv", r"stem\.2\.conv") if deep_stem else ("conv1", "conv1")
+    stem_channels = _most_common(weights, {
+        rf"{last}\.weight": (0, 1), r"layer1\.0\.(conv1|downsample\.\d)\.weight": (1, 1),
+        r"(stem\.2\.)?[a-z]+1?(\.norm)?\.(weight|bias|running_mean|running_var)": (0, 1),
+    })  # fmt: skip
+    inner = {rf"layer{stage + 1}\.\d+\.conv1\.weight": (0, 2**stage) for stage in range(4)}
+    base_channels = _most_common(weights, inner)
     config = dict(type="CEResNet", depth=depths[blocks])
     config |= _differing(in_channels=(_sizes(weights, f"{first}.weight", 4)[1], 3))
-    config |= _differing(stem_channels=(_sizes(weights, f"{last}.weight", 4)[0], 64))
-    config |= _differing(base_channels=(_sizes(weights, "layer1.0.conv1.weight", 4)[0], 64))
+    config |= _differing(stem_channels=(stem_channels, 64))
+    config |= _differing(base_channels=(base_channels, 64))
     config |= _differing(deep_stem=(deep_stem, False))
     # With avg_down the convolution of a shortcut stands behind a pool.
-    config |= _differing(avg_down=("layer2.0.downsample.2.weight" in weights, False))
+    config |= _differing(avg_down=(any(".downsample.2." in name for name in weights), False))
     if any(map(has_ce, weights)):
         stages = tuple(any(n.startswith(f"layer{stage}.") and has_ce(n) for n in weights) for stage in (1, 2, 3, 4))
         config |= _differing(ce_stages=(stages, _CE_STAGES))
+    # The stem's CE layer is bn1, gn1, ..., in a deep stem stem.2.bn, ...
+    stem = next((match[1] for match in map(_STEM.match, weights) if match), None)
     return config | _ce_settings(weights, stem)
 
 
-def _mobilenet_v2(weights: Mapping[str, Tensor]) -> dict:
-    stem = _sizes(weights, "conv1.conv.weight", 4)[0]
-    last = {stage: 2 if stage > 1 else 1 for stage in range(1, 8)}  # the first stage does not expand
-    widths = [_sizes(weights, f"layer{stage}.0.conv.{conv}.conv.weight", 4)[0] for stage, conv in last.items()]
+def _mobilenet_v2(weights: Mapping[str, Tensor], hint: object) -> dict:
     channels = [channels for _, channels, _, _ in CEMobileNetV2.arch_settings]
-    estimate = widths[-1] / channels[-1]
-    factors = sorted((step / 20 for step in range(1, 101)), key=lambda factor: abs(factor - estimate))
-    for factor in factors:
-        if [make_divisible(size * factor, 8) for size in (32, *channels)] == [stem, *widths]:
+    # The last convolution of a block; the first stage does not expand, so that it comes earlier there.
+    lasts = {rf"layer{stage}\.\d+\.conv\.{2 if stage > 1 else 1}": size for stage, size in enumerate(channels, 1)}
+    places = {"conv1": 32} | lasts
+    widths = {place: _most_common(weights, {rf"{place}\.(conv\.weight|bn\..*)": (0, 1)}) for place in places}
+
+    def fits(factor: float) -> bool:
+        return all(make_divisible(size * factor, 8) == widths[place] for place, size in places.items())
+
+    estimate = widths[next(reversed(places))] / channels[-1]
+    known = [hint] if isinstance(hint, int | float) and 0 < hint <= 5 else []
+    usual = sorted((step / 20 for step in range(1, 101)), key=lambda factor: abs(factor - estimate))
+    for factor in known + usual:
+        if fits(factor):
             return dict(type="CEMobileNetV2") | _differing(widen_factor=(factor, 1.0)) | _ce_settings(weights)
-    raise CheckpointError(f"no MobileNetV2 of widen_factor 0.05, 0.1, ... 5 has stages of {widths} channels")
+    raise CheckpointError(
+        f"no MobileNetV2 of widen_factor 0.05, 0.1, ... 5 has stages of {list(widths.values())} channels"
+    )
 
 
 def _shufflenet_v2(weights: Mapping[str, Tensor]) -> dict:
-    width = 2 * _sizes(weights, "layers.0.0.branch2.2.conv.weight", 4)[0]
+    width = 2 * _most_common(weights, {r"layers\.0\.\d+\.branch2\.2\.conv\.weight": (0, 1)})
     if width not in _SHUFFLENET_WIDTHS:
         expected = ", ".join(map(str, _SHUFFLENET_WIDTHS))
         raise CheckpointError(f"no ShuffleNetV2 has {width} channels in its first stage; expected {expected}")
@@ -105,11 +127,11 @@ def _shufflenet_v2(weights: Mapping[str, Tensor]) -> dict:
 
 
 def _vgg(weights: Mapping[str, Tensor]) -> dict:
-    convolutions = sum(re.fullmatch(r"features\.\d+\.conv\.weight", name) is not None for name in weights)
+    convolutions = _length(weights, "features.")
     depths = {sum(blocks): depth for depth, blocks in CEVGG.arch_settings.items()}
     if convolutions not in depths:
         raise CheckpointError(f"no VGG has {convolutions} convolutions; expected {', '.join(map(str, depths))}")
-    if not any(name.startswith("features.0.bn.") for name in weights):
+    if not any(re.match(r"features\.\d+\.(?!conv\.)", name) for name in weights):
         raise CheckpointError("this VGG has no batch norm, on which CE could stand; expected VGG with batch norm")
     return dict(type="CEVGG", depth=depths[convolutions]) | _ce_settings(weights)
 
@@ -156,6 +178,19 @@ def _common(argument: str, default: int, layers: list[tuple[int, int]], rule: Ca
     raise CheckpointError(
         f"no {argument} of CE gives these layers; (channels, {argument}'s result) are {sorted(set(layers))}"
     )
+
+
+def _most_common(weights: Mapping[str, Tensor], sizes: dict[str, tuple[int, int]]) -> int:
+    """The size that most weights tell: pattern of their names -> (dimension, how many times the size that is)."""
+    found = Counter(
+        max(value.shape[dimension] // times, 1)
+        for pattern, (dimension, times) in sizes.items()
+        for name, value in weights.items()
+        if re.fullmatch(pattern, name) and value.dim() > dimension
+    )
+    if not found:
+        raise CheckpointError(f"no weight has a name like {next(iter(sizes))}; expected all weights of the network")
+    return found.most_common(1)[0][0]
 
 
 def _differing(**arguments: tuple[object, object]) -> dict:

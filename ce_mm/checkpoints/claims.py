@@ -11,6 +11,7 @@ import os
 import pickletools
 import re
 import reprlib
+import struct
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -25,8 +26,14 @@ from typing import Any, BinaryIO
 _EXPANDED = 2**20
 #: How many levels of tuples a tuple may hold.
 _DEPTH = 100
+#: How many items tuples may have that are met again and again.
+_SHARED = 2**24
 #: The older format: magic number, version, system, content, names of the storages; then the storages themselves.
 _LEGACY_PICKLES = 5
+#: Of a zip archive: end of the directory, the same for large files, where that is, and what is before each record.
+_END, _END_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")
+_LOCATOR_64, _HEADER = struct.Struct("<4sLQL"), struct.Struct("<4s5H3L2H")
+_MOST_32 = 2**32 - 1
 _OF_STORAGE = {f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "qtensor")}
 _CLASS = r"torch\.((cuda|sparse)\.)*\w*Tensor"
 _TENSOR = re.compile(rf"{_CLASS}|torch\.nn\.parameter\.Parameter|torch\.(_utils|_tensor)\._rebuild_\w+")
@@ -64,6 +71,7 @@ def check_claims(file: BinaryIO) -> None:
 
 
 def _check_zip(file: BinaryIO, size: int) -> None:
+    _check_end(file, size)
     with zipfile.ZipFile(file) as archive:
         records = archive.infolist()
         if any(record.filename.endswith("/constants.pkl") for record in records):
@@ -77,9 +85,42 @@ def _check_zip(file: BinaryIO, size: int) -> None:
         claimed = sum(record.file_size for record in records)
         if claimed > size:
             raise ClaimError(f"its records claim {claimed} bytes, but the file has {size}; {_AGAIN}")
+        _check_places(file, archive.start_dir, records)
         for record in records:
-            if record.filename.lower().endswith("data.pkl"):  # PyTorch does not tell capitals from small letters here
+            # PyTorch does not tell capitals from small letters here, and knows no other name than this one.
+            if record.orig_filename.lower().endswith("data.pkl"):
                 _follow(io.BytesIO(archive.read(record)))
+
+
+def _check_end(file: BinaryIO, size: int) -> None:
+    """That the directory is where the end of the archive says: Python and PyTorch look for it in different ways."""
+    file.seek(max(size - _END_64.size - _LOCATOR_64.size - _END.size, 0))
+    ending = file.read()
+    mark, *_, length, start, comment = _END.unpack(ending[-_END.size :])
+    end = size - _END.size
+    if ending[-_END.size - _LOCATOR_64.size :].startswith(b"PK\x06\x07"):
+        end -= _LOCATOR_64.size + _END_64.size
+        mark_64, *_, length_64, start_64 = _END_64.unpack(ending[: _END_64.size])
+        place = _LOCATOR_64.unpack(ending[_END_64.size : -_END.size])[2]
+        agree = (length, start) == (min(length_64, _MOST_32), min(start_64, _MOST_32))
+        if mark_64 != b"PK\x06\x06" or place != end or not agree:
+            raise ClaimError(f"its zip archive has two ends that contradict each other, {_ANEW}")
+        length, start = length_64, start_64
+    if mark != b"PK\x05\x06" or comment or start + length != end:
+        raise ClaimError(f"it is damaged or cut short: its zip archive's directory is not where its end says; {_AGAIN}")
+
+
+def _check_places(file: BinaryIO, end: int, records: list[zipfile.ZipInfo]) -> None:
+    """That records lie one after the other, from the start of the file to the directory."""
+    reached = 0
+    for record in sorted(records, key=lambda record: record.header_offset):
+        file.seek(record.header_offset)
+        *_, name, extra = _HEADER.unpack(file.read(_HEADER.size))
+        if record.header_offset < reached or (reached == 0) != (record.header_offset == 0):
+            raise ClaimError(f"its record {record.filename} lies over another, or not at the start, {_ANEW}")
+        reached = record.header_offset + _HEADER.size + name + extra + record.compress_size
+    if reached > end:
+        raise ClaimError(f"its last record reaches into the directory, {_ANEW}")
 
 
 def _check_legacy(pickles: BinaryIO | mmap.mmap, end: int, size: int) -> None:
@@ -107,9 +148,10 @@ class _Name(str):
 
 
 class _Tuple(tuple):
-    """A tuple that knows how many levels of tuples it holds."""
+    """A tuple that knows how many levels of tuples it holds, and how many items on all levels."""
 
     depth: int
+    items: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +169,7 @@ def _follow(file: BinaryIO | mmap.mmap) -> dict[int | str, int]:
         How many numbers each storage claims to have.
     """
     stack, marked, memo, storages = [], [], {}, {}
+    again = 0  # how many items tuples have that are in the pickle once and used several times
     for opcode, argument, _ in pickletools.genops(file):
         match opcode.name:
             case "PROTO" | "STOP":
@@ -147,6 +190,9 @@ def _follow(file: BinaryIO | mmap.mmap) -> dict[int | str, int]:
                 memo[argument] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[argument])
+                again += getattr(stack[-1], "items", 0)
+                if again > _SHARED:  # as keys of dicts they take as many steps
+                    raise ClaimError(f"its tuples unfold to more than {_SHARED} items, {_ANEW}")
             case "TUPLE":
                 items, stack = stack, marked.pop()
                 stack.append(_tuple(items))
@@ -180,6 +226,7 @@ def _follow(file: BinaryIO | mmap.mmap) -> dict[int | str, int]:
 
 def _tuple(items: list[Any]) -> _Tuple:
     made = _Tuple(items)
+    made.items = 1 + sum(item.items if isinstance(item, _Tuple) else 1 for item in items)
     made.depth = 1 + max((item.depth for item in items if isinstance(item, _Tuple)), default=0)
     if made.depth > _DEPTH:
         raise ClaimError(f"it holds tuples within tuples, more than {_DEPTH} levels deep; no checkpoint needs that.")

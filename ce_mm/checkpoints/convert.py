@@ -12,6 +12,7 @@ from ce_mm.checkpoints import authors, publishing
 from ce_mm.checkpoints.fitting import Fitted, fit
 from ce_mm.checkpoints.layouts import LAYOUTS, Network, read_network
 from ce_mm.checkpoints.reading import CheckpointError
+from ce_mm.checkpoints.recorded import holds_only
 from ce_mm.checkpoints.report import Report
 from ce_mm.version import __version__
 
@@ -61,7 +62,7 @@ def convert(
         raise CheckpointError(f"{source}: it cannot be read ({error.strerror or error})") from error
 
     try:
-        meta = {} if target == "authors" else _meta(source, network, fitted, target)
+        meta = {} if target == "authors" else _meta(network, fitted, target)
         content = publishing.serialise(weights, meta, destination.suffix)
         digest = publishing.sha256(content)
         if publish:
@@ -104,9 +105,9 @@ def _check_new(path: Path) -> None:
         raise CheckpointError(f"{path} exists already; {hint}")
 
 
-def _meta(source: Path, network: Network, fitted: Fitted, target: str) -> dict:
+def _meta(network: Network, fitted: Fitted, target: str) -> dict:
     """What is written beside the weights, and is understood when the file is converted again."""
-    meta = dict(ce_mm_version=__version__, source=source.name, cfg=Config(dict(model=fitted.model)).pretty_text)
+    meta = dict(ce_mm_version=__version__, cfg=_as_text(dict(model=fitted.model)))
     if network.originals:
         meta["authors"] = dict(originals=network.originals, order=network.order)
     if network.classes and target == "classifier":
@@ -119,7 +120,14 @@ def _config_text(model: dict, weights: str) -> str:
     config = dict(custom_imports=dict(imports=["ce_mm"], allow_failed_imports=False))
     if "type" in model:
         config["default_scope"] = "mmpretrain"
-    return f"# The network of the weights in {weights}.\n{Config(config | dict(model=model)).pretty_text}"
+    return f"# The network of the weights in {ascii(weights)[1:-1]}.\n{_as_text(config | dict(model=model))}"
+
+
+def _as_text(config: dict) -> str:
+    text = Config(config).pretty_text
+    if not holds_only(text, config):  # mmengine does not escape everything, and whoever reads the text runs it
+        raise CheckpointError(f"{config!r} cannot be written as the text of a config; use plain values in it")
+    return text
 
 
 def _report(

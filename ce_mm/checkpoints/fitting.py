@@ -1,16 +1,20 @@
 """Weights in the network that they are for: it is built, filled, checked and run once."""
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ce_mm.checkpoints.architecture import OWN
 from ce_mm.checkpoints.layouts import Network
 from ce_mm.checkpoints.reading import CheckpointError
+
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -39,27 +43,41 @@ def fit(network: Network, classifier: bool) -> Fitted:
             network's output for a random picture is not finite.
     """
     config = _model_config(network, classifier)
+    with torch.device("meta"), _LinspaceWithValues():  # a few shapes in a file may describe a network of any size
+        expected = _build(config if classifier else config["backbone"]).state_dict()
+    mapped = _places(network, expected, classifier)
+    given = {mapped[source]: network.weights[name] for name, source in network.source.items() if source in mapped}
+    without_ce = not any(OWN.search(name) for name in given)
+    missing = [name for name in expected if name not in given]
+    may_start = [name for name in missing if name.endswith("num_batches_tracked") or (without_ce and OWN.search(name))]
+    _expect_none([name for name in missing if name not in may_start], "there is no value for", network)
+    for source, name in mapped.items():
+        _check_value(source, given[name], expected[name])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _build(config if classifier else config["backbone"])
         picture = torch.rand(1, network.config.get("in_channels", 3), 64, 64)
-    initial = model.state_dict()
-    mapped = _places(network, initial, classifier)
-    given = {mapped[source]: network.weights[name] for name, source in network.source.items() if source in mapped}
-    without_ce = not any(OWN.search(name) for name in given)
-    missing = [name for name in initial if name not in given]
-    may_start = [name for name in missing if name.endswith("num_batches_tracked") or (without_ce and OWN.search(name))]
-    _expect_none([name for name in missing if name not in may_start], "there is no value for")
-    for source, name in mapped.items():
-        _check_value(source, given[name], initial[name])
-    weights = {name: given.get(name, value) for name, value in initial.items()}
+    weights = {name: given.get(name, value) for name, value in model.state_dict().items()}
     _try(model, weights, picture)
     return Fitted(config, weights, mapped, may_start)
+
+
+class _LinspaceWithValues(TorchFunctionMode):
+    """mmpretrain's ResNet asks torch.linspace for its numbers, which it has not on the meta device."""
+
+    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
+        kwargs = kwargs or {}
+        return func(*args, **(kwargs | dict(device="cpu") if func is torch.linspace else kwargs))
 
 
 def _model_config(network: Network, classifier: bool) -> dict:
     if not classifier:
         return dict(backbone=network.config)
+    if network.layout == "mmpretrain" and network.left_out:
+        raise CheckpointError(
+            f"{network.left_out[0]} has no place in a backbone, global average pooling and a linear classifier, so "
+            "that the target would be another network; choose the target 'backbone'"
+        )
     weight = network.weights.get("head.fc.weight")
     if weight is None or weight.dim() != 2:
         raise CheckpointError(
@@ -97,21 +115,24 @@ def _places(network: Network, initial: Mapping[str, Tensor], classifier: bool) -
         elif own in places.values():
             raise CheckpointError(f"{source} is there twice, under two names")
         places[source] = own
-    _expect_none(unknown, f"{network.config['type']} has no place for")
+    _expect_none(unknown, f"{network.config['type']} has no place for", network)
     return places
 
 
-def _expect_none(names: list[str], complaint: str) -> None:
+def _expect_none(names: list[str], complaint: str, network: Network) -> None:
     if names:
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        raise CheckpointError(f"{complaint} {names[0]}{more}; expected the weights of exactly this network")
+        config = "" if network.settings_known else (
+            " (the source records no config in meta['cfg'], so that base norms under CE are taken to be BN)"
+        )
+        raise CheckpointError(f"{complaint} {names[0]}{more}; expected the weights of exactly this network{config}")
 
 
 def _check_value(name: str, value: Tensor, expected: Tensor) -> None:
     if value.shape != expected.shape:
         raise CheckpointError(f"{name} has the shape {tuple(value.shape)}; expected {tuple(expected.shape)}")
-    if value.is_floating_point() != expected.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
-        kind = "a floating-point type" if expected.is_floating_point() else "whole numbers"
+    if value.dtype not in (_FLOATING if expected.is_floating_point() else _WHOLE):
+        kind = "a floating-point type of 16 bits or more" if expected.is_floating_point() else "whole numbers"
         raise CheckpointError(f"{name} is of type {value.dtype}; expected {kind}")
     if not torch.isfinite(value.double()).all():
         raise CheckpointError(f"{name} holds NaN or infinite values; take a checkpoint from before that happened")

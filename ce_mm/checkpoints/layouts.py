@@ -1,23 +1,25 @@
 """Layouts of checkpoints, recognised by their names and brought under the names of an mmpretrain classifier."""
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from mmpretrain.models import backbones
 from torch import Tensor
 
-from ce_mm.backbones import CEVGG, CEMobileNetV2, CEResNet, CEShuffleNetV2
 from ce_mm.checkpoints import authors, torchvision_names
+from ce_mm.checkpoints.allowed import CLASSES, check_config, parameters
 from ce_mm.checkpoints.architecture import describe, has_ce
 from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.checkpoints.recorded import recorded_model
 
 LAYOUTS = ("auto", "authors", "mmpretrain", "mmdet", "backbone", "torchvision")
-_CLASSES = {kind.__name__: kind for kind in (CEVGG, CEMobileNetV2, CEResNet, CEShuffleNetV2)}
 _DETECTORS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.")
 #: Arguments that say how a backbone is trained or used, not what it is; and a VGG's own classifier.
-_USE = {"frozen_stages", "norm_eval", "with_cp", "init_cfg", "pretrained", "out_indices", "zero_init_residual"}
+_USE = {
+    "frozen_stages", "norm_eval", "with_cp", "init_cfg", "pretrained", "out_indices", "zero_init_residual",
+    "num_classes",
+}  # fmt: skip
+#: Arguments of a plain network that change what it computes, and leave no trace in its weights.
+_PLAIN = ("style", "norm_cfg", "act_cfg", "strides", "dilations")
 _SIZES = ("type", "depth", "in_channels", "stem_channels", "base_channels", "expansion", "num_stages", "widen_factor")
 _VGG_CLASSIFIER = "backbone.classifier."
 
@@ -77,6 +79,7 @@ def read_network(checkpoint: dict, layout: str = "auto") -> Network:
     ours = {place: value for place, value in mapped.values()}
     backbone = {name.removeprefix("backbone."): value for name, value in ours.items() if name.startswith("backbone.")}
     config, known = _config(checkpoint, backbone, found)
+    authors.check_originals(originals, ours)
     return Network(
         layout=found,
         config=config,
@@ -98,8 +101,7 @@ def _weights(checkpoint: dict) -> dict[str, Tensor]:
     for name, value in state.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"expected a tensor for every name, but {name!r} is {type(value).__name__}")
-        if value.layout is not torch.strided or value.is_quantized or value.is_meta:
-            raise CheckpointError(f"{name} is no plain tensor but sparse, quantized or without values")
+        _check_plain(name, value)
         short = name.removeprefix("module.")
         if short in weights:
             raise CheckpointError(f"{short} is there twice, with and without 'module.' in front")
@@ -107,11 +109,18 @@ def _weights(checkpoint: dict) -> dict[str, Tensor]:
     return weights
 
 
+def _check_plain(name: str, value: Tensor) -> None:
+    if value.layout is not torch.strided or value.is_quantized or value.is_nested or value.is_meta:
+        raise CheckpointError(f"{name} is no plain tensor but sparse, quantized, nested or without values")
+
+
 def _layout(weights: Mapping[str, Tensor]) -> str:
     if authors.is_authors(weights):
         return "authors"
     if any(name.startswith("backbone.") for name in weights):
-        return "mmdet" if any(name.startswith(_DETECTORS) for name in weights) else "mmpretrain"
+        classifier = any(name.startswith("head.fc.") for name in weights)  # whose neck may have weights, too
+        detector = not classifier and any(name.startswith(_DETECTORS) for name in weights)
+        return "mmdet" if detector else "mmpretrain"
     return "torchvision" if torchvision_names.is_torchvision(weights) else "backbone"
 
 
@@ -121,16 +130,29 @@ def _config(checkpoint: dict, weights: Mapping[str, Tensor], layout: str) -> tup
     recorded = recorded if isinstance(recorded, dict) else {}
     kind = str(recorded.get("type")).rpartition(".")[2]
     plain = not any(map(has_ce, weights))
-    config = describe(weights)
-    if kind in _CLASSES and not plain and layout != "authors":
-        recorded = _without_defaults(recorded | dict(type=kind))
+    config = describe(weights, recorded.get("widen_factor"))
+    if kind in CLASSES and not plain and layout != "authors":
+        recorded = {name: value for name, value in recorded.items() if name not in _USE} | dict(type=kind)
+        check_config(recorded)
+        recorded = _without_defaults(recorded)
         _check_sizes(recorded, config)
         return recorded, True
     if layout == "authors":
         config["ce_cfg"] = config.get("ce_cfg", {}) | authors.CE_CFG
-    if plain and "style" in recorded:  # where the stride of a bottleneck stands leaves no trace
-        config = _without_defaults(config | dict(style=recorded["style"]))
+    elif plain:
+        kept = {name: recorded[name] for name in _PLAIN if name in recorded and name in parameters(config["type"])}
+        check_config(config | kept)
+        config = _without_defaults(config | kept | dict(norm_cfg=_plain_norm(kept.get("norm_cfg"))))
     return config, plain or layout == "authors"
+
+
+def _plain_norm(norm: dict | None) -> dict | None:
+    """A plain network's norm without how it was trained (frozen, on several processes)."""
+    if norm is None:
+        return None
+    return {name: value for name, value in norm.items() if name != "requires_grad"} | dict(
+        type="BN" if norm["type"] == "SyncBN" else norm["type"]
+    )
 
 
 def _check_sizes(recorded: dict, described: dict) -> None:
@@ -145,22 +167,18 @@ def _check_sizes(recorded: dict, described: dict) -> None:
 
 def _without_defaults(config: dict) -> dict:
     """What a recorded config says about the network itself, without arguments that are at their defaults."""
-    kind = _CLASSES[config["type"]]
-    defaults = dict(norm_cfg=dict(type="BN", requires_grad=True))
-    for base in (getattr(backbones, kind.__name__.removeprefix("CE")), kind):
-        defaults |= {name: p.default for name, p in inspect.signature(base).parameters.items() if p.default is not None}
+    defaults = parameters(config["type"])
+    norms = (dict(type="BN"), dict(type="BN", requires_grad=True))
 
     def same(value: object, default: object) -> bool:
         return value == default or (isinstance(value, list) and tuple(value) == default)
 
-    plain_norm = dict(type="BN")
     return {
         name: value
         for name, value in config.items()
-        if name not in _USE | {"num_classes"}
-        and value is not None
+        if value is not None
         and not (name in defaults and same(value, defaults[name]))
-        and not (name == "norm_cfg" and value == plain_norm)
+        and not (name == "norm_cfg" and value in norms)
         and not (name in ("ce_cfg", "ce_stem_cfg") and not value)
     }
 
@@ -171,8 +189,10 @@ def _kept_originals(checkpoint: dict) -> tuple[dict[str, Tensor], list[str]]:
     if not isinstance(kept, dict) or not isinstance(kept.get("originals"), dict):
         return {}, []
     originals = {name: value for name, value in kept["originals"].items() if isinstance(value, Tensor)}
+    for name, value in originals.items():
+        _check_plain(name, value)
     order = kept.get("order")
-    return originals, list(order) if isinstance(order, list | tuple) else []
+    return originals, [name for name in order if isinstance(name, str)] if isinstance(order, list | tuple) else []
 
 
 def _classes(checkpoint: dict) -> list[str] | None:

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
-from ce_mm.files import replacing
+from ce_mm.files import placing
 
 SUFFIXES = (".pth", ".safetensors")
 _META = "ce_mm"  # one entry alone: safetensors writes several in an order of chance, and the hash would change
@@ -35,6 +36,9 @@ def serialise(weights: dict[str, Tensor], meta: dict, suffix: str) -> bytes:
     weights = {name: _alone(value) for name, value in weights.items()}
     if suffix == ".safetensors":
         return save(weights, {_META: json.dumps(_as_text(meta))})
+    if "authors" in meta:
+        originals = {name: _alone(value) for name, value in meta["authors"]["originals"].items()}
+        meta = meta | dict(authors=meta["authors"] | dict(originals=originals))
     content = io.BytesIO()  # a file's name would be written into it
     torch.save(dict(meta=meta, state_dict=weights) if meta else dict(state_dict=weights), content)
     return content.getvalue()
@@ -65,23 +69,28 @@ def sha256(content: bytes) -> str:
 
 
 def published(path: Path, digest: str) -> Path:
-    """``x.pth`` as ``x-1a2b3c4d.pth``: the name by which OpenMMLab and torch.hub check a download."""
-    return path.with_name(f"{path.stem}-{digest[:8]}{path.suffix}")
+    """``x.pth`` as ``x-1a2b3c4d.pth``: the name by which OpenMMLab and torch.hub check a download.
+
+    torch.hub looks for the digits before the first dot, so that the name has no other: ``0.5x`` becomes ``0p5x``.
+    """
+    stem = re.sub(r"(?<=\d)\.(?=\d)", "p", path.stem).replace(".", "-")
+    return path.with_name(f"{stem}-{digest[:8]}{path.suffix}")
 
 
 def write_all(files: dict[Path, bytes]) -> None:
     """Write files that do not exist yet: all of them or none; their one folder is made.
 
     Raises:
-        OSError: the disk is full, the folder is not for writing, ...; nothing is left there.
+        OSError: the disk is full, the folder is not for writing, one is there already, ...; nothing is left there.
     """
+    placed = []
     folder = next(iter(files)).parent
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(list(files.items()))
+        _write(list(files.items()), placed)
     except BaseException:
-        for path in files:
+        for path in placed:
             path.unlink(missing_ok=True)
         with suppress(OSError):
             for parent in made:
@@ -89,13 +98,14 @@ def write_all(files: dict[Path, bytes]) -> None:
         raise
 
 
-def _write(files: list[tuple[Path, bytes]]) -> None:
+def _write(files: list[tuple[Path, bytes]], placed: list[Path]) -> None:
     """Each is moved into place only when all are written: the last first."""
     if files:
         (path, content), *rest = files
-        with replacing(path) as unfinished:
+        with placing(path) as unfinished:
             unfinished.write_bytes(content)
-            _write(rest)
+            _write(rest, placed)
+        placed.append(path)
 
 
 def _alone(value: Tensor) -> Tensor:

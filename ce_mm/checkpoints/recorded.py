@@ -5,6 +5,9 @@ only numbers, text, lists, tuples and dicts are understood.
 """
 import ast
 
+#: What Python's parser raises for bad text; TypeError is that of a dict's key that is a list.
+_BAD_TEXT = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+
 
 def recorded_model(checkpoint: dict) -> dict | None:
     """The ``model`` of the config in a checkpoint.
@@ -21,9 +24,18 @@ def recorded_model(checkpoint: dict) -> dict | None:
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "model":
                 model = _value(statement.value)
                 return model if isinstance(model, dict) else None
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # what Python's parser raises for bad text
+    except _BAD_TEXT:
         pass
     return None
+
+
+def holds_only(text: str, config: dict) -> bool:
+    """Whether the text of a config is this data and nothing else, so that running it does nothing else."""
+    try:
+        read = {ast.unparse(statement.targets[0]): _value(statement.value) for statement in ast.parse(text).body}
+    except (*_BAD_TEXT, AttributeError):  # AttributeError: a statement that is no assignment
+        return False
+    return read == config
 
 
 def _value(node: ast.expr) -> object:

@@ -10,13 +10,17 @@ from ce_mm.backbones import CEMobileNetV2
 from ce_mm.checkpoints.reading import CheckpointError
 
 _KINDS = ("conv", "bn")
+#: What a name looks like that the others have not.
+_MOBILENET_V2 = r"features\.\d+\.(0|conv\.\d+)\.weight"
+_SHUFFLENET_V2 = r"stage\d\.\d+\.branch\d\.\d+\.weight"
+_VGG = r"features\.\d+\.weight"
 
 
 def is_torchvision(names: Iterable[str]) -> bool:
     """Whether the names are a torchvision classifier's or feature extractor's, and not mmpretrain's."""
-    names = set(names)
-    marks = {"features.0.0.weight", "stage2.0.branch1.0.weight", "features.0.weight"}
-    return bool(marks & names) or {"layer1.0.conv1.weight", "fc.weight"} <= names
+    names = list(names)
+    resnet = any(name.startswith("fc.") for name in names) and _any(r"layer\d\.\d+\.conv\d\.weight", names)
+    return resnet or any(_any(mark, names) for mark in (_MOBILENET_V2, _SHUFFLENET_V2, _VGG))
 
 
 def mmpretrain_names(names: Iterable[str]) -> dict[str, str]:
@@ -26,13 +30,14 @@ def mmpretrain_names(names: Iterable[str]) -> dict[str, str]:
         CheckpointError: a name has no place there.
     """
     names = list(names)
-    if "features.0.0.weight" in names:
-        return _mobilenet_v2(names)
-    if "stage2.0.branch1.0.weight" in names:
-        return _shufflenet_v2(names)
-    if "features.0.weight" in names:
-        return _vgg(names)
+    for mark, renamed in ((_MOBILENET_V2, _mobilenet_v2), (_SHUFFLENET_V2, _shufflenet_v2), (_VGG, _vgg)):
+        if _any(mark, names):
+            return renamed(names)
     return {name: _classifier(name, "fc") or f"backbone.{name}" for name in names}
+
+
+def _any(pattern: str, names: list[str]) -> bool:
+    return any(re.fullmatch(pattern, name) for name in names)
 
 
 def _classifier(name: str, prefix: str) -> str | None:
@@ -80,8 +85,9 @@ def _shufflenet_v2(names: list[str]) -> dict[str, str]:
 
 
 def _vgg(names: list[str]) -> dict[str, str]:
-    features = {int(name.split(".")[1]) for name in names if name.startswith("features.")}
-    norms = {int(name.split(".")[1]) for name in names if name.endswith("running_mean")}
+    parts = [match for match in (re.fullmatch(r"features\.(\d{1,3})\.(\w+)", name) for name in names) if match]
+    features = {int(match[1]) for match in parts}
+    norms = {int(match[1]) for match in parts if match[2] == "running_mean"}
     places, last, place = {}, None, -1
     for module in sorted(features - norms):
         # After a convolution come its norm, if any, and a rectifier; where one module more lies between, it is a pool.
@@ -104,7 +110,7 @@ def _renamed(names: list[str], rename: Callable[[str], str | None]) -> dict[str,
     for name in names:
         try:
             new = rename(name)
-        except (KeyError, IndexError):  # a number that no module of the network has
+        except (KeyError, IndexError, ValueError):  # a number that no module of the network has
             new = None
         if new is None:
             raise CheckpointError(f"{name} has no place in the network of torchvision that the other names are from")

@@ -4,6 +4,7 @@ The model itself says which names it takes, by its own loading: a CE network tak
 """
 import copy
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ def verify(checkpoint: dict, model: nn.Module | Config | None = None) -> list[Fi
     if not weights:
         return [Finding("state_dict", "holds nothing; expected weights, by their names")]
     findings = [Finding(name, problem) for name, value in weights.items() for problem in _problems(name, value)]
+    findings += [Finding(name, "is there twice, with and without 'module.' in front") for name in _twice(checkpoint)]
     if model is None:
         return findings
     model = _build(model) if isinstance(model, Config) else model
@@ -62,9 +64,20 @@ def verify(checkpoint: dict, model: nn.Module | Config | None = None) -> list[Fi
 
 def weights_of(checkpoint: dict) -> dict[str, object]:
     """The weights in a checkpoint by their names without ``module.``; what is no tensor among them, too."""
+    return {_short(name): value for name, value in _state(checkpoint).items()}
+
+
+def _state(checkpoint: dict) -> dict:
     weights = checkpoint.get("state_dict", checkpoint)
-    weights = weights if isinstance(weights, dict) else {"state_dict": weights}
-    return {str(name).removeprefix("module."): value for name, value in weights.items()}
+    return weights if isinstance(weights, dict) else {"state_dict": weights}
+
+
+def _short(name: object) -> str:
+    return str(name).removeprefix("module.")
+
+
+def _twice(checkpoint: dict) -> list[str]:
+    return [name for name, count in Counter(map(_short, _state(checkpoint))).items() if count > 1]
 
 
 def _problems(name: str, value: object) -> Iterator[str]:
@@ -77,7 +90,11 @@ def _problems(name: str, value: object) -> Iterator[str]:
         return
     kind = name.rpartition(".")[2]
     values = value.detach()
-    finite = torch.isfinite(values.float() if values.dtype.itemsize == 1 else values)
+    try:
+        finite = torch.isfinite(values.float() if values.dtype.itemsize == 1 else values)
+    except NotImplementedError:
+        yield f"is of type {values.dtype}, which PyTorch can store but not compute with; expected another type"
+        return
     if not finite.all():
         yield _first(values, ~finite, "finite numbers")
     elif kind in _PLAUSIBLE:

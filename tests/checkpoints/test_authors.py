@@ -1,6 +1,7 @@
 """The CE authors' layout: the converted network computes their formulas, and the way back gives the same bits."""
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -131,6 +132,34 @@ def test_there_and_back_every_tensor_has_the_same_bits(save, tmp_path, suffix):
     check_same(torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"], weights)
 
 
+def test_in_half_precision_the_reciprocal_of_a_scale_is_not_rounded(save, tmp_path):
+    weights = authors_weights(authors_shapes(WIDTH), torch.float16)
+    convert(save(weights), tmp_path / "ours.pth", target="classifier")
+    found = read(tmp_path / "ours.pth")["state_dict"]["backbone.bn1.ir.running_inv_std_scale"]
+    assert torch.equal(found, weights["ce1.AR.running_scale"].float().reciprocal())
+    convert(tmp_path / "ours.pth", tmp_path / "back.pth", target="authors")
+    check_same(torch.load(tmp_path / "back.pth", weights_only=True)["state_dict"], weights)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (dict(originals={"x": torch.ones(1)}, order=[]), "x is kept for the CE authors' layout"),
+        (dict(originals={"ce1.AR.running_scale": torch.ones(1, device="meta")}, order=[]), "is no plain tensor"),
+        (dict(originals={"ce1.running_mean": torch.full((1, 8, 1), torch.nan)}, order=[]), "holds NaN"),
+        (dict(originals={"ce1.AR.running_scale": torch.ones(2)}, order=[]), r"of shape \(2,\)"),
+        (dict(originals={}, order=[[1], "conv1.weight"]), None),
+    ],
+)
+def test_what_was_kept_is_looked_at(save, tmp_path, kept, message):
+    convert(save(authors_weights(authors_shapes(WIDTH))), tmp_path / "ours.pth", target="classifier")
+    ours = torch.load(tmp_path / "ours.pth", weights_only=True)
+    ours["meta"]["authors"] = kept
+    torch.save(ours, tmp_path / "own.pth")
+    with pytest.raises(CheckpointError, match=message) if message else nullcontext():
+        convert(tmp_path / "own.pth", tmp_path / "back.pth", target="authors")
+
+
 def test_a_scale_that_was_trained_on_is_not_replaced_by_the_kept_one(save, tmp_path):
     convert(save(authors_weights(authors_shapes(WIDTH))), tmp_path / "ours.pth", target="classifier")
     ours = torch.load(tmp_path / "ours.pth", weights_only=True)
@@ -164,15 +193,22 @@ def edited(**changes):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (edited(ce1__AR__running_scale=torch.zeros(1)), "ce1.AR.running_scale must be finite and not 0, got .*trained"),
+        (edited(ce1__AR__running_scale=torch.zeros(1)), "ce1.AR.running_scale must be finite and not 0 .*trained"),
+        (edited(ce1__AR__running_scale=torch.tensor([1e-39])), "reciprocal is not finite.*got .*e-39"),
+        (edited(ce1__running_mean=torch.full((1, 8, 1), torch.nan)), "ce1.running_mean holds NaN"),
+        (edited(ce1__running_mean=torch.zeros(8)), r"ce1.running_mean is torch.float32 of shape \(8,\)"),
         (edited(ce1__AR__running_scale=None), "no value for bn1.ir.running_inv_std_scale"),
         (edited(ce1__gain=torch.zeros(1)), "ce1.gain is no name of the CE authors' layout"),
-        (edited(layer1__0__bn3__weight=None), "ResNet-18"),
+        (edited(layer1__0__bn3__weight=None), "no value for layer1.0.bn3.norm.weight"),
     ],
 )
 def test_what_is_not_quite_theirs_is_refused(save, tmp_path, weights, message):
     with pytest.raises(CheckpointError, match=message):
         convert(save(weights), tmp_path / "ours.pth")
+
+
+def thin(**more):
+    return dict(type="CEResNet", depth=50, base_channels=4, stem_channels=4, **more)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +217,14 @@ def test_what_is_not_quite_theirs_is_refused(save, tmp_path, weights, message):
         (dict(type="CEResNet", depth=18, base_channels=8, stem_channels=8), "bottleneck"),
         (dict(type="CEResNet", depth=50, base_channels=4, stem_channels=4), "correction=0"),
         (dict(type="CEResNet", depth=50, base_channels=4, stem_channels=32, ce_cfg=dict(correction=1)), "groups of 16"),
-        (dict(type="CEResNet", depth=50, base_channels=4, stem_channels=4, style="caffe"), "style='caffe'"),
+        (thin(style="caffe"), "style='caffe'"),
+        (thin(ce_cfg=dict(correction=1, branches=("bd",))), "branches="),
+        (thin(ce_cfg=dict(correction=1, branches=("ir",))), "branches="),
+        (thin(ce_cfg=dict(correction=1, reduction=2)), "reduction=2"),
+        (thin(ce_cfg=dict(correction=1), ce_stem_cfg=dict(correction=0)), "correction=0"),
+        (thin(ce_cfg=dict(correction=1), norm_cfg=dict(type="GN", num_groups=2)), "type': 'GN'"),
+        (thin(ce_cfg=dict(correction=1), norm_cfg=dict(type="BN", eps=0.1)), "'eps': 0.1"),
+        (thin(ce_cfg=dict(correction=1, norm=dict(type="BN", eps=0.1))), "'eps': 0.1"),
     ],
 )
 def test_a_network_that_their_code_cannot_compute_is_refused(save, tmp_path, backbone, message):

@@ -44,12 +44,15 @@ class Place:
 Prepare = Callable[[Place], AbstractContextManager | None]
 
 
+BACKBONE = dict(type="CEResNet", depth=18, stem_channels=8, base_channels=8)
+
+
 @pytest.fixture(scope="module")
 def good() -> bytes:
     """A classifier as mmpretrain's training saves it."""
     config = dict(
         type="ImageClassifier",
-        backbone=dict(type="CEResNet", depth=18, stem_channels=8, base_channels=8),
+        backbone=BACKBONE,
         neck=dict(type="GlobalAveragePooling"),
         head=dict(type="LinearClsHead", num_classes=4, in_channels=64),
     )
@@ -420,6 +423,39 @@ def attack(make: Callable[[Path], bytes], hide: Callable[[bytes], bytes], name: 
     return lambda place: of(hide(make(place.canary)), name)(place)
 
 
+def recorded(setting: Callable[[Path], object]) -> Prepare:
+    """The source records a config with more than a network in it."""
+
+    def prepare(place: Place) -> None:
+        checkpoint = torch.load(place.source)
+        checkpoint["meta"]["cfg"] = f"model = dict(backbone={BACKBONE | setting(place.canary)!r})"
+        place.source.write_bytes(zipped(checkpoint))
+
+    return prepare
+
+
+def call(canary: Path) -> dict:
+    return dict(type="os.system", command=f"touch {canary}")
+
+
+RECORDED: dict[str, Callable[[Path], object]] = {
+    "an act_cfg": lambda canary: dict(act_cfg=call(canary)),
+    "a norm_cfg": lambda canary: dict(norm_cfg=call(canary)),
+    "a conv_cfg": lambda canary: dict(conv_cfg=call(canary)),
+    "a norm of ce_cfg": lambda canary: dict(ce_cfg=dict(norm=call(canary))),
+    "a norm of ce_stem_cfg": lambda canary: dict(ce_stem_cfg=dict(norm=call(canary))),
+    "another argument": lambda canary: dict(plugins=[call(canary)]),
+    "a dict for a number": lambda canary: dict(drop_path_rate=call(canary)),
+    "a scope": lambda canary: dict(act_cfg=dict(type="ReLU", _scope_="os")),
+    "a key that is code": lambda canary: dict(
+        act_cfg={"type": "ReLU", f"a': __import__('os').system('touch {canary}'), 'b": 1}
+    ),
+    "a key of ce_cfg that is code": lambda canary: dict(
+        ce_cfg={f"a': __import__('os').system('touch {canary}'), 'b": 1}
+    ),
+    "a dilation for terabytes": lambda canary: dict(dilations=(1, 1, 1, 10**9)),
+}
+
 OS_SYSTEM = ATTACKS["os.system"][0]
 CODE = {
     f"{name} in {where}": (attack(make, hide), message)
@@ -444,6 +480,9 @@ CODE = {
         of(p.legacy_file(p.checkpoint(p.group(p.text("module"), SYSTEM, p.text("a"), p.text("b")) + b"Q"))), "storage"
     ),
     "a number of copyreg": (of(p.zip_file(b"\x80\x02\x82\x01.")), "EXT1"),
+} | {
+    f"{name} in the recorded config": (recorded(setting), "config recorded in it")
+    for name, setting in RECORDED.items()
 }  # fmt: skip
 
 

@@ -119,6 +119,58 @@ def test_records_that_share_their_bytes_are_refused():
         check_claims(content)
 
 
+def two_directories() -> bytes:
+    """Behind an archive another one, with its end: Python reads the second directory, PyTorch the first."""
+    pickles = [p.checkpoint(value) for value in (VALUES["one number repeated"][0], SMALL)]
+    bad, good = (p.zip_file(pickled.ljust(max(map(len, pickles)))) for pickled in pickles)
+    return bad[:-22] + good[:-22] + good[-22:-6] + bad[-6:]
+
+
+def test_an_archive_with_two_directories_is_refused():
+    with pytest.raises(ClaimError, match="not where its end says"):
+        check_claims(io.BytesIO(two_directories()))
+
+
+def test_so_is_one_behind_something_else_or_in_front_of_it():
+    good = p.zip_file(p.checkpoint(SMALL))
+    for content in (good + good, good + bytes(9)):
+        with pytest.raises(ClaimError, match="not where its end says"):
+            check_claims(io.BytesIO(content))
+
+
+def test_the_two_ends_of_an_archive_must_agree():
+    saved = io.BytesIO()
+    torch.save({"w": torch.ones(2)}, saved)
+    content = bytearray(saved.getvalue())
+    check_claims(io.BytesIO(content))
+    content[-6] ^= 1
+    with pytest.raises(ClaimError, match="two ends that contradict"):
+        check_claims(io.BytesIO(content))
+
+
+def test_a_record_within_another_is_refused():
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("archive/data/0", bytes(8))
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("archive/data.pkl", p.checkpoint(SMALL))
+        archive.writestr("archive/data/1", inner.getvalue())
+        hidden = zipfile.ZipInfo("archive/data/0")
+        hidden.header_offset = content.getvalue().index(inner.getvalue())
+        hidden.file_size, hidden.compress_size, hidden.CRC = 8, 8, 0
+        archive.filelist.append(hidden)
+    content.seek(0)
+    with pytest.raises(ClaimError, match="lies over another"):
+        check_claims(content)
+
+
+def test_tuples_that_unfold_to_more_than_the_file_holds_are_refused():
+    doubled = b")" + b"q\x00h\x00\x86" * 40
+    with pytest.raises(ClaimError, match="unfold to more than"):
+        check_claims(io.BytesIO(p.zip_file(b"\x80\x02}" + doubled + p.NONE + b"s.")))
+
+
 def test_the_pickle_is_found_in_capital_letters_too():
     value = p.tensor(TWO, (MANY,), (0,))
     with pytest.raises(ClaimError):

@@ -13,10 +13,12 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
+from mmpretrain.models.backbones import ResNet
 
 from ce_mm.checkpoints.convert import convert
 from ce_mm.checkpoints.publishing import read
 from ce_mm.checkpoints.reading import CheckpointError
+from ce_mm.checkpoints.recorded import holds_only
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = dict(type="CEResNet", depth=18, stem_channels=8, base_channels=8)
@@ -77,7 +79,7 @@ def test_optimizer_and_logs_are_dropped_and_the_names_of_the_classes_kept(weight
     convert(save(weights, **logs, meta=meta), tmp_path / "classifier.pth", target="classifier")
     written = torch.load(tmp_path / "classifier.pth", weights_only=True)
     assert set(written) == {"meta", "state_dict"} and same(written["state_dict"], weights)
-    assert set(written["meta"]) == {"ce_mm_version", "source", "cfg", "dataset_meta"}
+    assert set(written["meta"]) == {"ce_mm_version", "cfg", "dataset_meta"}
     assert written["meta"]["dataset_meta"] == dict(classes=["a", "b", "c", "d"])
 
 
@@ -187,6 +189,12 @@ WHITENING = "backbone.layer1.0.bn2.bd.running_whitening"
         ({WHITENING: None, "backbone.bn1.mix": None}, "no value for bn1.mix and 1 more"),
         ({"backbone.layer1.0.bn9.weight": torch.ones(8)}, "CEResNet has no place for backbone.layer1.0.bn9.weight;"),
         ({"backbone.bn1.weight": torch.ones(8)}, "backbone.bn1.weight is there twice"),
+        ({"backbone.layer1.0.conv1.weight": None}, "no value for layer1.0.conv1.weight"),
+        ({CONV: torch.ones(7, 3, 7, 7)}, rf"{CONV} has the shape \(7, 3, 7, 7\)"),
+        ({"backbone.layer1.0.conv1.weight": torch.ones(3, 8, 3, 3)}, r"layer1.0.conv1.weight has the shape \(3, "),
+        ({VARIANCE: torch.ones(8).to(torch.float8_e4m3fn)}, "float8_e4m3fn; expected a floating-point type of 16 bits"),
+        ({VARIANCE: torch.zeros(8, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)}, "float4_e2m1fn_x2"),
+        ({VARIANCE: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])}, "is no plain tensor"),
         ({VARIANCE: torch.ones(9)}, rf"{VARIANCE} has the shape \(9,\); expected \(8,\)"),
         ({VARIANCE: torch.ones(8).long()}, f"{VARIANCE} is of type torch.int64; expected a floating-point type"),
         ({VARIANCE: torch.ones(8).bool()}, "torch.bool"),
@@ -230,6 +238,70 @@ def test_classifiers_of_the_other_backbones_too(save, tmp_path, backbone):
     report = convert(save(weights), tmp_path / "ours.pth", target="classifier")
     assert (report.config, report.left_out, report.initialised) == (backbone, [], [])
     assert same(read(tmp_path / "ours.pth")["state_dict"], weights)
+
+
+def test_the_name_of_the_source_changes_no_byte(weights, tmp_path):
+    for name in ("a", "b"):
+        torch.save(weights, tmp_path / f"{name}.pth")
+    digests = {convert(tmp_path / f"{name}.pth", tmp_path / f"{name}-ours.pth").sha256 for name in ("a", "b")}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        dict(type="CEResNet", depth=18, base_channels=32, norm_cfg=dict(type="GN", num_groups=2),
+             ce_stem_cfg=dict(group_size=64)),
+        dict(BACKBONE, deep_stem=True, norm_cfg=dict(type="GN", num_groups=2)),
+        dict(BACKBONE, norm_cfg=dict(type="SN"), act_cfg=dict(type="LeakyReLU", negative_slope=0.1)),
+        dict(type="CEMobileNetV2", widen_factor=0.33),
+        dict(type="CEVGG", depth=11, norm_cfg=dict(type="IN")),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_recorded_config_is_kept(save, tmp_path, backbone):
+    weights = {f"backbone.{name}": value for name, value in MODELS.build(backbone).state_dict().items()}
+    source = save(weights, meta=dict(cfg=Config(dict(model=dict(backbone=backbone))).pretty_text))
+    assert convert(source, tmp_path / "ours.pth").config == backbone
+
+
+def test_without_it_other_base_norms_are_not_known(save, tmp_path):
+    backbone = MODELS.build(dict(BACKBONE, norm_cfg=dict(type="GN", num_groups=2)))
+    with pytest.raises(CheckpointError, match=r"no place for gn1.mix .*records no config in meta\['cfg'\]"):
+        convert(save(backbone.state_dict()), tmp_path / "ours.pth")
+
+
+def test_a_classifier_whose_neck_has_weights_is_none_of_ours(weights, save, tmp_path):
+    source = save(weights | {"neck.p": torch.ones(1)})
+    assert convert(source, tmp_path / "backbone.pth").layout == "mmpretrain"
+    with pytest.raises(CheckpointError, match=r"neck\.p has no place"):
+        convert(source, tmp_path / "classifier.pth", target="classifier")
+
+
+def test_the_network_is_not_built_before_all_shapes_fit(save, tmp_path, monkeypatch):
+    """A few shapes in a small file describe a network of any size."""
+    small = {name: torch.zeros(64 if name.startswith("bn1.") else 1) for name in ResNet(18).state_dict()}
+    small["conv1.weight"] = torch.zeros(64, 3, 7, 7)
+    for stage in range(4):
+        for block in range(2):
+            small[f"layer{stage + 1}.{block}.conv1.weight"] = torch.zeros(64 * 2**stage, 1, 1, 1)
+    built, build = [], MODELS.build
+
+    def note(*args, **options):
+        built.append(build(*args, **options))
+        return built[-1]
+
+    monkeypatch.setattr(MODELS, "build", note)
+    with pytest.raises(CheckpointError, match="has the shape"):
+        convert(save(small), tmp_path / "ours.pth")
+    assert built and all(value.is_meta for module in built for value in module.state_dict().values())
+
+
+@pytest.mark.parametrize("name", ["new\nimport os", "new'"])
+def test_a_name_is_no_code_in_the_config(weights, save, tmp_path, name):
+    convert(save(weights), tmp_path / f"{name}.pth")
+    assert set(Config.fromfile(tmp_path / f"{name}.py")) == {"custom_imports", "model"}
+    assert holds_only((tmp_path / f"{name}.py").read_text(), Config.fromfile(tmp_path / f"{name}.py").to_dict())
 
 
 def test_a_recorded_config_that_does_not_build_is_said_to_be_so(weights, save, tmp_path):
@@ -277,7 +349,7 @@ def test_wrong_arguments_are_refused_before_anything_is_read(weights, save, tmp_
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("fails", ["torch.save", "os.replace", "pathlib.Path.write_bytes", "pathlib.Path.mkdir"])
+@pytest.mark.parametrize("fails", ["torch.save", "os.link", "pathlib.Path.write_bytes", "pathlib.Path.mkdir"])
 def test_a_full_disk_leaves_nothing_behind(weights, save, tmp_path, monkeypatch, fails):
     def fail(*args, **options):
         raise OSError(28, "No space left on device")

@@ -1,4 +1,5 @@
 """Files for others: the same content each time, both formats, all files or none."""
+import errno
 import hashlib
 import os
 
@@ -38,6 +39,7 @@ def test_the_same_weights_make_the_same_bytes(suffix):
 def test_a_tensor_is_written_without_what_else_its_storage_holds():
     part = torch.zeros(1000, 1000)[0]
     assert len(serialise(dict(part=part), {}, ".pth")) < 10_000
+    assert len(serialise({}, dict(authors=dict(originals=dict(part=part), order=[])), ".pth")) < 10_000
 
 
 def test_safetensors_of_others_have_no_meta(tmp_path):
@@ -65,7 +67,13 @@ def test_damaged_metadata_is_refused(tmp_path, meta):
 def test_a_published_name_has_the_first_eight_digits_of_the_hash(tmp_path):
     digest = sha256(b"content")
     assert digest == hashlib.sha256(b"content").hexdigest()
-    assert published(tmp_path / "ce.r50.pth", digest) == tmp_path / f"ce.r50-{digest[:8]}.pth"
+    assert published(tmp_path / "ce.r50.pth", digest) == tmp_path / f"ce-r50-{digest[:8]}.pth"
+
+
+def test_torch_hub_finds_them_in_a_name_with_dots(tmp_path):
+    path = published(tmp_path / "ce-shufflenet-v2-0.5x_8xb128_in1k.pth", "1a2b3c4d" * 8)
+    assert path.name == "ce-shufflenet-v2-0p5x_8xb128_in1k-1a2b3c4d.pth"
+    assert torch.hub.HASH_REGEX.search(path.name)[1] == "1a2b3c4d"
 
 
 def test_files_are_written_into_a_new_folder(tmp_path):
@@ -77,15 +85,15 @@ def test_files_are_written_into_a_new_folder(tmp_path):
 
 @pytest.mark.parametrize("fails_at", [0, 1])
 def test_if_a_file_cannot_be_placed_none_is_there(tmp_path, monkeypatch, fails_at):
-    replace, calls = os.replace, []
+    link, calls = os.link, []
 
     def failing(old, new):
         calls.append(new)
         if len(calls) > fails_at:
             raise OSError(28, "No space left on device")
-        replace(old, new)
+        link(old, new)
 
-    monkeypatch.setattr(os, "replace", failing)
+    monkeypatch.setattr(os, "link", failing)
     with pytest.raises(OSError, match="No space"):
         write_all({tmp_path / "new" / name: b"content" for name in ("x.pth", "x.py")})
     assert os.listdir(tmp_path) == []
@@ -93,7 +101,25 @@ def test_if_a_file_cannot_be_placed_none_is_there(tmp_path, monkeypatch, fails_a
 
 def test_a_folder_that_was_there_stays(tmp_path, monkeypatch):
     (tmp_path / "mine.txt").write_text("mine")
-    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         write_all({tmp_path / "x.pth": b"content"})
     assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+@pytest.fixture(params=["links", "no links"])
+def file_system(request, monkeypatch):
+    def failing(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", failing)
+
+
+def test_files_of_others_stay(tmp_path, file_system):
+    (tmp_path / "x.py").write_text("mine")
+    with pytest.raises(FileExistsError):
+        write_all({tmp_path / "x.pth": b"content", tmp_path / "x.py": b"content"})
+    assert os.listdir(tmp_path) == ["x.py"] and (tmp_path / "x.py").read_text() == "mine"
+    write_all({tmp_path / "y.pth": b"content"})
+    assert sorted(os.listdir(tmp_path)) == ["x.py", "y.pth"]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from ce_mm.checkpoints.recorded import recorded_model
+from ce_mm.checkpoints.recorded import holds_only, recorded_model
 
 
 def recorded(text):
@@ -24,7 +24,8 @@ def test_so_does_that_of_the_demo():
 
 @pytest.mark.parametrize("text", [
     "model = __import__('os').system('false')", "model = dict(a=open('x', 'w'))", "model = [1]", "a = 1", "a (",
-    "model = dict(**{'a': 1}, b=x)", "model = " + "(" * 1000, "model = dict(dict(a=1))", None, 3, "\0",
+    "model = dict(**{'a': 1}, b=x)", "model = " + "(" * 1000, "model = dict(dict(a=1))", None, 3,
+    "model = dict(a={[1]: 2})", "\0",
 ], ids=str)  # fmt: skip
 def test_anything_else_is_no_config(text):
     assert recorded(text) is None
@@ -33,3 +34,11 @@ def test_anything_else_is_no_config(text):
 @pytest.mark.parametrize("checkpoint", [{}, dict(meta=None), dict(meta=[]), dict(meta={})])
 def test_a_checkpoint_without_one_has_none(checkpoint):
     assert recorded_model(checkpoint) is None
+
+
+@pytest.mark.parametrize(("text", "only"), [
+    ("a = dict(b=[1, 2])", True), ("# c\na = dict(b=[1, 2])\n", True), ("a = dict(b=[1, 2])\nimport os", False),
+    ("a = dict(b=[1, 3])", False), ("a = dict(b=print())", False), ("a = dict(b=[1, 2])\nb = 1", False), ("(", False),
+])  # fmt: skip
+def test_a_text_is_this_data_and_no_more(text, only):
+    assert holds_only(text, dict(a=dict(b=[1, 2]))) is only

@@ -136,6 +136,21 @@ def test_the_stride_of_a_caffe_style_network_is_kept_where_it_is_recorded(tmp_pa
     assert convert(tmp_path / "caffe.pth", tmp_path / "ours.pth").config["style"] == "caffe"
 
 
+@pytest.mark.parametrize("stranger", ["ema.running_mean", f"features.{'9' * 5000}.weight", "features.1.x.weight"])
+def test_a_strange_name_is_named(stranger, tmp_path):
+    torch.save({"features.0.weight": torch.zeros(2, 3, 3, 3), stranger: torch.zeros(2)}, tmp_path / "vgg.pth")
+    with pytest.raises(CheckpointError, match=f"{stranger[:50]}.* has no place in the network of torchvision"):
+        convert(tmp_path / "vgg.pth", tmp_path / "ours.pth")
+
+
+def test_another_eps_is_kept_where_it_is_recorded(tmp_path):
+    plain = ResNet(18, base_channels=8, stem_channels=8).state_dict()
+    norm = "norm_cfg=dict(type='SyncBN', eps=0.1, requires_grad=False)"
+    meta = dict(cfg=f"model = dict(backbone=dict(type='ResNet', depth=18, {norm}))")
+    torch.save(dict(state_dict={f"backbone.{n}": v for n, v in plain.items()}, meta=meta), tmp_path / "eps.pth")
+    assert convert(tmp_path / "eps.pth", tmp_path / "ours.pth").config["norm_cfg"] == dict(type="BN", eps=0.1)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -100,6 +100,16 @@ def test_every_type_of_numbers_is_looked_at(dtype):
     assert len(verify({"weight": values})) == 1 and verify({"weight": values[:1]}) == []
 
 
+def test_a_type_that_pytorch_cannot_compute_with_is_named():
+    (finding,) = verify({"weight": torch.zeros(8, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)})
+    assert "float4_e2m1fn_x2" in finding.problem
+
+
+def test_a_name_with_and_without_module_is_named():
+    (finding,) = verify({"x": torch.ones(1), "module.x": torch.ones(1)})
+    assert str(finding) == "x: is there twice, with and without 'module.' in front"
+
+
 @pytest.mark.parametrize("checkpoint", [{}, {"state_dict": {}}])
 def test_no_weights_at_all_are_a_finding(checkpoint):
     assert verify(checkpoint) == [Finding("state_dict", "holds nothing; expected weights, by their names")]
