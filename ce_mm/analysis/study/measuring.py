@@ -4,13 +4,12 @@ from functools import partial
 from pathlib import Path
 
 from ce_mm.analysis.ablation import RATIOS, at_random, smallest_first
-from ce_mm.analysis.channels import inhibited_ratio
-from ce_mm.analysis.study.pictures import Cifar10, Pictures
-from ce_mm.analysis.study.training import Recipe, evaluate, resume, test_batches
+from ce_mm.analysis.channels import LAYERS, inhibited_ratios, mean_of_first
+from ce_mm.analysis.study.pictures import Cifar10, colour_statistics
+from ce_mm.analysis.study.training import Recipe, batches_of, evaluate, resume, top1
 from ce_mm.files import replacing
 
-#: The paper's protocol: inhibited channels over the first six layers, random drops behind the third.
-FIRST_LAYERS = 6
+#: The paper drops channels at random behind the third layer.
 DROPPED_LAYER = 3
 #: One test picture of so many answers for the ablations, which ask sixty times.
 STRIDE = 5
@@ -32,26 +31,20 @@ def measure(
         if kept["threshold"] == threshold:
             return kept
     network, _, _ = resume(variant, seed, recipe, folder, device)
-    accuracy, magnitudes = evaluate(network, test_batches(data, device))
-    fewer = data._replace(test=Pictures(*(tensor[::STRIDE] for tensor in data.test)))
-    batches = test_batches(fewer, device)
-    ask = partial(_accuracy, network, batches)
-    layers = list(magnitudes)
-    third = {place: magnitudes[place] for place in layers[DROPPED_LAYER - 1 : DROPPED_LAYER]}
-    ratios = [inhibited_ratio(magnitudes[place], threshold) for place in layers[:FIRST_LAYERS]]
+    colours = colour_statistics(data.train.values)
+    accuracy, magnitudes = evaluate(network, batches_of(data.test, colours, device))
+    fewer = data.test._make(tensor[::STRIDE] for tensor in data.test)
+    ask = partial(top1, network, batches_of(fewer, colours, device))
+    dropped = list(magnitudes)[DROPPED_LAYER - 1]
     measured = dict(
         accuracy=accuracy,
         magnitudes=[values.tolist() for values in magnitudes.values()],
         threshold=threshold,
-        inhibited=sum(ratios) / len(ratios),
+        inhibited=mean_of_first(inhibited_ratios(magnitudes, threshold), LAYERS),
         ratios=list(RATIOS),
         smallest_first=smallest_first(network, magnitudes, ask),
-        at_random=at_random(network, third, ask),
+        at_random=at_random(network, {dropped: magnitudes[dropped]}, ask),
     )
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(measured))
     return measured
-
-
-def _accuracy(network: object, batches: list) -> float:
-    return evaluate(network, batches)[0]

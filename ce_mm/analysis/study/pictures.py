@@ -23,6 +23,13 @@ class Pictures(NamedTuple):
     labels: Tensor  #: (N,) int64, 0 to 9
 
 
+class Colours(NamedTuple):
+    """What pictures are normalised by, for each colour."""
+
+    mean: Tensor  #: (3, 1, 1) float32
+    spread: Tensor  #: (3, 1, 1) float32
+
+
 class Cifar10(NamedTuple):
     """The data set."""
 
@@ -82,15 +89,15 @@ def _pictures(values: np.ndarray, labels: np.ndarray) -> Pictures:
     return Pictures(torch.from_numpy(values).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels).long())
 
 
-def colour_statistics(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread of each colour, both (3, 1, 1) float32, of pictures (N, 3, H, W) uint8."""
+def colour_statistics(values: Tensor) -> Colours:
+    """Mean and spread of each colour of pictures (N, 3, H, W) uint8."""
     parts = values.transpose(0, 1).flatten(1).double()
-    return parts.mean(1).float()[:, None, None], parts.std(1).float()[:, None, None]
+    return Colours(parts.mean(1).float()[:, None, None], parts.std(1).float()[:, None, None])
 
 
-def normalised(values: Tensor, statistics: tuple[Tensor, Tensor]) -> Tensor:
-    """Pictures (n, 3, H, W) uint8 as float32 with the mean and spread of ``statistics`` taken out."""
-    mean, spread = statistics
+def normalised(values: Tensor, colours: Colours) -> Tensor:
+    """Pictures (n, 3, H, W) uint8 as float32 with the mean and spread of ``colours`` taken out."""
+    mean, spread = colours
     return (values.float() - mean) / spread
 
 

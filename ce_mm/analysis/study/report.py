@@ -8,7 +8,7 @@ from statistics import mean, stdev
 import torch
 
 from ce_mm.analysis import save_figure
-from ce_mm.analysis.study.measuring import FIRST_LAYERS
+from ce_mm.analysis.channels import LAYERS, mean_of_first
 from ce_mm.analysis.study.running import MAIN_PAIR
 from ce_mm.files import replacing
 from ce_mm.version import __version__
@@ -60,7 +60,7 @@ def table(results: Results, recipe: str, command: str) -> str:
         "",
         "Top-1 accuracy on all test pictures after the last epoch, in percent; where there are several seeds, the mean",
         "and the standard deviation over them. *Inhibited*: the part of the channels with a magnitude below",
-        f"{threshold} behind the rectifier, averaged over the first {FIRST_LAYERS} layers.",
+        f"{threshold} behind the rectifier, averaged over the first {LAYERS} layers.",
         "",
         "| | seeds | top-1 | inhibited |",
         "| --- | ---: | ---: | ---: |",
@@ -97,10 +97,9 @@ def _training(results: Results, path: Path) -> None:
             style = dict(color=f"C{index % 10}", linestyle="-" if index < 10 else "--", label=None if seed else name)
             epochs = [epoch["epoch"] for epoch in run["curve"]]
             accuracy.plot(epochs, [epoch["accuracy"] for epoch in run["curve"]], **style)
-            ratios = [list(epoch["inhibited"].values())[:FIRST_LAYERS] for epoch in run["curve"]]
-            inhibited.plot(epochs, [100 * mean(layers) for layers in ratios], **style)
+            inhibited.plot(epochs, [100 * mean_of_first(epoch["inhibited"], LAYERS) for epoch in run["curve"]], **style)
     accuracy.set(xlabel="epoch", ylabel="top-1 accuracy, %")
-    inhibited.set(xlabel="epoch", ylabel=f"inhibited channels, %, first {FIRST_LAYERS} layers")
+    inhibited.set(xlabel="epoch", ylabel=f"inhibited channels, %, first {LAYERS} layers")
     accuracy.legend(fontsize="small")
     save_figure(figure, path)
 
@@ -127,10 +126,10 @@ def _magnitudes(results: Results, path: Path) -> None:
     shown = {name: results[name] for name in MAIN_PAIR if name in results} or dict(results)
     figure, axes = _figure(1)
     for name, runs in shown.items():
-        values = torch.tensor([value for run in runs for layer in run["magnitudes"][:FIRST_LAYERS] for value in layer])
+        values = torch.tensor([value for run in runs for layer in run["magnitudes"][:LAYERS] for value in layer])
         logarithms = values.clamp_min(1e-6).log10()
         axes.hist(logarithms.numpy(), bins=60, histtype="step", density=True, label=name)
     axes.axvline(torch.tensor(next(iter(shown.values()))[0]["threshold"]).log10().item(), color="grey", linestyle=":")
-    axes.set(xlabel=f"log10 of a channel's magnitude, first {FIRST_LAYERS} layers", ylabel="density")
+    axes.set(xlabel=f"log10 of a channel's magnitude, first {LAYERS} layers", ylabel="density")
     axes.legend()
     save_figure(figure, path)

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from ce_mm.analysis.channels import channel_magnitudes, inhibited_ratio
+from ce_mm.analysis.channels import channel_magnitudes, inhibited_ratios
 from ce_mm.analysis.study.network import VARIANTS, build_network
-from ce_mm.analysis.study.pictures import Cifar10, augmented, colour_statistics, normalised
+from ce_mm.analysis.study.pictures import Cifar10, Colours, Pictures, augmented, colour_statistics, normalised
 from ce_mm.files import replacing
 
 TEST_BATCH = 500
@@ -83,19 +82,22 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     network, optimizer, curve = resume(variant, seed, recipe, folder, device)
-    test = test_batches(data, device)
+    colours = colour_statistics(data.train.values)
+    test = batches_of(data.test, colours, device)
+    pictures, colours = (part._make(tensor.to(device) for tensor in part) for part in (data.train, colours))
     while len(curve) < recipe.epochs:
         if time.time() >= until:
             return False
         epoch = len(curve)
-        loss = _one_epoch(network, optimizer, recipe, data, seed, epoch, f"{variant}, seed {seed}, epoch {epoch + 1}")
+        name = f"{variant}, seed {seed}, epoch {epoch + 1}"
+        loss = _one_epoch(network, optimizer, recipe, pictures, colours, seed, epoch, name)
         accuracy, magnitudes = evaluate(network, test)
         curve.append(
             dict(
                 epoch=epoch + 1,
                 loss=loss,
                 accuracy=accuracy,
-                inhibited={place: inhibited_ratio(values, threshold) for place, values in magnitudes.items()},
+                inhibited=inhibited_ratios(magnitudes, threshold),
             )
         )
         with replacing(folder / "state.pt") as unfinished:
@@ -120,47 +122,48 @@ def resume(
     return network, optimizer, state["curve"]
 
 
-def test_batches(data: Cifar10, device: str = "cpu") -> list[tuple[Tensor, Tensor]]:
-    """All test pictures, normalised, with their labels."""
-    values = normalised(data.test.values, colour_statistics(data.train.values)).to(device)
-    return list(zip(values.split(TEST_BATCH), data.test.labels.to(device).split(TEST_BATCH), strict=True))
+def batches_of(pictures: Pictures, colours: Colours, device: str = "cpu") -> list[tuple[Tensor, Tensor]]:
+    """All pictures, normalised, with their labels."""
+    values = normalised(pictures.values, colours).to(device)
+    return list(zip(values.split(TEST_BATCH), pictures.labels.to(device).split(TEST_BATCH), strict=True))
+
+
+@torch.no_grad()
+def top1(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
+    """Top-1 accuracy in percent, in eval mode."""
+    network.eval()
+    right = sum((network(pictures).argmax(1) == labels).sum().item() for pictures, labels in batches)
+    return 100 * right / sum(len(labels) for _, labels in batches)
 
 
 def evaluate(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, dict[str, Tensor]]:
-    """Top-1 accuracy in percent, and the magnitude of every channel, over all pictures in eval mode."""
-    right = 0
-
-    def run(pictures: Tensor, labels: Tensor) -> None:
-        nonlocal right
-        right += (network(pictures).argmax(1) == labels).sum().item()
-
-    network.eval()
-    magnitudes = channel_magnitudes(network, (partial(run, *batch) for batch in batches))
-    return 100 * right / sum(len(labels) for _, labels in batches), magnitudes
+    """:func:`top1`, and the magnitude of every channel over the same pictures."""
+    found: list[float] = []
+    magnitudes = channel_magnitudes(network, [lambda: found.append(top1(network, batches))])
+    return found[0], magnitudes
 
 
 def _one_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
-    data: Cifar10,
+    pictures: Pictures,
+    colours: Colours,
     seed: int,
     epoch: int,
     name: str,
 ) -> float:
     """Train one epoch; the mean loss of its second half. What it draws depends on seed and epoch alone."""
     random = torch.Generator().manual_seed(1000 * seed + epoch)
-    device = next(network.parameters()).device
-    values, labels = (tensor.to(device) for tensor in data.train)
-    statistics = tuple(tensor.to(device) for tensor in colour_statistics(data.train.values))
+    values, labels = pictures
     batches = len(labels) // recipe.batch
     network.train()
     losses = []
     for index, chosen in enumerate(tqdm(_shuffled(len(labels), recipe.batch, random), name, batches, leave=False)):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(epoch + index / batches)
-        pictures = normalised(augmented(values[chosen], random), statistics)
-        loss = cross_entropy(network(pictures), labels[chosen])
+        batch = normalised(augmented(values[chosen], random), colours)
+        loss = cross_entropy(network(batch), labels[chosen])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
