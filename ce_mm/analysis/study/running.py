@@ -65,7 +65,12 @@ def run_all(
     Returns:
         For each variant with a finished training what was measured of each (see :func:`measure`), with the record of
         its epochs as ``curve``.
+
+    Raises:
+        ValueError: workers is below 1.
     """
+    if workers < 1:
+        raise ValueError(f"expected at least one worker, got {workers}")
     until = time.time() + 60 * minutes
     threads = max(torch.get_num_threads() // workers, 1)
     context = multiprocessing.get_context("spawn")

@@ -53,7 +53,11 @@ def test_with_torch_alone_it_trains_stops_goes_on_and_writes_a_table(tmp_path, d
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
-    [(("--variants", "BN+XE"), "'BN+XE' is no variant"), (("--seeds", "0"), "at least one seed, got 0")],
+    [
+        (("--variants", "BN+XE"), "'BN+XE' is no variant"),
+        (("--seeds", "0"), "at least one seed, got 0"),
+        (("--workers", "0"), "at least one worker, got 0"),
+    ],
 )
 def test_a_wrong_argument_is_one_line(tmp_path, data, arguments, text):
     result = run(tmp_path, data, "--out", tmp_path / "out", *arguments)
