@@ -12,7 +12,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ce_mm import ops
-from ce_mm.layers.running_statistics import running_averages, running_shift, running_statistics
+from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_shift, running_statistics
 from ce_mm.layers.switchable_norm import SwitchableNorm
 
 
@@ -33,11 +33,18 @@ class BaseNorm:
 
     #: Whether a and b differ between samples, so that moments are needed in inference too, and those of each sample.
     per_sample = True
-    #: Whether the statistics are taken over several processes at this moment.
+    #: Whether a and b depend on statistics over the samples of the batch.
+    mixes_samples = False
+    #: Whether the norm by itself takes its statistics over several processes at this moment.
     synchronised = False
 
     def __init__(self, norm: nn.Module) -> None:
         self.norm = norm
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """The processes that share a batch: SyncBN's own group, or None for all."""
+        return getattr(self.norm, "process_group", None)
 
     def common_shift(self, x: Tensor) -> Tensor | None:
         """A shift, (C,), that is the same on all processes where the norm is synchronised; None where it is not."""
@@ -47,7 +54,14 @@ class BaseNorm:
         """A shift for x, (C,), by the norm's buffers alone; None without buffers."""
         return None
 
-    def affine(self, moments: ops.Moments | None, shift: Tensor, positions: int, training: bool) -> Affine:
+    def affine(
+        self,
+        moments: ops.Moments | None,
+        shift: Tensor,
+        positions: int,
+        training: bool,
+        whole: WholeBatch | None = None,
+    ) -> Affine:
         """The norm as an affine map of z = x - shift.
 
         Args:
@@ -55,6 +69,7 @@ class BaseNorm:
             shift: (C,).
             positions: H·W.
             training: whether to take the statistics of the batch.
+            whole: those of all processes, in training, to take instead of this one's.
         """
         raise NotImplementedError
 
@@ -78,17 +93,13 @@ class BatchBase(RunningBase):
     """BN and SyncBN: one scale and offset for the whole batch, in inference from the buffers."""
 
     per_sample = False
+    mixes_samples = True
 
     @property
     def synchronised(self) -> bool:
-        """Whether the norm takes its statistics over several processes at this moment."""
-        return (
-            isinstance(self.norm, nn.SyncBatchNorm)
-            and self.norm.training
-            and dist.is_available()
-            and dist.is_initialized()
-            and dist.get_world_size(self.norm.process_group) > 1
-        )
+        """As SyncBN itself: in training, in a group of more than one process."""
+        is_sync = isinstance(self.norm, nn.SyncBatchNorm)
+        return is_sync and self.norm.training and ops.spans_processes(self.process_group)
 
     def common_shift(self, x: Tensor) -> Tensor | None:
         """The mean of the processes' own."""
@@ -96,14 +107,24 @@ class BatchBase(RunningBase):
             return None
         shift, samples = ops.data_shift(x), x.shape[0]
         total = torch.cat([shift * samples, shift.new_full((1,), samples)])
-        dist.all_reduce(total, group=self.norm.process_group)
+        dist.all_reduce(total, group=self.process_group)
         return total[:-1] / total[-1].clamp(min=1)
 
-    def affine(self, moments: ops.Moments | None, shift: Tensor, positions: int, training: bool) -> Affine:
+    def affine(
+        self,
+        moments: ops.Moments | None,
+        shift: Tensor,
+        positions: int,
+        training: bool,
+        whole: WholeBatch | None = None,
+    ) -> Affine:
         """Batch norm, with the batch that of all processes where it is synchronised."""
         norm, own_mean, averages = self.norm, None, []
         if not training:
             mean, variance = running_statistics(norm, shift)
+        elif whole is not None:
+            mean, variance = whole.about(shift)
+            averages = running_averages(norm, whole.mean.to(shift.dtype), variance, whole.count)
         else:
             samples = moments.means.shape[1]
             if self.synchronised:
@@ -119,7 +140,7 @@ class BatchBase(RunningBase):
     def _statistics_of_all(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and (biased) variance of z over all processes, both (C,), and the number of samples behind them, ()."""
         totals = torch.cat([means.sum(1).flatten(), means.new_full((1,), means.shape[1])])
-        totals = ops.all_reduce_sum(totals, self.norm.process_group)
+        totals = ops.all_reduce_sum(totals, self.process_group)
         samples = totals[-1].clamp(min=1)
         mean, square = (totals[:-1] / samples).view(2, -1)
         return mean, torch.addcmul(square, mean, mean, value=-1), samples
@@ -133,7 +154,14 @@ class GroupBase(BaseNorm):
         """How many groups the norm cuts the channels into."""
         return self.norm.num_groups
 
-    def affine(self, moments: ops.Moments | None, shift: Tensor, positions: int, training: bool) -> Affine:
+    def affine(
+        self,
+        moments: ops.Moments | None,
+        shift: Tensor,
+        positions: int,
+        training: bool,
+        whole: WholeBatch | None = None,
+    ) -> Affine:
         """Group norm, the same in training and inference."""
         parameters = _parameters(self.norm, shift.dtype)
         affine = ops.group_norm_affine(moments.means, shift, self.groups, *parameters, self.norm.eps)
@@ -152,9 +180,18 @@ class InstanceBase(GroupBase):
 class SwitchableBase(RunningBase):
     """SN."""
 
-    def affine(self, moments: ops.Moments | None, shift: Tensor, positions: int, training: bool) -> Affine:
+    mixes_samples = True
+
+    def affine(
+        self,
+        moments: ops.Moments | None,
+        shift: Tensor,
+        positions: int,
+        training: bool,
+        whole: WholeBatch | None = None,
+    ) -> Affine:
         """Switchable norm, its BN's part in inference from the buffers."""
-        scale, offset, averages = self.norm.coefficients(moments, positions, training)
+        scale, offset, averages = self.norm.coefficients(moments, positions, training, whole)
         return Affine(scale, offset, None, averages)
 
 

@@ -1,9 +1,19 @@
 """Batch decorrelation (BD): one whitening matrix Σ^(-1/2) per group of channels, shared by the whole batch."""
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ce_mm import ops
+
+
+class Seen(NamedTuple):
+    """The map that Σ is taken of, x̃ = scale z + b up to a sign: the layer's own, or what a max pool leaves of it."""
+
+    moments: ops.Moments  #: of z
+    scale: Tensor  #: a, (1 or N, C)
+    positions: int  #: H·W
 
 
 class BatchDecorrelation(nn.Module):
@@ -46,26 +56,33 @@ class BatchDecorrelation(nn.Module):
         Returns:
             (C/g, g, g).
         """
-        eps = self.eps
-        height, width = x.shape[2:]
-        if self.pools(x):
-            # The pool of a z + b is |a| times the pool of sign(a) z, plus b. The sign is that of γ, in every sample.
-            sign = scale.detach().sign()
-            pooled = F.max_pool2d(x * sign.to(x.dtype)[..., None, None], 2)
-            moments = ops.moments(
-                pooled, self.group_size, shift=moments.shift * sign[0], per_sample=mean is None
-            )
-            mean, scale = None if mean is None else moments.means[0].mean(0), scale.abs()
-            eps = eps * (height * width) / (pooled.shape[2] * pooled.shape[3])
+        seen = self.seen(x, moments, scale, per_sample=mean is None)
+        eps = self.eps * (x.shape[2] * x.shape[3] / seen.positions)
         if mean is None:
-            sigma = ops.sample_covariance(moments.means[0], moments.second, scale, offset, eps)
+            sigma = ops.sample_covariance(seen.moments.means[0], seen.moments.second, seen.scale, offset, eps)
         else:
-            sigma = ops.covariance(mean, moments.second, scale, eps)
+            mean = mean if seen.moments is moments else seen.moments.means[0].mean(0)
+            sigma = ops.covariance(mean, seen.moments.second, seen.scale, eps)
         return ops.newton_schulz(sigma, self.iterations)
+
+    def seen(self, x: Tensor, moments: ops.Moments, scale: Tensor, per_sample: bool) -> Seen:
+        """What Σ is taken of.
+
+        Args:
+            x, moments, scale: as in :meth:`forward`.
+            per_sample: whether to keep the products of each sample.
+        """
+        if not self.pools(x):
+            return Seen(moments, scale, x.shape[2] * x.shape[3])
+        # The pool of a z + b is |a| times the pool of sign(a) z, plus b. The sign is that of γ, in every sample.
+        sign = scale.detach().sign()
+        pooled = F.max_pool2d(x * sign.to(x.dtype)[..., None, None], 2)
+        moments = ops.moments(pooled, self.group_size, shift=moments.shift * sign[0], per_sample=per_sample)
+        return Seen(moments, scale.abs(), pooled.shape[2] * pooled.shape[3])
 
     def pools(self, x: Tensor) -> bool:
         """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""
-        return self.max_pool and min(x.shape[2:]) >= 2
+        return self.max_pool and x.shape[0] > 0 and min(x.shape[2:]) >= 2
 
     def extra_repr(self) -> str:
         """What print(module) shows of the arguments."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm import ops
-from ce_mm.layers import base_norm
+from ce_mm.layers import base_norm, synchronised
 from ce_mm.layers.batch_decorrelation import BatchDecorrelation
 from ce_mm.layers.instance_reweighting import InstanceReweighting
 from ce_mm.layers.moving_average import update_averages
@@ -28,7 +28,7 @@ class CENorm(nn.Module):
         norm: config of the base norm, for mmcv's ``build_norm_layer``: BN (the default), SyncBN, GN, LN, IN or SN.
 
             * SyncBN: the norm's own statistics are those of all processes, the covariance stays that of each process,
-              as in the paper.
+              as in the paper, unless ``sync``.
             * GN needs a ``num_groups`` that divides C. LN is layer norm over C, H, W, GroupNorm(1, C), as in the
               paper, and takes GN's other arguments (mmcv's own LN does not take maps).
             * IN has γ and β with ``affine=True`` alone, as PyTorch's; on a map of one position it gives β.
@@ -45,6 +45,8 @@ class CENorm(nn.Module):
         momentum: of the moving averages of Σ^(-1/2) and s^(-1/2); the base norm has its own.
         eps: added to the diagonal of Σ.
         correction: 1 takes σ̃² with Bessel's correction, as the authors' code does.
+        sync: in training take all statistics, the base norm's too, over the batch of all processes of torch.distributed
+            (with SyncBN as base, of its group); see :mod:`ce_mm.layers.synchronised`. All of them must run the layer.
 
     Raises:
         ValueError: an argument is out of range, or GN's groups do not divide C; the message names it.
@@ -68,12 +70,14 @@ class CENorm(nn.Module):
         momentum: float = 0.1,
         eps: float = 1e-5,
         correction: int = 0,
+        sync: bool = False,
     ) -> None:
         super().__init__()
-        _check_arguments(num_features, group_size, iterations, reduction, branches, momentum, eps, correction)
+        _check_arguments(num_features, group_size, iterations, reduction, branches, momentum, eps, correction, sync)
         self.num_features = num_features
         self.branches = tuple(branch for branch in BRANCHES if branch in branches)
         self.momentum = momentum
+        self.sync = sync
         self.norm, self._strategy = base_norm.build(dict(type="BN") if norm is None else norm, num_features)
         self.bd = BatchDecorrelation(num_features, group_size, iterations, max_pool, eps) if "bd" in branches else None
         self.ir = InstanceReweighting(num_features, reduction, correction) if "ir" in branches else None
@@ -123,37 +127,46 @@ class CENorm(nn.Module):
 
     def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
         base, bd, ir = self.base, self.bd, self.ir
-        # A process with an empty batch still takes part in the sums of a synchronised norm.
-        training = self.norm.training and (x.numel() > 0 or base.synchronised)
-        local = training and x.numel() > 0
-        positions = x.shape[2] * x.shape[3]
+        shared = self.sync and self.norm.training and ops.spans_processes(base.process_group)
+        # A process with an empty batch still takes part in the sums of all, but has nothing to say of its own.
+        training = self.norm.training and (x.numel() > 0 or shared or base.synchronised)
+        learns = training and (x.numel() > 0 or shared)
 
         moments, shift = None, base.guess(x)
         if training or ir is not None or base.per_sample:
-            products = bd is not None and local and not bd.pools(x)
+            products = bd is not None and learns and not bd.pools(x)
+            common = None if shared else base.common_shift(x)
             group_size = 1 if bd is None else bd.group_size
             moments = ops.moments(
-                x, group_size, shift=base.common_shift(x), guess=shift, products=products, per_sample=base.per_sample
+                x, group_size, shift=common, guess=shift, products=products, per_sample=base.per_sample
             )
             shift = moments.shift
 
-        scale, offset, mean, averages = base.affine(moments, shift, positions, training)
+        positions = x.shape[2] * x.shape[3]
+        whitening = reweighting = inv_std_scale = present = None
+        if shared:
+            affine, whitening, inv_std_scale, samples = synchronised.coefficients(base, bd, ir, x, moments)
+            present = samples > 0
+        else:
+            affine = base.affine(moments, shift, positions, training)
+            if bd is not None and learns:
+                whitening = bd(x, moments, affine.mean, affine.scale, affine.offset)
+        scale, offset, _, averages = affine
 
-        whitening = reweighting = None
         if bd is not None:
-            if local:
-                whitening = bd(x, moments, mean, scale, offset)
+            if learns:
                 averages.append((bd.running_whitening, whitening, self.momentum))
             else:
                 whitening = bd.running_whitening.to(shift.dtype)
         if ir is not None:
-            running = None if local else ir.running_inv_std_scale.to(shift.dtype)
-            reweighting, inv_std_scale = ir(moments, scale, positions, running)
-            if local:
+            if not learns:
+                inv_std_scale = ir.running_inv_std_scale.to(shift.dtype)
+            reweighting, inv_std_scale = ir(moments, scale, positions, inv_std_scale)
+            if learns:
                 averages.append((ir.running_inv_std_scale, inv_std_scale, self.momentum))
         if averages:
-            finite = update_averages(averages)
-            base.count(finite)
+            finite, moved = update_averages(averages, present)
+            base.count(moved)
             self.finite = finite if self.finite is None else self.finite & finite
 
         mix = None if self.mix is None else self.mix.to(shift.dtype)
@@ -182,6 +195,7 @@ def _check_arguments(
     momentum: float,
     eps: float,
     correction: int,
+    sync: bool,
 ) -> None:
     def expect(holds: bool, name: str, value: object, expected: str) -> None:
         if not holds:
@@ -201,3 +215,8 @@ def _check_arguments(
     expect(0 <= momentum <= 1, "momentum", momentum, "a number from 0 to 1")
     expect(eps > 0, "eps", eps, "greater than 0")
     expect(correction in (0, 1), "correction", correction, "0 or 1")
+    expect(isinstance(sync, bool), "sync", sync, "True or False")
+    expect(
+        branches or not sync, "sync", sync,
+        "False without branches, where there is the base norm alone; to synchronise that, set norm=dict(type='SyncBN')",
+    )  # fmt: skip

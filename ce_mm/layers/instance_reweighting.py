@@ -35,7 +35,7 @@ class InstanceReweighting(nn.Module):
             moments: of z.
             scale: (1 or N, C), the base norm's a.
             positions: H·W.
-            inv_std_scale: s^(-1/2), (1,), or None to take it from this batch.
+            inv_std_scale: s^(-1/2), (1,), or None to take it from the samples given here.
 
         Returns:
             (N, C), in the type of the moments, and the s^(-1/2) that was used, (1,).
@@ -43,5 +43,8 @@ class InstanceReweighting(nn.Module):
         dtype = scale.dtype
         weights = (self.fc1.weight, self.ln.weight, self.ln.bias, self.fc2.weight)
         gate = ops.Gate(*(weight.to(dtype) for weight in weights), self.ln.eps)
-        bessel = positions / max(positions - self.correction, 1)
-        return ops.reweighting(moments.means, scale, gate, bessel, inv_std_scale)
+        return ops.reweighting(moments.means, scale, gate, self.bessel(positions), inv_std_scale)
+
+    def bessel(self, positions: int) -> float:
+        """The factor of the biased σ̃² of so many positions."""
+        return positions / max(positions - self.correction, 1)

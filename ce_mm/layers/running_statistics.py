@@ -1,10 +1,24 @@
 """The running mean and variance of a batch norm, or of one inside a switchable norm: what they say of z = x - shift,
 and what moves them.
 """
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from ce_mm import ops
+
+
+class WholeBatch(NamedTuple):
+    """What all processes have together, of x itself, in float64."""
+
+    mean: Tensor  #: (C,)
+    variance: Tensor  #: (C,), biased
+    count: Tensor  #: of the values of a channel, (), at least 1
+
+    def about(self, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of z = x - shift, of the shape of shift and (C,), in its type."""
+        return (self.mean - shift.double()).to(shift.dtype), self.variance.to(shift.dtype)
 
 
 def running_shift(norm: nn.Module, dtype: torch.dtype) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ce_mm import ops
 from ce_mm.layers.moving_average import update_averages
 from ce_mm.layers.precision import full_precision
-from ce_mm.layers.running_statistics import running_averages, running_shift, running_statistics
+from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_shift, running_statistics
 
 
 class SwitchableNorm(_InstanceNorm):
@@ -63,13 +63,13 @@ class SwitchableNorm(_InstanceNorm):
             training = self.training and x.numel() > 0
             scale, offset, averages = self.coefficients(moments, x.shape[2] * x.shape[3], training)
             if training:
-                finite = update_averages(averages)
-                self.num_batches_tracked += finite
+                finite, moved = update_averages(averages)
+                self.num_batches_tracked += moved
                 self.finite = finite if self.finite is None else self.finite & finite
             return ops.group_affine(x, moments.shift, None, scale, offset, link=moments.link)
 
     def coefficients(
-        self, moments: ops.Moments, positions: int, training: bool
+        self, moments: ops.Moments, positions: int, training: bool, whole: WholeBatch | None = None
     ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor, float | Tensor]]]:
         """SN as ``a_n z + b_n`` with z = x - shift.
 
@@ -77,12 +77,16 @@ class SwitchableNorm(_InstanceNorm):
             moments: of z.
             positions: H·W.
             training: whether BN's part takes the statistics of the batch, which then has values.
+            whole: those of all processes, in training, to take instead of this one's.
 
         Returns:
             a_n and b_n, both (N, C), and what moves the buffers; see :func:`running_averages`.
         """
         averages, shift = [], moments.shift
-        if training:
+        if whole is not None:
+            mean, variance = whole.about(shift)
+            averages = running_averages(self, whole.mean.to(shift.dtype), variance, whole.count)
+        elif training:
             mean, variance = ops.statistics_over_samples(moments.means, shift)
             averages = running_averages(self, (mean + shift)[0], variance, moments.means.shape[1] * positions)
         else:

@@ -3,8 +3,9 @@
 A layer is three steps: :func:`moments` (one read of x), the coefficients (small tensors), :func:`group_affine` (one
 read of x, one write of y).
 """
-from ce_mm.ops.all_reduce import all_reduce_sum
+from ce_mm.ops.all_reduce import all_reduce_sum, all_reduce_sums, spans_processes
 from ce_mm.ops.channel_equilibrium import (
+    MIN_VARIANCE,
     Gate,
     batch_norm_affine,
     batch_statistics,
@@ -24,9 +25,11 @@ from ce_mm.ops.sample_norms import (
 )
 
 __all__ = [
+    "MIN_VARIANCE",
     "Gate",
     "Moments",
     "all_reduce_sum",
+    "all_reduce_sums",
     "batch_norm_affine",
     "batch_statistics",
     "compute_dtype",
@@ -41,6 +44,7 @@ __all__ = [
     "newton_schulz",
     "reweighting",
     "sample_covariance",
+    "spans_processes",
     "statistics_over_samples",
     "switchable_norm_affine",
 ]

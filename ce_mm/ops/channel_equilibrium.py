@@ -151,8 +151,8 @@ def reweighting(
         scale: a, (1 or N, C).
         gate: f.
         bessel: a factor of σ̃², 1 or H·W / (H·W - 1).
-        inv_std_scale: s^(-1/2), (1,), of the moving average; None takes it from this batch, where s is the mean of σ̃²,
-            at least MIN_VARIANCE.
+        inv_std_scale: s^(-1/2), (1,), of the moving average or of a larger batch; None takes it from this batch, where
+            s is the mean of σ̃², at least MIN_VARIANCE.
 
     Returns:
         d_n, (N, C), differentiable once, and the s^(-1/2) used, (1,), without gradient.
@@ -216,7 +216,8 @@ class _Reweighting(torch.autograd.Function):
         dmeans = torch.empty_like(mean.expand(2, -1, -1))
         torch.mul(dvariance, factor, out=dmeans[1])
         torch.mul(dmeans[1], mean, out=dmeans[0]).mul_(-2)
-        return dmeans, dscale, dfc1, dln_weight, dln_bias, dfc2, None, None, None
+        dinv_std_scale = (grad * gate).sum().view(1) if ctx.needs_input_grad[8] else None
+        return dmeans, dscale, dfc1, dln_weight, dln_bias, dfc2, None, None, dinv_std_scale
 
 
 def equilibrium_affine(

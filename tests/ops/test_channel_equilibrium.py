@@ -76,19 +76,21 @@ def test_the_reweighting_is_the_gate_of_the_instance_variances_over_their_mean_s
     torch.testing.assert_close(ops.reweighting(moments.means, a, gate(), bessel, running)[0], weights * running)
 
 
-@pytest.mark.parametrize("running", [None, torch.tensor([0.7], dtype=torch.float64)], ids=["batch", "running"])
+@pytest.mark.parametrize("given", [None, torch.tensor([0.7], dtype=torch.float64)], ids=["batch", "given"])
 @pytest.mark.parametrize("spread", [1.0, 1e-4], ids=["usual", "clamped"])
 @pytest.mark.parametrize("samples", [1, 3])
-def test_the_reweighting_passes_gradcheck(running, spread, samples):
+def test_the_reweighting_passes_gradcheck(given, spread, samples):
     mean, scale = draw(3, 8), draw(samples, 8, seed=1) * spread
     means = torch.stack([mean, mean.square() + draw(3, 8, seed=2).abs()])
     inputs = [value.requires_grad_() for value in (means, scale)]
     weights = [value.requires_grad_() for value in gate()[:4]]
 
-    def function(means, scale, *weights):
-        return ops.reweighting(means, scale, ops.Gate(*weights, 1e-5), 1.25, running)[0]
+    given = [] if given is None else [given.clone().requires_grad_()]
 
-    assert torch.autograd.gradcheck(function, [*inputs, *weights])
+    def function(means, scale, fc1, ln_weight, ln_bias, fc2, inv_std_scale=None):
+        return ops.reweighting(means, scale, ops.Gate(fc1, ln_weight, ln_bias, fc2, 1e-5), 1.25, inv_std_scale)[0]
+
+    assert torch.autograd.gradcheck(function, [*inputs, *weights, *given])
 
 
 @pytest.mark.parametrize("samples", [1, 3])

@@ -1,0 +1,191 @@
+"""SyncCE: the coefficients of a layer from the batch of all processes, as if one process had all of it.
+
+Moments add up. A process sends Σ x, Σ x xᵀ inside each group, Σ_n var_hw(x_n) and two counts, C (g + 2) + 2 numbers in
+one message, and what comes back is the whole batch's; backward, one message of the same size. Σ is weighted by
+positions, s by samples, so that processes may differ in both, and one without samples takes part.
+
+Each process takes its moments about a shift near its own data, which the others do not know. So the sums are of x
+itself, in float64, where a mean a thousand times the spread does no harm: to agree on a shift first would be one more
+message. Messages this small cost their latency, not their bytes.
+
+A base norm that looks at each sample is applied first, and the sums are of x̃ and σ̃². A switchable norm, and a max pool
+under a batch norm, need the batch's variances before that, which is a message of its own.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ce_mm import ops
+from ce_mm.layers.base_norm import Affine, BaseNorm, WholeBatch
+from ce_mm.layers.batch_decorrelation import BatchDecorrelation
+from ce_mm.layers.instance_reweighting import InstanceReweighting
+
+
+class Coefficients(NamedTuple):
+    """What the batch of all processes makes of a layer."""
+
+    affine: Affine  #: of the base norm
+    whitening: Tensor | None  #: Σ^(-1/2), (C/g, g, g); None without BD
+    inv_std_scale: Tensor | None  #: s^(-1/2), (1,); None without IR
+    samples: Tensor  #: how many all processes have, ()
+
+
+def coefficients(
+    base: BaseNorm, bd: BatchDecorrelation | None, ir: InstanceReweighting | None, x: Tensor, moments: ops.Moments
+) -> Coefficients:
+    """The coefficients of a layer over all processes of ``base.process_group``, each of which has to call this.
+
+    Args:
+        base, bd, ir: of the layer, with at least one of bd and ir.
+        x: (N, C, H, W), this process's part, which may be empty.
+        moments: of z = x - shift, about a shift of this process's own; with products where bd does not pool x.
+
+    Returns:
+        The coefficients, differentiable once: gradients flow into every process's x.
+    """
+    return (_under_sample_norm if base.per_sample else _under_batch_norm)(base, bd, ir, x, moments)
+
+
+def _under_batch_norm(
+    base: BaseNorm, bd: BatchDecorrelation | None, ir: InstanceReweighting | None, x: Tensor, moments: ops.Moments
+) -> Coefficients:
+    positions, group = _positions(x), base.process_group
+    pools = bd is not None and bd.max_pool
+    variances = [] if ir is None else [_variances(ir, moments, positions).sum(0)]
+    batch = _joined(*_of_x(moments, products=bd is not None and not pools), positions, variances, group)
+    affine = base.affine(moments, moments.shift, positions, True, batch.statistics())
+
+    whitening = inv_std_scale = None
+    if bd is not None:
+        seen, scale, eps = batch, affine.scale, bd.eps
+        if pools:
+            pooled, scale, pooled_positions = bd.seen(x, moments, scale, per_sample=False)
+            seen = _joined(*_of_x(pooled, products=True), pooled_positions if positions else 0, [], group)
+            eps = eps * (batch.count / seen.count)
+        a = scale.double().view(*seen.covariance.shape[:2], 1)
+        whitening = _whitening(bd, seen.covariance * (a * a.mT), eps, scale.dtype)
+    if ir is not None:
+        mean_variance = (affine.scale[0].double().square() * batch.others[0]).mean() / batch.samples.clamp(min=1)
+        inv_std_scale = _inv_std_scale(mean_variance, affine.scale.dtype)
+    return Coefficients(affine, whitening, inv_std_scale, batch.samples)
+
+
+def _under_sample_norm(
+    base: BaseNorm, bd: BatchDecorrelation | None, ir: InstanceReweighting | None, x: Tensor, moments: ops.Moments
+) -> Coefficients:
+    positions, group, batch = _positions(x), base.process_group, None
+    if base.mixes_samples:
+        batch = _joined(*_of_x(moments, products=False), positions, [], group).statistics()
+    affine = base.affine(moments, moments.shift, positions, True, batch)
+    scale = affine.scale
+
+    centre, inside, seen_positions = scale.new_empty(scale.shape[0], 0), scale.new_empty(0, 1, 1), positions
+    others = [scale.new_full((), positions * scale.shape[0])]
+    if bd is not None:
+        seen, seen_scale, seen_positions = bd.seen(x, moments, scale, per_sample=True)
+        centre, inside = _of_normalised(seen, seen_scale, affine.offset)
+    if ir is not None:
+        others.append((_variances(ir, moments, positions) * scale.square()).sum())
+    seen = _joined(centre, inside, seen_positions if positions else 0, others, group)
+
+    whitening = inv_std_scale = None
+    if bd is not None:
+        whitening = _whitening(bd, seen.covariance, bd.eps * (seen.others[0] / seen.count), scale.dtype)
+    if ir is not None:
+        mean_variance = seen.others[1] / (seen.samples.clamp(min=1) * x.shape[1])
+        inv_std_scale = _inv_std_scale(mean_variance, scale.dtype)
+    return Coefficients(affine, whitening, inv_std_scale, seen.samples)
+
+
+def _positions(x: Tensor) -> int:
+    """H·W, or 0 where x has no values: such a process has no samples either."""
+    return x.shape[2] * x.shape[3] if x.numel() else 0
+
+
+def _of_x(moments: ops.Moments, products: bool) -> tuple[Tensor, Tensor]:
+    """Where each sample of x lies, (N, C), and the sum over samples of what varies inside them.
+
+    That is (C/g, g, g) with products, and without them (C, 1, 1), the diagonal.
+    """
+    mean, square = moments.means
+    centre = mean.double() + moments.shift.double()
+    if not products:
+        return centre, (square - mean.square()).sum(0).view(-1, 1, 1)
+    _, groups, g, _ = moments.second.shape
+    columns = mean.T.reshape(groups, g, mean.shape[0])
+    return centre, torch.baddbmm(moments.second[0], columns, columns.mT, beta=mean.shape[0], alpha=-1)
+
+
+def _of_normalised(moments: ops.Moments, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`_of_x`, of x̃ = a_n z + b_n: (N, C) and (C/g, g, g)."""
+    samples, groups, g, _ = moments.second.shape
+    mean, a = moments.means[0], scale.view(samples, groups, g, 1)
+    m = mean.view(samples, groups, g, 1)
+    inside = ((moments.second - m @ m.mT) * (a @ a.mT)).sum(0)
+    return torch.addcmul(offset.double(), scale.double(), mean.double()), inside
+
+
+def _variances(ir: InstanceReweighting, moments: ops.Moments, positions: int) -> Tensor:
+    """The variance of z in each sample and channel, as ir takes it, (N, C)."""
+    mean, square = moments.means
+    return (square - mean.square()) * ir.bessel(positions)
+
+
+def _whitening(bd: BatchDecorrelation, covariance: Tensor, eps: float | Tensor, dtype: torch.dtype) -> Tensor:
+    """Σ^(-1/2) from the covariance of x̃, (C/g, g, g)."""
+    identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+    return ops.newton_schulz((covariance + eps * identity).to(dtype), bd.iterations)
+
+
+def _inv_std_scale(mean_variance: Tensor, dtype: torch.dtype) -> Tensor:
+    """s^(-1/2), (1,), from the mean of σ̃², ()."""
+    return mean_variance.clamp(min=ops.MIN_VARIANCE).rsqrt().view(1).to(dtype)
+
+
+class _Joined(NamedTuple):
+    """The first two moments over all processes, and what else was added up; in float64."""
+
+    mean: Tensor  # (C,)
+    covariance: Tensor  # (C/g, g, g)
+    samples: Tensor  # ()
+    count: Tensor  # of the values of a channel, (), 1 where there are none
+    others: list[Tensor]
+
+    def statistics(self) -> WholeBatch:
+        """What a base norm asks of it."""
+        variance = self.covariance.diagonal(dim1=-2, dim2=-1).flatten()
+        return WholeBatch(self.mean, variance.clamp(min=0), self.count)
+
+
+def _joined(
+    centre: Tensor, inside: Tensor, positions: int, others: list[Tensor], group: dist.ProcessGroup | None
+) -> _Joined:
+    """Add up over processes, in one message, what :func:`_of_x` or :func:`_of_normalised` found.
+
+    Args:
+        centre: (N, C).
+        inside: (C/g, g, g).
+        positions: how many of them each sample has here.
+        others: tensors to add up besides.
+        group: the processes.
+    """
+    centre, inside = centre.double(), inside.double()
+    groups, g, _ = inside.shape
+    columns = centre.T.reshape(groups, g, centre.shape[0])
+    samples = centre.shape[0] if positions else 0
+    first, second, samples, count, *others = ops.all_reduce_sums(
+        [
+            positions * centre.sum(0),
+            positions * torch.baddbmm(inside, columns, columns.mT),
+            centre.new_full((), samples),
+            centre.new_full((), samples * positions),
+            *(value.double() for value in others),
+        ],
+        group,
+    )
+    count = count.clamp(min=1)
+    mean = first / count
+    column = mean.view(groups, g, 1)
+    return _Joined(mean, second / count - column * column.mT, samples, count, others)
