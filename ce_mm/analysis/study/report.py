@@ -123,13 +123,36 @@ def _ablation(results: Results, path: Path) -> None:
 
 
 def _magnitudes(results: Results, path: Path) -> None:
-    shown = {name: results[name] for name in MAIN_PAIR if name in results} or dict(results)
-    figure, axes = _figure(1)
-    for name, runs in shown.items():
-        values = torch.tensor([value for run in runs for layer in run["magnitudes"][:LAYERS] for value in layer])
-        logarithms = values.clamp_min(1e-6).log10()
-        axes.hist(logarithms.numpy(), bins=60, histtype="step", density=True, label=name)
-    axes.axvline(torch.tensor(next(iter(shown.values()))[0]["threshold"]).log10().item(), color="grey", linestyle=":")
-    axes.set(xlabel=f"log10 of a channel's magnitude, first {LAYERS} layers", ylabel="density")
-    axes.legend()
+    """The part of inhibited channels at every threshold: of the magnitude, and of its ratio to the layer's mean."""
+    figure, (absolute, relative) = _figure(2)
+    thresholds = torch.logspace(-2.3, 0.5, 200, dtype=torch.float64)
+    for index, (name, runs) in enumerate(results.items()):
+        style = dict(color=f"C{index % 10}", linestyle="-" if index < 10 else "--")
+        for axes, of_mean in ((absolute, False), (relative, True)):
+            curves = torch.stack([part_below(run["magnitudes"][:LAYERS], thresholds, of_mean) for run in runs])
+            axes.plot(thresholds, 100 * curves.mean(0), label=name, **style)
+            axes.fill_between(thresholds, 100 * curves.amin(0), 100 * curves.amax(0), color=style["color"], alpha=0.15)
+    absolute.axvline(next(iter(results.values()))[0]["threshold"], color="grey", linestyle=":")
+    for axes, of_mean in ((absolute, ""), (relative, " ÷ its layer's mean")):
+        axes.set(xscale="log", xlabel=f"magnitude{of_mean}", ylabel=f"channels below, %, first {LAYERS} layers")
+    absolute.legend(fontsize="small")
     save_figure(figure, path)
+
+
+def part_below(layers: Sequence[Sequence[float]], thresholds: torch.Tensor, of_mean: bool) -> torch.Tensor:
+    """The part of the channels below each threshold, averaged over the layers.
+
+    Args:
+        layers: the magnitudes of the channels of each.
+        thresholds: (T,).
+        of_mean: whether a threshold is a multiple of the layer's mean magnitude.
+
+    Returns:
+        (T,).
+    """
+    parts = []
+    for layer in layers:
+        values = torch.tensor(layer, dtype=torch.float64)
+        values = values / values.mean() if of_mean else values
+        parts.append((values[:, None] < thresholds).double().mean(0))
+    return torch.stack(parts).mean(0)

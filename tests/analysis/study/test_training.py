@@ -7,7 +7,7 @@ from torch import nn
 from ce_mm.analysis.study import training
 from ce_mm.analysis.study.measuring import measure
 from ce_mm.analysis.study.network import VARIANTS, build_network
-from ce_mm.analysis.study.report import table, write_report
+from ce_mm.analysis.study.report import part_below, table, write_report
 from ce_mm.analysis.study.running import plan
 from ce_mm.analysis.study.training import RECIPES, evaluate, resume, train
 from ce_mm.layers import CENorm
@@ -76,6 +76,12 @@ def test_the_table_gives_mean_spread_and_difference(measured):
     assert "| BN+ReLU | 2 | 81.00 ± 1.41 |" in text
     assert "| BN+ELU | 1 | 80.00 |" in text
     assert "seed by seed: +1.00, +2.00; +1.50 ± 0.71" in text
+
+
+def test_the_part_of_the_channels_below_a_threshold_is_that_of_the_mean_layer():
+    layers, thresholds = [[1.0, 3.0], [2.0, 2.0, 2.0, 10.0]], torch.tensor([1.5, 2.5], dtype=torch.float64)
+    assert part_below(layers, thresholds, of_mean=False).tolist() == [0.25, 0.625]
+    assert part_below(layers, thresholds / 4, of_mean=True).tolist() == [0.0, 0.625]
 
 
 def test_the_report_is_a_table_numbers_and_pictures(measured, tmp_path):
