@@ -6,11 +6,12 @@ from typing import NoReturn
 from ce_mm import compat
 from ce_mm.compat.requirements import MissingRequirementError, require
 
-# Modules that register something, and the names by which configs reach for it.
+# Modules that register something, in which registry of mmengine's, and the names by which configs reach for it.
 PIECES = {
-    "ce_mm.layers": ("CE", "SN"),
-    "ce_mm.backbones": ("CEResNet", "CEMobileNetV2", "CEShuffleNetV2", "CEVGG"),
-    "ce_mm.hooks": ("ChannelInhibitionHook", "NonFiniteHook"),
+    "ce_mm.layers": ("MODELS", ("CE", "SN")),
+    "ce_mm.backbones": ("MODELS", ("CEResNet", "CEMobileNetV2", "CEShuffleNetV2", "CEVGG")),
+    "ce_mm.hooks": ("HOOKS", ("ChannelInhibitionHook", "NonFiniteHook", "StepSeedsHook")),
+    "ce_mm.transforms": ("TRANSFORMS", ("LoadImage",)),
 }
 
 
@@ -22,22 +23,22 @@ def register() -> None:
         pass  # said below by whatever is reached for
     else:
         compat.apply()
-    for module, names in PIECES.items():
+    for module, (registry, names) in PIECES.items():
         try:
             importlib.import_module(module)
         except MissingRequirementError as error:
-            _register_unavailable(names, error)
+            _register_unavailable(registry, names, error)
 
 
-def _register_unavailable(names: tuple[str, ...], error: ImportError) -> None:
+def _register_unavailable(registry: str, names: tuple[str, ...], error: ImportError) -> None:
     try:
         require("mmengine")
     except MissingRequirementError:
         return  # without mmengine there is no registry that anyone could ask
-    from mmengine.registry import HOOKS, MODELS
+    from mmengine import registry as registries
 
     for name in names:
-        (HOOKS if name.endswith("Hook") else MODELS).register_module(name, module=_raiser(error))
+        getattr(registries, registry).register_module(name, module=_raiser(error))
 
 
 def _raiser(error: ImportError) -> Callable[..., NoReturn]:

@@ -21,6 +21,7 @@ def run_without(library, code):
         ("mmpretrain", "import ce_mm.backbones"),
         ("mmpretrain", BUILD.format(registry="MODELS", name="CEResNet")),
         ("mmcv", BUILD.format(registry="HOOKS", name="NonFiniteHook")),
+        ("mmcv", BUILD.format(registry="TRANSFORMS", name="LoadImage")),
     ],
 )
 def test_what_a_missing_library_takes_away_says_what_to_install(library, code):

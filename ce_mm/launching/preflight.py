@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import find_latest_checkpoint
@@ -53,8 +54,8 @@ def check(task: Task, cfg: Config, args: Namespace) -> None:
 
     Raises:
         PreflightError: for the first of these that fails: annotation files and picture folders of the dataloaders in
-            use, annotation files of their evaluators, checkpoints, building the model, the fit of the checkpoint to
-            test and the model.
+            use, what those of validation and test make of bad pictures, annotation files of their evaluators,
+            checkpoints, building the model, the fit of the checkpoint to test and the model.
     """
     _merge(cfg, args)
     for part in PARTS[task]:
@@ -62,6 +63,8 @@ def check(task: Task, cfg: Config, args: Namespace) -> None:
             continue
         for dataset in _datasets(cfg.get(f"{part}_dataloader")):
             _check_dataset(dataset, f"{part}_dataloader", cfg.default_scope)
+        if part != "train":
+            _check_that_no_picture_is_left_out(cfg.get(f"{part}_dataloader"), f"{part}_dataloader")
         for evaluator in _dicts(cfg.get(f"{part}_evaluator")):
             if _type_name(evaluator) == "CocoMetric" and _is_local(evaluator.get("ann_file")):
                 _check_annotations(evaluator["ann_file"], f"{part}_evaluator")
@@ -72,6 +75,21 @@ def check(task: Task, cfg: Config, args: Namespace) -> None:
     elif _is_local(args.checkpoint):
         weights = _read(args.checkpoint, "the checkpoint to test")
         _check_fit(_build_model(cfg), weights, f"{args.checkpoint} does not fit the model of {args.config}")
+
+
+def check_device(device: str) -> None:
+    """Check that PyTorch can use a device here.
+
+    Raises:
+        PreflightError: it cannot.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise PreflightError(
+            f"the device {device!r} cannot be used: {reason}; expected cpu, or cuda with a GPU"
+        ) from None
 
 
 def _merge(cfg: Config, args: Namespace) -> None:
@@ -137,6 +155,15 @@ def _check_dataset(dataset: dict, setting: str, scope: str) -> None:
         folder = os.path.join(root, prefix)
         if _is_local(folder) and not os.path.isdir(os.path.expanduser(folder)):
             raise PreflightError(f"{setting}: {folder}: there is no such picture folder (data_root and data_prefix)")
+
+
+def _check_that_no_picture_is_left_out(dataloader: dict | None, setting: str) -> None:
+    for step in _dicts(dataloader):
+        if _type_name(step) == "LoadImage" and step.get("on_error") == "skip":
+            raise PreflightError(
+                f"{setting}: LoadImage's on_error='skip' would leave pictures out of the figures, or put others in "
+                "their place; set on_error='refuse' there"
+            )
 
 
 def _downloads_itself(dataset: dict, scope: str) -> bool:

@@ -125,6 +125,15 @@ def test_validation_counts_only_where_it_takes_place():
     check_training(config(val_dataloader=absent), no_validate=True)
 
 
+def test_bad_pictures_may_be_left_out_of_a_training_but_not_of_its_figures():
+    skipping = dict(dataset=coco_set(pipeline=[dict(type="LoadImage", on_error="skip")]))
+    check_training(config(train_dataloader=skipping))
+    with pytest.raises(PreflightError, match=r"^val_dataloader: LoadImage's on_error='skip'"):
+        check_training(config(val_dataloader=skipping))
+    with pytest.raises(PreflightError, match=r"^test_dataloader: LoadImage's on_error='skip'"):
+        check_testing(config(test_dataloader=skipping))
+
+
 def test_options_of_the_command_line_count():
     check_training(config(load_from="absent.pth"), cfg_options={"load_from": "fits.pth"})
     with pytest.raises(PreflightError, match="--cfg-options"):

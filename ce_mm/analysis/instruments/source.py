@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from ce_mm.launching.preflight import check, read_config
+from ce_mm.launching.preflight import check, check_device, read_config
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Source:
             return Subject(model, cfg, self.samples)
 
     def _load(self, with_data: bool) -> tuple[Config, nn.Module]:
-        _check_device(self.device)
+        check_device(self.device)
         cfg = read_config(self.config)
         if not with_data:
             cfg.test_cfg = None  # by which the checks leave out the data
@@ -146,13 +146,6 @@ def _dataloader(settings: dict, dataset: torch.utils.data.Dataset) -> DataLoader
     settings.update(dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=False))
     return Runner.build_dataloader(settings)
 
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the device {device!r} cannot be used: {reason}; expected cpu, or cuda with a GPU") from None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,155 @@
+"""mmdet's DetInferencer for a config file and a checkpoint, one step at a time: read, detect, say, draw.
+
+The steps are apart because a picture that cannot be read must not take the others with it, and because the inferencer,
+asked to write, gives two pictures of one name to one file. The model is built from the config file alone, never from
+the config that a checkpoint holds, and the weights are read as data (:mod:`ce_mm.compat.safe_load`).
+"""
+import warnings
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mmdet.apis import DetInferencer
+from mmdet.registry import DATASETS
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import DefaultScope
+from torch import nn
+
+from ce_mm.launching.preflight import check, check_device, read_config
+from ce_mm.transforms import LoadImage, PictureError
+
+LOADERS = ("LoadImageFromFile", "LoadImage")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that has been read."""
+
+    image: np.ndarray
+    """(H, W, 3), BGR, or (H, W), turned upright, as the config's pipeline reads it."""
+    data: dict
+    """What the config's pipeline makes of it."""
+
+
+class Detector:
+    """A detector on a device.
+
+    Args:
+        config: a config file of mmdet's scope with a ``test_dataloader``, whose pipeline prepares the pictures; its
+            data need not be there.
+        checkpoint: weights that fit it; anything that mmengine loads. The names of the classes are those that it
+            records, or else those of the config's test data.
+        device: where to compute; None for a GPU if there is one.
+
+    Raises:
+        ValueError: config, checkpoint or device cannot be used; the text names which, and why.
+    """
+
+    def __init__(self, config: str, checkpoint: str, device: str | None = None) -> None:
+        cfg = read_config(config)
+        if cfg.get("default_scope") != "mmdet":
+            raise ValueError(
+                f"{config}: its default_scope is {cfg.get('default_scope')!r}; expected 'mmdet', a detector: what is "
+                "drawn are boxes and masks, which a classifier does not give"
+            )
+        device = get_device() if device is None else device
+        check_device(device)
+        loader = _take_loader(cfg)
+        cfg.test_cfg = None  # by which the checks leave out the data
+        check("test", cfg, Namespace(config=config, checkpoint=checkpoint, cfg_options=None))
+        if cfg.get("data_preprocessor") is not None:
+            cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
+        # Nothing that is drawn here belongs into the folders and services that a training logs to.
+        cfg.visualizer = {"type": "DetLocalVisualizer", **(cfg.get("visualizer") or {}), "vis_backends": None}
+        self._load = LoadImage(**loader)
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            self._inferencer = _Inferencer(cfg, checkpoint, device, show_progress=False)
+        self._names = self._inferencer.model.dataset_meta["classes"]
+
+    def read(self, path: Path) -> Picture:
+        """Read a picture as a test run would, and prepare it.
+
+        Raises:
+            PictureError: the picture cannot be read, or not be prepared.
+        """
+        image = self._load.transform(dict(img_path=str(path)))["img"]
+        try:
+            return Picture(image, self._inferencer.pipeline(image))
+        except Exception as error:  # a picture one pixel high that is scaled to nothing, for example
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise PictureError(
+                f"{path}: the config's test pipeline cannot prepare this picture of {image.shape[1]}×{image.shape[0]} "
+                f"pixels ({reason})"
+            ) from error
+
+    def detect(self, pictures: list[Picture]) -> list[DetDataSample]:
+        """Run the network on pictures as one batch."""
+        batch = self._inferencer.collate_fn([picture.data for picture in pictures])
+        with DefaultScope.overwrite_default_scope("mmdet"):
+            return self._inferencer.forward(batch)
+
+    def describe(self, sample: DetDataSample, score_threshold: float) -> list[dict]:
+        """The objects with a score above a threshold, as the model orders them.
+
+        Returns:
+            For each a dict: ``label`` (from 0), ``name``, ``score``, ``bbox`` [x1, y1, x2, y2] in pixels from the upper
+            left corner, and, if the detector gives masks, ``mask`` as COCO's run lengths, the counts as text.
+
+        Raises:
+            ValueError: a label has no name.
+        """
+        found = self._inferencer.pred2dict(sample)
+        masks = found.get("masks", [None] * len(found["labels"]))
+        objects = []
+        for label, score, box, mask in zip(found["labels"], found["scores"], found["bboxes"], masks, strict=True):
+            if not score > score_threshold:
+                continue
+            if label >= len(self._names):
+                raise ValueError(
+                    f"the detector found an object with label {label}, but checkpoint and config name "
+                    f"{len(self._names)} classes only; give the config's test data metainfo with all names"
+                )
+            entry = dict(label=label, name=self._names[label], score=score, bbox=box)
+            objects.append(entry if mask is None else entry | dict(mask=mask))
+        return objects
+
+    def draw(self, picture: Picture, sample: DetDataSample, score_threshold: float) -> np.ndarray:
+        """The picture (H, W, 3), RGB, uint8, with the objects above a threshold drawn by mmdet's visualizer."""
+        image = picture.image
+        image = image[..., 2::-1] if image.ndim == 3 else np.stack([image] * 3, axis=-1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".* is out of bounds")  # by a part of a pixel, where objects are cut off
+            drawn = self._inferencer.visualize([image], [sample], return_vis=True, pred_score_thr=score_threshold)
+        return drawn[0]
+
+
+class _Inferencer(DetInferencer):
+    """Where a checkpoint records no names of classes, mmdet's own takes COCO's, whatever the config says."""
+
+    def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
+        meta = checkpoint.get("meta", {})
+        if "dataset_meta" not in meta and "CLASSES" not in meta:
+            dataset = DATASETS.build({**cfg.test_dataloader.dataset, "lazy_init": True})
+            weights = checkpoint.get("state_dict", checkpoint)
+            checkpoint = dict(state_dict=weights, meta={**meta, "dataset_meta": dict(dataset.metainfo)})
+        super()._load_weights_to_model(model, checkpoint, cfg)
+
+
+def _take_loader(cfg: Config) -> dict:
+    """The settings by which a config reads pictures; in the config stands mmdet's own loader instead.
+
+    The inferencer looks for that one's name, to replace it by one that takes arrays.
+    """
+    dataset = (cfg.get("test_dataloader") or {}).get("dataset", {})
+    for index, step in enumerate(dataset.get("pipeline", [])):
+        if str(step["type"]).rpartition(".")[2] in LOADERS:
+            dataset.pipeline[index] = dict(type="LoadImageFromFile")
+            # Not its backend_args: they are about where the data set lies.
+            return {key: step[key] for key in ("to_float32", "color_type", "imdecode_backend") if key in step}
+    raise ValueError(
+        f"{cfg.filename}: it does not say how to prepare a picture; expected a test_dataloader with a dataset whose "
+        f"pipeline begins with {' or '.join(LOADERS)}"
+    )

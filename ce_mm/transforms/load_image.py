@@ -1,0 +1,155 @@
+"""Reading a picture of a data set: a bad one is named, and then refused or skipped, as the config says.
+
+By itself mmcv's ``LoadImageFromFile`` stops at an empty file without naming it; trains on what OpenCV before 4.11 makes
+of a JPEG that is cut short, the rest of it grey; does not notice a picture of another size than its annotations'; and
+its ``ignore_empty`` passes over missing files without a word, but not over files that are no pictures.
+"""
+import logging
+import os
+import zlib
+from typing import Literal
+
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
+from mmengine.logging import print_log
+from mmengine.registry import TRANSFORMS
+
+SLOTS = 1024
+"""So many skipped files are remembered."""
+
+
+class PictureError(ValueError):
+    """A picture that cannot be used; the text names the file and what is wrong with it."""
+
+
+@TRANSFORMS.register_module()
+class LoadImage(LoadImageFromFile):
+    """``LoadImageFromFile``, but a bad picture is named. It takes that one's place in a pipeline.
+
+    Bad is a file that is missing, not for reading, empty, no picture, or cut short, and a picture of another size than
+    ``height`` and ``width``, where the data set gives them. What passes: a picture damaged in its middle so that it
+    still decodes; JPEG has no checksum.
+
+    Args:
+        on_error: ``'refuse'`` raises. ``'skip'`` is for training: it logs the file, and the data set takes another
+            picture at random (``max_refetch`` attempts). Each process of a distributed training names a file once; all
+            its workers, in all epochs, share the memory of what has been named. In validation and testing, figures
+            without some pictures would not be those of the data set: a data set with ``test_mode=True``, as in mmdet's
+            configs, stops at a skipped picture; mmpretrain's configs do not set it, and it would take another picture
+            instead, so leave it at ``'refuse'`` there.
+        to_float32, color_type, imdecode_backend, backend_args: as for ``LoadImageFromFile``.
+
+    Raises:
+        ValueError: ``on_error`` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        on_error: Literal["refuse", "skip"] = "refuse",
+        to_float32: bool = False,
+        color_type: str = "color",
+        imdecode_backend: str = "cv2",
+        backend_args: dict | None = None,
+    ) -> None:
+        if on_error not in ("refuse", "skip"):
+            raise ValueError(f"LoadImage's on_error must be 'refuse' or 'skip', got {on_error!r}")
+        super().__init__(to_float32, color_type, imdecode_backend, backend_args=backend_args)
+        self.on_error = on_error
+        #: A number for each file that has been named, 0 for a free slot; in memory that worker processes share.
+        self._named = torch.zeros(SLOTS, dtype=torch.int64).share_memory_() if on_error == "skip" else None
+
+    def transform(self, results: dict) -> dict | None:
+        """Read ``results['img_path']``.
+
+        Args:
+            results: with ``img_path``, and ``height`` and ``width`` in pixels if they are known.
+
+        Returns:
+            ``results`` with ``img``, (H, W, 3) for colour, uint8 or float32; ``img_shape`` and ``ori_shape``, (H, W).
+            None for a bad picture that is skipped.
+
+        Raises:
+            PictureError: a bad picture is refused.
+        """
+        path = results["img_path"]
+        try:
+            image = self._read(path)
+            self._check_size(path, image, results)
+        except PictureError as error:
+            if self.on_error == "refuse":
+                raise
+            if self._is_new(path):
+                # At this level, because processes other than the first one log nothing lower.
+                print_log(f"{error}; it is skipped", logger="current", level=logging.ERROR)
+            return None
+        if self.to_float32:
+            image = image.astype(np.float32)
+        results["img"] = image
+        results["img_shape"] = results["ori_shape"] = image.shape[:2]
+        return results
+
+    def _read(self, path: str) -> np.ndarray:
+        try:
+            content = fileio.get(path, backend_args=self.backend_args)
+        except FileNotFoundError:
+            raise PictureError(f"{path}: there is no such file") from None
+        except OSError as error:
+            raise PictureError(f"{path}: it cannot be read ({error.strerror or error})") from error
+        if not content:
+            raise PictureError(f"{path}: the file is empty")
+        if _is_cut_jpeg(content):
+            raise PictureError(f"{path}: the file is cut short (a JPEG without its end marker)")
+        try:
+            image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged bytes raise anything, whichever the decoder
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise PictureError(f"{path}: it cannot be decoded ({reason})") from error
+        if image is None:  # OpenCV's way
+            raise PictureError(f"{path}: it is no picture, or a damaged one: {self.imdecode_backend} cannot decode it")
+        return image
+
+    @staticmethod
+    def _check_size(path: str, image: np.ndarray, results: dict) -> None:
+        height, width = image.shape[:2]
+        expected = results.get("height", height), results.get("width", width)
+        if expected == (height, width):
+            return
+        turned = expected == (width, height)
+        raise PictureError(
+            f"{path}: the picture has {width}×{height} pixels, its annotations are for {expected[1]}×{expected[0]}"
+            + (" (if its EXIF orientation turns it, color_type='color_ignore_orientation' does not)" if turned else "")
+        )
+
+    def _is_new(self, path: str) -> bool:
+        number = zlib.crc32(os.fsencode(path)) + 1
+        if (self._named == number).any():
+            return False
+        free = (self._named == 0).nonzero()
+        if len(free):
+            self._named[free[0]] = number
+        return True
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, on_error={self.on_error!r})"
+
+
+def _is_cut_jpeg(content: bytes) -> bool:
+    """Whether these are the first bytes of a JPEG, without its end.
+
+    The end marker is looked for behind the start of the pixels only: a preview among the headers has one of its own.
+    (At the very end it needs no such care: a file cut there has no pixels to decode.)
+    """
+    if not content.startswith(b"\xff\xd8\xff") or content.endswith(b"\xff\xd9"):
+        return False
+    position = 2
+    while content[position : position + 1] == b"\xff" and content[position + 1 : position + 2] != b"\xda":
+        if content[position + 1 : position + 2] == b"\xff":  # which may fill the space between two segments
+            position += 1
+        else:
+            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+    return content.find(b"\xff\xd9", position) < 0

@@ -1,0 +1,263 @@
+"""What is written for every kind of picture, what is refused, and what is left of the rest when one fails."""
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pickles
+import pytest
+import torch
+from mmdet.apis import DetInferencer
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.structures import InstanceData
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from ce_mm.checkpoints.reading import CheckpointError
+from ce_mm.prediction import predict
+from ce_mm.prediction.detector import Detector
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("disc", "plus", "hoop", "box", "spark", "wedge")
+
+
+@pytest.fixture(scope="module")
+def formats(tmp_path_factory, write_formats):
+    """A folder with the scene in every format, and name -> pixels."""
+    folder = tmp_path_factory.mktemp("formats")
+    return folder, write_formats(folder)
+
+
+@pytest.fixture(scope="module")
+def results(detector, formats, tmp_path_factory):
+    """All of them predicted with all that is found, one at a time; name -> its JSON file."""
+    out = tmp_path_factory.mktemp("results")
+    report = predict(detector.config, detector.checkpoint, [formats[0]], out, score_threshold=0, device="cpu")
+    assert report.failed == []
+    assert report.objects == 3 * len(formats[1])
+    return {path.name: json_file for path, json_file in report.written.items()}
+
+
+@pytest.fixture(scope="module")
+def built(detector):
+    return Detector(detector.config, detector.checkpoint, "cpu")
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Run tools/predict.py; its exit status."""
+
+    def run(*arguments):
+        path = str(ROOT / "tools/predict.py")
+        monkeypatch.setattr("sys.argv", [path, *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(path, run_name="__main__")
+        return end.value.code
+
+    return run
+
+
+def test_the_json_says_what_the_picture_holds(formats, results):
+    assert set(results) == set(formats[1])
+    for name, path in results.items():
+        found = json.loads(path.read_text())
+        assert found.keys() == {"file_name", "width", "height", "score_threshold", "objects"}
+        assert found["file_name"] == (formats[0] / name).as_posix()
+        assert (found["width"], found["height"], found["score_threshold"]) == (60, 40, 0)
+        assert len(found["objects"]) == 3
+        for entry in found["objects"]:
+            assert entry.keys() == {"label", "name", "score", "bbox", "mask"}
+            assert entry["name"] == NAMES[entry["label"]]
+            left, top, right, bottom = entry["bbox"]
+            assert 0 <= left <= right <= 60 and 0 <= top <= bottom <= 40
+            assert isinstance(entry["mask"]["counts"], str)
+            assert coco_mask.decode(entry["mask"]).shape == (40, 60)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "b.PNG", "turned.jpg", "deep_grey.tif"])
+def test_the_numbers_are_those_of_mmdets_own_inferencer(detector, formats, results, name):
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        inferencer = DetInferencer(detector.config, detector.checkpoint, "cpu", show_progress=False)
+        (expected,) = inferencer([str(formats[0] / name)])["predictions"]
+    found = json.loads(results[name].read_text())["objects"]
+    for key, theirs in dict(label="labels", score="scores", bbox="bboxes", mask="masks").items():
+        assert [entry[key] for entry in found] == expected[theirs]
+
+
+def test_something_is_drawn_on_every_picture(formats, results):
+    for name, pixels in formats[1].items():
+        drawn = np.asarray(Image.open(results[name].with_suffix(".jpg")))
+        assert drawn.shape == (40, 60, 3)
+        assert np.abs(drawn.astype(float) - pixels).max() > 60
+
+
+def test_without_objects_the_drawn_picture_is_the_picture(detector, formats, tmp_path):
+    report = predict(detector.config, detector.checkpoint, [formats[0]], tmp_path, 1.0, "cpu", batch_size=4)
+    assert report.objects == 0 and len(report.written) == len(formats[1])
+    for path, written in report.written.items():
+        assert json.loads(written.read_text())["objects"] == []
+        drawn = np.asarray(Image.open(written.with_suffix(".jpg")))
+        assert np.abs(drawn.astype(float) - formats[1][path.name]).mean() < 8, path.name
+
+
+def test_pictures_of_one_name_and_different_sizes_share_a_batch_and_not_their_files(detector, scene, tmp_path):
+    for folder, size in (("x", (60, 40)), ("y", (30, 50))):
+        (tmp_path / folder).mkdir()
+        scene.resize(size).save(tmp_path / folder / "1.png")
+    pictures, out = [tmp_path / "x", tmp_path / "y/*"], tmp_path / "out"
+    predict(detector.config, detector.checkpoint, pictures, out, 0, "cpu", batch_size=2)
+    for folder, (width, height) in (("x", (60, 40)), ("y", (30, 50))):
+        found = json.loads((out / folder / "1.json").read_text())
+        assert (found["width"], found["height"]) == (width, height)
+        assert all(entry["mask"]["size"] == [height, width] for entry in found["objects"])
+        assert Image.open(out / folder / "1.jpg").size == (width, height)
+
+
+def test_what_cannot_be_used_is_named_at_the_end_and_the_rest_is_done(detector, scene, tmp_path, tool, capsys):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    scene.save(pictures / "2.jpg")
+    scene.save(pictures / "6.png")
+    (pictures / "1.jpg").write_bytes((pictures / "2.jpg").read_bytes()[:-100])
+    (pictures / "3.png").write_bytes(b"")
+    (pictures / "4.png").write_text("a list of shopping")
+    Image.new("RGB", (4000, 1)).save(pictures / "5.png")  # scaled to a height of 0
+    out = tmp_path / "out"
+    options = ["--out", out, "--score-thr", 0, "--device", "cpu", "--batch-size", 3]
+    assert tool(detector.config, detector.checkpoint, pictures, *options) == 1
+    assert sorted(path.name for path in out.iterdir()) == ["2.jpg", "2.json", "6.jpg", "6.json"]
+    said = capsys.readouterr()
+    assert f"6 objects in 2 pictures, written to {out}" in said.out
+    said = said.err[said.err.index("error:") :].splitlines()
+    assert said[0] == "error: 4 pictures could not be used:"
+    reasons = ("1.jpg: the file is cut", "3.png: the file is empty", "4.png: it is no picture", "5.png: the config's")
+    for line, reason in zip(said[1:], reasons, strict=True):
+        assert line.startswith(f"  {pictures}/{reason}")
+
+
+def test_an_interruption_keeps_what_is_done(detector, scene, tmp_path, tool, monkeypatch, capsys):
+    for name in ("1.png", "2.png"):
+        scene.save(tmp_path / name)
+    detect, calls = Detector.detect, []
+
+    def interrupted(self, pictures):
+        calls.append(pictures)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return detect(self, pictures)
+
+    monkeypatch.setattr(Detector, "detect", interrupted)
+    assert tool(detector.config, detector.checkpoint, tmp_path / "*.png", "--out", tmp_path / "out") == 130
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.jpg", "1.json"]
+    assert "interrupted; what was finished is in" in capsys.readouterr().err
+
+
+def test_a_threshold_leaves_out_what_is_below_it(built, formats):
+    picture = built.read(formats[0] / "a.jpg")
+    (sample,) = built.detect([picture])
+    scores = [entry["score"] for entry in built.describe(sample, 0)]
+    assert [entry["score"] for entry in built.describe(sample, scores[1])] == scores[:1]
+
+
+def sample_of(**fields):
+    return DetDataSample(pred_instances=InstanceData(**fields))
+
+
+def test_a_detector_without_masks_gives_boxes(built):
+    boxes = torch.tensor([[1.0, 2.0, 3.5, 4.0]])
+    sample = sample_of(labels=torch.tensor([2]), scores=torch.tensor([0.5]), bboxes=boxes)
+    assert built.describe(sample, 0.3) == [dict(label=2, name="hoop", score=0.5, bbox=[1.0, 2.0, 3.5, 4.0])]
+
+
+def test_a_label_without_a_name_is_an_error(built):
+    sample = sample_of(labels=torch.tensor([6]), scores=torch.tensor([0.5]), bboxes=torch.zeros(1, 4))
+    with pytest.raises(ValueError, match="an object with label 6, but checkpoint and config name 6 classes only"):
+        built.describe(sample, 0.3)
+
+
+def test_where_the_checkpoint_has_no_names_the_configs_are_taken(detector, formats, tmp_path):
+    torch.save(detector.state_dict, tmp_path / "weights.pth")
+    picture = formats[0] / "a.jpg"
+    report = predict(detector.config, str(tmp_path / "weights.pth"), [picture], tmp_path / "out", 0, "cpu")
+    shapes = ("circle", "cross", "ring", "square", "star", "triangle")
+    for entry in json.loads(report.written[picture].read_text())["objects"]:
+        assert entry["name"] == shapes[entry["label"]]
+
+
+def test_a_config_may_read_with_load_image_and_log_where_it_likes(detector, formats, tmp_path):
+    cfg = Config.fromfile(detector.config)
+    cfg.test_dataloader.dataset.pipeline[0] = dict(type="LoadImage", on_error="skip")
+    cfg.visualizer.vis_backends = [dict(type="LocalVisBackend", save_dir=str(tmp_path / "logs"))]
+    cfg.dump(tmp_path / "config.py")
+    report = predict(str(tmp_path / "config.py"), detector.checkpoint, [formats[0] / "a.jpg"], tmp_path / "out", 0)
+    assert report.objects == 3
+    assert not (tmp_path / "logs").exists()
+
+
+def test_the_config_in_a_checkpoint_is_not_run(detector, formats, tmp_path):
+    program = "raise SystemExit('the recorded config was run')"
+    checkpoint = dict(
+        state_dict=detector.state_dict, meta=dict(cfg=program), message_hub=dict(runtime_info=dict(cfg=program))
+    )
+    torch.save(checkpoint, tmp_path / "weights.pth")
+    report = predict(detector.config, str(tmp_path / "weights.pth"), [formats[0] / "a.jpg"], tmp_path / "out", 0)
+    assert report.objects == 3
+
+
+def test_a_checkpoint_is_data_for_mmdets_inferencer_too(detector, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("evil.pth").write_bytes(
+        pickles.zip_file(pickles.checkpoint(pickles.call(pickles.name("os", "mkdir"), pickles.text("ran"))))
+    )
+    with pytest.raises(CheckpointError, match="nothing in it ran"), DefaultScope.overwrite_default_scope("mmdet"):
+        DetInferencer(detector.config, "evil.pth", "cpu")
+    with pytest.raises(ValueError, match="nothing in it ran"):
+        predict(detector.config, "evil.pth", [__file__], tmp_path / "out")
+    assert not Path("ran").exists()
+
+
+def without(detector, folder, **changes):
+    cfg = Config.fromfile(detector.config)
+    for name, value in changes.items():
+        cfg[name] = value
+    cfg.dump(folder / "changed.py")
+    return str(folder / "changed.py")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(config=str(ROOT / "configs/shapes/ce-resnet18_shapes.py")), "default_scope is 'mmpretrain'; expected"),
+        (dict(config="absent.py"), "absent.py: there is no such file"),
+        (dict(checkpoint="absent.pth"), "absent.pth: there is no such checkpoint"),
+        (dict(pictures=["absent.png"]), "absent.png: there is no such picture"),
+        (dict(score_threshold=30), "the score threshold must be from 0 to 1, as the scores are, got 30"),
+        (dict(batch_size=0), "the batch size must be at least 1, got 0"),
+        (dict(device="cuda:99"), "the device 'cuda:99' cannot be used"),
+    ],
+)
+def test_bad_input_is_named_before_anything_is_written(detector, formats, tmp_path, changes, said):
+    good = dict(config=detector.config, checkpoint=detector.checkpoint, pictures=[formats[0]], out=tmp_path / "out")
+    with pytest.raises(ValueError, match=said):
+        predict(**good | changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_that_does_not_say_how_to_prepare_a_picture_is_refused(detector, formats, tmp_path):
+    config = without(detector, tmp_path, test_dataloader=None)
+    with pytest.raises(ValueError, match="does not say how to prepare a picture; expected a test_dataloader"):
+        predict(config, detector.checkpoint, [formats[0]], tmp_path / "out")
+
+
+def test_weights_of_another_network_are_refused(detector, formats, tmp_path):
+    torch.save(dict(state_dict={"weight": torch.zeros(3)}), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="does not fit the model of"):
+        predict(detector.config, str(tmp_path / "other.pth"), [formats[0]], tmp_path / "out")
+
+
+def test_the_tool_ends_with_one_line_and_status_2_on_bad_input(detector, tmp_path, tool, capsys):
+    assert tool(detector.config, detector.checkpoint, tmp_path / "*.jpg", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/*.jpg: there is no such picture") and error.count("\n") == 1
