@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Testing on several GPUs, of one machine or of NNODES machines (run it on each, with its own NODE_RANK).
+# Testing on several GPUs, of one machine or of NNODES machines (run it on each, with its own NODE_RANK). Without a GPU, so
+# many processes run on the CPU; between machines gloo may need GLOO_SOCKET_IFNAME, the network interface to use.
 set -euo pipefail
 if [ $# -lt 3 ]; then
     echo "usage: bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]" >&2

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Training on several GPUs, of one machine or of NNODES machines (run it on each, with its own NODE_RANK).
+# Training on several GPUs, of one machine or of NNODES machines (run it on each, with its own NODE_RANK). Without a GPU, so
+# many processes run on the CPU; between machines gloo may need GLOO_SOCKET_IFNAME, the network interface to use.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: bash tools/dist_train.sh CONFIG GPUS [options of tools/train.py]" >&2

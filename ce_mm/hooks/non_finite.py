@@ -1,13 +1,14 @@
 """Batches with NaN or infinite values: which layer met them first, at which step, and no norm's averages spoilt.
 
 CE and SN guard their own buffers and remember on the device whether they had to. Plain batch norms do not, neither do
-those inside a CENorm without branches, so theirs are put back here. The device is asked once per ``interval``
-iterations, not at every one.
+those inside a CENorm without branches, so theirs are put back here. The device is asked, and the processes tell each
+other, once per ``interval`` iterations, not at every one.
 """
 import logging
 from typing import Any
 
 import torch
+from mmengine.dist import all_gather
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -22,6 +23,8 @@ from ce_mm.layers import CENorm, SwitchableNorm
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
     """Reports layer and iteration of every batch that was not finite, and keeps all batch norms' buffers finite.
+
+    A batch may be bad in one process alone: the first process reports for all, and each keeps its own buffers finite.
 
     Args:
         interval: iterations between two looks at the device; the report names the exact iterations all the same.
@@ -52,7 +55,7 @@ class NonFiniteHook(Hook):
         }
         order = list(layers)
         self.names = [*self.guarded_layers, *self.plain_layers]
-        self.rank = [order.index(name) for name in self.names]
+        self.order = [order.index(name) for name in self.names]
         self.buffers = [b for m in self.plain_layers.values() for b in (m.running_mean, m.running_var)]
         self.kept = [b.clone() for b in self.buffers]
         self.history: list[Tensor] = []
@@ -88,18 +91,22 @@ class NonFiniteHook(Hook):
         return flags
 
     def _report(self, last_iter: int) -> None:
-        finite = torch.stack(self.history).cpu()
+        of_all = all_gather(torch.stack(self.history).byte())  # gloo has no bool
+        finite = torch.stack(of_all).bool().cpu()  # (processes, iterations, layers)
         first_iter = last_iter - len(self.history) + 1
         self.history = []
-        bad = (~finite.all(dim=1)).nonzero().flatten().tolist()
+        bad = (~finite.all(dim=2).all(dim=0)).nonzero().flatten().tolist()
         if not bad:
             return
-        layers = sorted((~finite[bad[0]]).nonzero().flatten().tolist(), key=self.rank.__getitem__)
+        first = finite[:, bad[0]]
+        layers = sorted((~first.all(dim=0)).nonzero().flatten().tolist(), key=self.order.__getitem__)
+        processes = (~first.all(dim=1)).nonzero().flatten().tolist()
+        where = f" of rank {', '.join(map(str, processes))}" if len(finite) > 1 else ""
         iterations = ", ".join(str(first_iter + i + 1) for i in bad[:5]) + (", ..." if len(bad) > 5 else "")
         print_log(
-            f"NaN or infinite values in {len(bad)} of the last {len(finite)} iterations ({iterations}); at iteration "
-            f"{first_iter + bad[0] + 1} first in {self.names[layers[0]]}, {len(layers)} of {len(self.names)} norm "
-            "layers in all. Their running averages keep their last finite values.",
+            f"NaN or infinite values in {len(bad)} of the last {finite.shape[1]} iterations ({iterations}); at "
+            f"iteration {first_iter + bad[0] + 1}{where} first in {self.names[layers[0]]}, {len(layers)} of "
+            f"{len(self.names)} norm layers in all. Their running averages keep their last finite values.",
             logger="current",
             level=logging.WARNING,
         )

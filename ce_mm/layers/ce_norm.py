@@ -117,6 +117,12 @@ class CENorm(nn.Module):
             raise ValueError(
                 f"CENorm({self.num_features}) takes a map of shape (N, {self.num_features}, H, W), got {tuple(x.shape)}"
             )
+        if self.weight is not None and self.weight.numel() != self.num_features:
+            raise RuntimeError(
+                f"CENorm's base norm holds {self.weight.numel()} of its {self.num_features} weights: something has "
+                "sharded it by itself. Under FSDP a CENorm is wrapped whole; with FSDP's mixed precision set "
+                "_module_classes_to_ignore=[] in its settings, or PyTorch wraps every batch norm"
+            )
         if self.branches:
             with full_precision(x.device.type):
                 return self._equalize(x, residual, relu)

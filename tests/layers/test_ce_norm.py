@@ -370,6 +370,7 @@ def test_tools_that_replace_batch_norms_keep_ce():
         (dict(momentum=1.5), "momentum"),
         (dict(eps=0.0), "eps"),
         (dict(correction=2), "correction"),
+        (dict(sync="yes"), "sync"),
         (dict(num_features=0), "num_features"),
     ],
     ids=str,
@@ -383,3 +384,10 @@ def test_an_argument_out_of_range_is_named(kwargs, named):
 def test_an_input_of_another_shape_is_named(shape):
     with pytest.raises(ValueError, match=r"takes a map of shape \(N, 32, H, W\), got \("):
         CENorm(32)(torch.zeros(shape))
+
+
+def test_a_base_norm_that_something_has_sharded_by_itself_is_refused():
+    ce = CENorm(16)
+    ce.norm.weight = torch.nn.Parameter(torch.empty(0))
+    with pytest.raises(RuntimeError, match=r"holds 0 of its 16 weights.*FSDP"):
+        ce(torch.randn(2, 16, 3, 3))

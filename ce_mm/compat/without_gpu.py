@@ -1,0 +1,71 @@
+"""mmengine's launchers on a machine without a GPU: gloo where a config says NCCL, and models that stay on the CPU.
+
+mmengine's own launchers set a CUDA device before anything else, and its runners hand ``LOCAL_RANK`` to DDP and to FSDP
+as the number of a GPU, so that several processes can start on machines with an accelerator alone.
+"""
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from mmengine.dist import is_main_process, utils
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel
+from mmengine.model.wrappers import MMFullyShardedDataParallel
+
+LAUNCHERS = ("_init_dist_pytorch", "_init_dist_mpi", "_init_dist_slurm")
+
+
+def launch_without_gpu() -> bool:
+    """Make the launchers ``pytorch``, ``mpi`` and ``slurm``, DDP and FSDP run here if mmengine sees no accelerator.
+
+    They are looked up when a runner is built, so it is in time until then. A second call does nothing.
+
+    Returns:
+        Whether there is no accelerator.
+    """
+    if get_device() != "cpu":
+        return False
+    if not isinstance(utils.torch, _Proxy):
+        utils.torch = _Proxy(torch, cuda=_Proxy(torch.cuda, set_device=lambda device: None))
+        for name in LAUNCHERS:
+            setattr(utils, name, _over_gloo(getattr(utils, name)))
+        _fix(MMDistributedDataParallel, device_ids=None)
+        _fix(MMFullyShardedDataParallel, device_id=torch.device("cpu"))
+    return True
+
+
+class _Proxy:
+    """A module, but for some names."""
+
+    def __init__(self, module: ModuleType, **names: Any) -> None:
+        self._module = module
+        vars(self).update(names)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _over_gloo(launch: Callable[..., None]) -> Callable[..., None]:
+    """The launcher, but for the backend; all other settings (``timeout``) are passed on."""
+
+    @functools.wraps(launch)
+    def launch_over_gloo(backend: str, **settings: Any) -> None:
+        launch("gloo" if backend == "nccl" else backend, **settings)
+        if backend == "nccl" and is_main_process():
+            print_log("No GPU here: the processes train on the CPU and talk over gloo, not NCCL.", logger="current")
+
+    return launch_over_gloo
+
+
+def _fix(wrapper: type, **settings: Any) -> None:
+    """Give the constructor of a model wrapper these settings, whatever a runner passes."""
+    construct = wrapper.__init__
+
+    @functools.wraps(construct)
+    def construct_on_cpu(self: Any, *args: Any, **kwargs: Any) -> None:
+        construct(self, *args, **(kwargs | settings))
+
+    wrapper.__init__ = construct_on_cpu

@@ -1,0 +1,166 @@
+"""A small training that tools/dist_train.sh starts on one host or several, to be watched and to be hurt."""
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ce_mm.datasets import make_shapes
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PATIENCE = 300  # seconds, of whoever waits for something that must happen
+
+CONFIG = """
+_base_ = ["{root}/configs/shapes/ce-resnet18_shapes.py"]
+custom_imports = dict(imports=["ce_mm", "weights_digest"], allow_failed_imports=False)
+custom_hooks = [*_base_.custom_hooks, dict(type="SyncBuffersHook"), dict(type="WeightsDigestHook")]
+model = dict(backbone=dict(stem_channels=16, base_channels=16), head=dict(in_channels=128))
+train_dataloader = dict(batch_size=8, dataset=dict(data_root="{data}/crops/train"))
+val_dataloader = dict(dataset=dict(data_root="{data}/crops/val"))
+test_dataloader = val_dataloader
+train_cfg = dict(max_epochs={epochs}, val_interval={epochs})
+param_scheduler = dict(T_max={epochs})
+default_hooks = dict(logger=dict(interval=1))
+env_cfg = dict(dist_cfg=dict(timeout={timeout}))
+"""
+
+
+@dataclass(frozen=True)
+class Host:
+    """Where a part of the training runs: what stands in front of its command, and what its environment has besides."""
+
+    prefix: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+class Training:
+    """CE-ResNet-18, an eighth as wide as usual, on 64 crops of shapes, logging every step.
+
+    Args:
+        folder: takes the data (kept for the next training there), the config, the logs and the checkpoints.
+        processes: on each host.
+        hosts: one, or several that reach the first by the address in their environment's MASTER_ADDR.
+        epochs: of 64 / (8 · all processes) steps.
+        timeout: of the process group, in seconds.
+    """
+
+    def __init__(
+        self, folder: Path, processes: int, hosts: Sequence[Host] = (Host(),), epochs: int = 1000, timeout: int = 60
+    ) -> None:
+        self.hosts = hosts
+        self.processes = processes
+        self.work_dir = folder / "work_dir"
+        self.logs = [folder / f"host{number}.log" for number in range(len(hosts))]
+        self.config = folder / "config.py"
+        data = make_shapes(folder / "shapes", 40, 4, num_crops=64)
+        self.config.write_text(CONFIG.format(root=ROOT, data=data, epochs=epochs, timeout=timeout))
+        self.launchers: list[subprocess.Popen] = []
+
+    def __enter__(self) -> "Training":
+        port = str(free_port())
+        for number, (host, log) in enumerate(zip(self.hosts, self.logs, strict=True)):
+            place = dict(NNODES=str(len(self.hosts)), NODE_RANK=str(number), PORT=port, **host.environment)
+            command = [*host.prefix, *dist_script("train"), self.config, str(self.processes)]
+            command += ["--work-dir", self.work_dir]
+            with log.open("w") as output:
+                launcher = subprocess.Popen(command, env=environment(**place), stdout=output, stderr=subprocess.STDOUT)
+            self.launchers.append(launcher)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for host, launcher in enumerate(self.launchers):
+            if launcher.poll() is None:  # else its process id may be another's by now
+                for pid in self.everything_on(host):
+                    kill(pid)
+                launcher.wait()
+
+    def wait_for_steps(self, count: int) -> None:
+        """Until the log shows that many steps.
+
+        Raises:
+            RuntimeError: the training ended before.
+            TimeoutError: nothing of the kind happened.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while len(re.findall(r"Epoch\(train\)", self.logs[0].read_text())) < count:
+            if any(launcher.poll() is not None for launcher in self.launchers):
+                raise RuntimeError(f"the training ended too early; its end:\n{self.logs[0].read_text()[-3000:]}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"step {count} did not come within {PATIENCE} s")
+            time.sleep(0.1)
+
+    def workers(self) -> dict[int, int]:
+        """Rank -> process id."""
+        ranks = {}
+        for launcher in self.launchers:
+            for pid in _children(launcher.pid):
+                ranks[int(_environment(pid)["RANK"])] = pid
+        return dict(sorted(ranks.items()))
+
+    def everything_on(self, host: int) -> list[int]:
+        """The launcher, its workers and what these have started."""
+        launcher = self.launchers[host].pid
+        return [launcher, *_descendants(launcher)]
+
+    def wait_for_the_end(self, pids: Iterable[int]) -> float:
+        """Until none of these processes is left; returns after how many seconds.
+
+        Raises:
+            TimeoutError: some are.
+        """
+        begin = time.monotonic()
+        left = set(pids)
+        while left := {pid for pid in left if self._runs(pid)}:
+            if time.monotonic() - begin > PATIENCE:
+                raise TimeoutError(f"{len(left)} processes still ran after {PATIENCE} s")
+            time.sleep(0.1)
+        return time.monotonic() - begin
+
+    def _runs(self, pid: int) -> bool:
+        for launcher in self.launchers:
+            launcher.poll()  # or it would stay as a zombie
+        return Path(f"/proc/{pid}").exists()
+
+
+def dist_script(task: str) -> list[str | Path]:
+    """The beginning of a command line of tools/dist_train.sh or dist_test.sh."""
+    return ["bash", ROOT / "tools" / f"dist_{task}.sh"]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """In which the script finds this Python, and the config the hook beside this file."""
+    return os.environ | dict(PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}", PYTHONPATH=str(HERE)) | more
+
+
+def kill(pid: int) -> None:
+    """With SIGKILL, unless it has ended by itself."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def free_port() -> int:
+    """One that nobody listens on here."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return free.getsockname()[1]
+
+
+def _children(pid: int) -> Iterator[int]:
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        yield from map(int, task.read_text().split())
+
+
+def _descendants(pid: int) -> list[int]:
+    return [below for child in _children(pid) for below in (child, *_descendants(child))]
+
+
+def _environment(pid: int) -> dict[str, str]:
+    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
