@@ -1,3 +1,4 @@
-# What every CE config needs: the package, and an eye on batches that are not finite.
+# What every CE config needs: the package, with which come checkpoints that a kill cannot spoil; an eye on batches that
+# are not finite; and random numbers by which a resumed training is the one that was interrupted.
 custom_imports = dict(imports=["ce_mm"], allow_failed_imports=False)
-custom_hooks = [dict(type="NonFiniteHook")]
+custom_hooks = [dict(type="NonFiniteHook"), dict(type="StepSeedsHook")]
