@@ -9,10 +9,9 @@ from ce_mm import ops
 
 
 class Seen(NamedTuple):
-    """The map that Σ is taken of, x̃ = scale z + b up to a sign: the layer's own, or what a max pool leaves of it."""
+    """The map that Σ is taken of: the layer's own, or what a max pool leaves of it."""
 
-    moments: ops.Moments  #: of z
-    scale: Tensor  #: a, (1 or N, C)
+    moments: ops.Moments  #: of what becomes x̃, or its pool, by the base norm's a and b
     positions: int  #: H·W
 
 
@@ -59,10 +58,10 @@ class BatchDecorrelation(nn.Module):
         seen = self.seen(x, moments, scale, per_sample=mean is None)
         eps = self.eps * (x.shape[2] * x.shape[3] / seen.positions)
         if mean is None:
-            sigma = ops.sample_covariance(seen.moments.means[0], seen.moments.second, seen.scale, offset, eps)
+            sigma = ops.sample_covariance(seen.moments.means[0], seen.moments.second, scale, offset, eps)
         else:
             mean = mean if seen.moments is moments else seen.moments.means[0].mean(0)
-            sigma = ops.covariance(mean, seen.moments.second, seen.scale, eps)
+            sigma = ops.covariance(mean, seen.moments.second, scale, eps)
         return ops.newton_schulz(sigma, self.iterations)
 
     def seen(self, x: Tensor, moments: ops.Moments, scale: Tensor, per_sample: bool) -> Seen:
@@ -73,12 +72,15 @@ class BatchDecorrelation(nn.Module):
             per_sample: whether to keep the products of each sample.
         """
         if not self.pools(x):
-            return Seen(moments, scale, x.shape[2] * x.shape[3])
-        # The pool of a z + b is |a| times the pool of sign(a) z, plus b. The sign is that of γ, in every sample.
-        sign = scale.detach().sign()
-        pooled = F.max_pool2d(x * sign.to(x.dtype)[..., None, None], 2)
-        moments = ops.moments(pooled, self.group_size, shift=moments.shift * sign[0], per_sample=per_sample)
-        return Seen(moments, scale.abs(), pooled.shape[2] * pooled.shape[3])
+            return Seen(moments, x.shape[2] * x.shape[3])
+        # The pool of a z + b is a times sign(a) pool(sign(a) z), plus b. The sign is that of γ, in every sample.
+        sign = torch.where(scale.detach()[0] < 0, -1, 1).to(scale.dtype)
+        pooled = F.max_pool2d(x * sign.to(x.dtype)[:, None, None], 2)
+        flipped = ops.moments(pooled, self.group_size, shift=moments.shift * sign, per_sample=per_sample)
+        means = torch.stack([flipped.means[0] * sign, flipped.means[1]])
+        signs = sign.view(-1, self.group_size, 1)
+        second = flipped.second * (signs * signs.mT)
+        return Seen(ops.Moments(moments.shift, means, second, flipped.link), pooled.shape[2] * pooled.shape[3])
 
     def pools(self, x: Tensor) -> bool:
         """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""

@@ -46,7 +46,8 @@ class CENorm(nn.Module):
         eps: added to the diagonal of Σ.
         correction: 1 takes σ̃² with Bessel's correction, as the authors' code does.
         sync: in training take all statistics, the base norm's too, over the batch of all processes of torch.distributed
-            (with SyncBN as base, of its group); see :mod:`ce_mm.layers.synchronised`. All of them must run the layer.
+            (with SyncBN as base, of its group); see :mod:`ce_mm.layers.synchronised`. All of them must run the layer,
+            forward and backward.
 
     Raises:
         ValueError: an argument is out of range, or GN's groups do not divide C; the message names it.
@@ -189,7 +190,7 @@ class CENorm(nn.Module):
 
     def extra_repr(self) -> str:
         """What print(module) shows of the arguments."""
-        return f"{self.num_features}, branches={self.branches}"
+        return f"{self.num_features}, branches={self.branches}" + (", sync=True" if self.sync else "")
 
 
 def _check_arguments(

@@ -59,13 +59,13 @@ def _under_batch_norm(
 
     whitening = inv_std_scale = None
     if bd is not None:
-        seen, scale, eps = batch, affine.scale, bd.eps
+        seen, eps = batch, bd.eps
         if pools:
-            pooled, scale, pooled_positions = bd.seen(x, moments, scale, per_sample=False)
-            seen = _joined(*_of_x(pooled, products=True), pooled_positions if positions else 0, [], group)
+            pooled = bd.seen(x, moments, affine.scale, per_sample=False)
+            seen = _joined(*_of_x(pooled.moments, products=True), pooled.positions if positions else 0, [], group)
             eps = eps * (batch.count / seen.count)
-        a = scale.double().view(*seen.covariance.shape[:2], 1)
-        whitening = _whitening(bd, seen.covariance * (a * a.mT), eps, scale.dtype)
+        a = affine.scale.double().view(*seen.covariance.shape[:2], 1)
+        whitening = _whitening(bd, seen.covariance * (a * a.mT), eps, affine.scale.dtype)
     if ir is not None:
         mean_variance = (affine.scale[0].double().square() * batch.others[0]).mean() / batch.samples.clamp(min=1)
         inv_std_scale = _inv_std_scale(mean_variance, affine.scale.dtype)
@@ -84,8 +84,8 @@ def _under_sample_norm(
     centre, inside, seen_positions = scale.new_empty(scale.shape[0], 0), scale.new_empty(0, 1, 1), positions
     others = [scale.new_full((), positions * scale.shape[0])]
     if bd is not None:
-        seen, seen_scale, seen_positions = bd.seen(x, moments, scale, per_sample=True)
-        centre, inside = _of_normalised(seen, seen_scale, affine.offset)
+        seen, seen_positions = bd.seen(x, moments, scale, per_sample=True)
+        centre, inside = _of_normalised(seen, scale, affine.offset)
     if ir is not None:
         others.append((_variances(ir, moments, positions) * scale.square()).sum())
     seen = _joined(centre, inside, seen_positions if positions else 0, others, group)
