@@ -66,7 +66,7 @@ def check(task: Task, cfg: Config, args: Namespace) -> None:
         if part != "train":
             _check_that_no_picture_is_left_out(cfg.get(f"{part}_dataloader"), f"{part}_dataloader")
         for evaluator in _dicts(cfg.get(f"{part}_evaluator")):
-            if _type_name(evaluator) == "CocoMetric" and _is_local(evaluator.get("ann_file")):
+            if type_name(evaluator) == "CocoMetric" and _is_local(evaluator.get("ann_file")):
                 _check_annotations(evaluator["ann_file"], f"{part}_evaluator")
     if task == "train":
         for setting, checkpoint in _checkpoints_to_train_from(cfg, args):
@@ -126,7 +126,7 @@ def _datasets(dataloader: dict | None) -> Iterator[dict]:
                 yield node
 
 
-def _type_name(node: dict) -> str:
+def type_name(node: dict) -> str:
     """The name of a registered type, without the library's scope; '' for none."""
     kind = node.get("type", "")
     return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
@@ -144,7 +144,7 @@ def _check_dataset(dataset: dict, setting: str, scope: str) -> None:
     annotations = dataset.get("ann_file")
     if _is_local(annotations):
         path = os.path.join(root, annotations)
-        if _type_name(dataset) == "CocoDataset":
+        if type_name(dataset) == "CocoDataset":
             _check_annotations(path, setting)
         elif not os.path.isfile(os.path.expanduser(path)):
             raise PreflightError(f"{setting}: {path}: there is no such annotation file (data_root and ann_file)")
@@ -159,7 +159,7 @@ def _check_dataset(dataset: dict, setting: str, scope: str) -> None:
 
 def _check_that_no_picture_is_left_out(dataloader: dict | None, setting: str) -> None:
     for step in _dicts(dataloader):
-        if _type_name(step) == "LoadImage" and step.get("on_error") == "skip":
+        if type_name(step) == "LoadImage" and step.get("on_error") == "skip":
             raise PreflightError(
                 f"{setting}: LoadImage's on_error='skip' would leave pictures out of the figures, or put others in "
                 "their place; set on_error='refuse' there"
@@ -199,7 +199,7 @@ def _checkpoints_to_train_from(cfg: Config, args: Namespace) -> Iterator[tuple[s
     elif _is_local(args.resume):
         yield "--resume", args.resume
     for node in _dicts(cfg.model):
-        if _type_name(node) in ("Pretrained", "PretrainedInit") and _is_local(node.get("checkpoint")):
+        if type_name(node) in ("Pretrained", "PretrainedInit") and _is_local(node.get("checkpoint")):
             yield "init_cfg of the model", node["checkpoint"]
 
 

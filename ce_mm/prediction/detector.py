@@ -4,6 +4,7 @@ The steps are apart because a picture that cannot be read must not take the othe
 asked to write, gives two pictures of one name to one file. The model is built from the config file alone, never from
 the config that a checkpoint holds, and the weights are read as data (:mod:`ce_mm.compat.safe_load`).
 """
+import re
 import warnings
 from argparse import Namespace
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from ce_mm.launching.preflight import check, check_device, read_config
+from ce_mm.launching.preflight import check, check_device, read_config, type_name
 from ce_mm.transforms import LoadImage, PictureError
 
 LOADERS = ("LoadImageFromFile", "LoadImage")
+HEAD = re.compile(r"(.*\.)?bbox_head(\.\d+)?|mask_head|panoptic_head")
+"""Where in mmdet's detectors the labels come from; elsewhere (RPNs, masks in RoI heads) other counts may stand."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Detector:
         config: a config file of mmdet's scope with a ``test_dataloader``, whose pipeline prepares the pictures; its
             data need not be there.
         checkpoint: weights that fit it; anything that mmengine loads. The names of the classes are those that it
-            records, or else those of the config's test data.
+            records, or else those of the config's test data, one for each class of the detector's head.
         device: where to compute; None for a GPU if there is one.
 
     Raises:
@@ -67,7 +70,8 @@ class Detector:
         self._load = LoadImage(**loader)
         with DefaultScope.overwrite_default_scope("mmdet"):
             self._inferencer = _Inferencer(cfg, checkpoint, device, show_progress=False)
-        self._names = self._inferencer.model.dataset_meta["classes"]
+        self._names = self._inferencer.model.dataset_meta.get("classes")
+        _check_names(self._names, self._inferencer.model, checkpoint)
 
     def read(self, path: Path) -> Picture:
         """Read a picture as a test run would, and prepare it.
@@ -130,12 +134,30 @@ class _Inferencer(DetInferencer):
     """Where a checkpoint records no names of classes, mmdet's own takes COCO's, whatever the config says."""
 
     def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
-        meta = checkpoint.get("meta", {})
-        if "dataset_meta" not in meta and "CLASSES" not in meta:
-            dataset = DATASETS.build({**cfg.test_dataloader.dataset, "lazy_init": True})
-            weights = checkpoint.get("state_dict", checkpoint)
-            checkpoint = dict(state_dict=weights, meta={**meta, "dataset_meta": dict(dataset.metainfo)})
-        super()._load_weights_to_model(model, checkpoint, cfg)
+        meta = _dict(checkpoint.get("meta"))
+        recorded = {str(key).lower(): value for key, value in _dict(meta.get("dataset_meta", meta)).items()}
+        names = recorded.get("classes")
+        if names is None or (isinstance(names, list | tuple) and not names):
+            recorded = dict(DATASETS.build({**cfg.test_dataloader.dataset, "lazy_init": True}).metainfo)
+        weights = checkpoint.get("state_dict", checkpoint)
+        super()._load_weights_to_model(model, dict(state_dict=weights, meta=dict(dataset_meta=recorded)), cfg)
+
+
+def _dict(value: object) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _check_names(names: object, model: nn.Module, checkpoint: str) -> None:
+    said = f"{checkpoint}: the names of the classes that it records, or else the config's test data"
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{said}, are {names!r}; expected a list of texts, one for each class")
+    for place, head in model.named_modules():
+        classes = getattr(head, "num_classes", None)
+        if HEAD.fullmatch(place) and isinstance(classes, int) and classes != len(names):
+            raise ValueError(
+                f"{said}, are {len(names)}, but the model's {place} has {classes} classes; expected a name for each: "
+                "mend dataset_meta in the checkpoint, or metainfo of the config's test data where it records none"
+            )
 
 
 def _take_loader(cfg: Config) -> dict:
@@ -145,7 +167,7 @@ def _take_loader(cfg: Config) -> dict:
     """
     dataset = (cfg.get("test_dataloader") or {}).get("dataset", {})
     for index, step in enumerate(dataset.get("pipeline", [])):
-        if str(step["type"]).rpartition(".")[2] in LOADERS:
+        if type_name(step) in LOADERS:
             dataset.pipeline[index] = dict(type="LoadImageFromFile")
             # Not its backend_args: they are about where the data set lies.
             return {key: step[key] for key in ("to_float32", "color_type", "imdecode_backend") if key in step}

@@ -1,4 +1,4 @@
-"""Which pictures are meant, and where the result of each goes: no two to one place, and none among the pictures."""
+"""Which pictures are meant, and where the result of each goes: no two to one place, and none onto a picture."""
 import glob
 import os
 import re
@@ -29,7 +29,7 @@ def find_pictures(wanted: Iterable[str | Path], out: Path) -> list[Path]:
     """
     found: dict[Path, Path] = {}
     for name in map(str, wanted):
-        here = list(_expand(name, _absolute(out)))
+        here = list(_expand(name, _real(out)))
         if not here:
             raise ValueError(
                 f"{name}: there is no picture in this folder; expected files ending in {', '.join(SUFFIXES)}"
@@ -47,19 +47,23 @@ def _absolute(path: Path | str) -> Path:
     return Path(os.path.abspath(path))
 
 
+def _real(path: Path | str) -> Path:
+    return Path(os.path.realpath(path))
+
+
 def _expand(name: str, out: Path) -> Iterator[Path]:
     path = Path(name)
     if path.is_dir():
-        searched, matches = _absolute(path), _pictures_in(path)
+        searched, matches = _real(path), _pictures_in(path)
     elif path.exists():  # before patterns, as a bracket may also be part of a file's name
         yield path
         return
     else:
-        searched = _absolute(os.path.dirname(re.split(r"[*?[]", name)[0]))
+        searched = _real(os.path.dirname(re.split(r"[*?[]", name)[0]))
         matches = _matches(name)
     results_inside = out != searched and out.is_relative_to(searched)
     for match in matches:
-        if not (results_inside and _absolute(match).is_relative_to(out)):
+        if not (results_inside and _real(match.parent).is_relative_to(out)):
             yield match
 
 
@@ -90,7 +94,8 @@ def place(pictures: list[Path], out: Path) -> list[Path]:
         out: the folder for the results.
 
     Raises:
-        ValueError: ``out`` is a file, or so chosen that results would lie among the pictures.
+        ValueError: ``out`` is a file, or so chosen that results would lie among the pictures, or replace one of them
+            or a file that is no result: an X.jpg without X.json.
     """
     there = next(path for path in (out, *out.parents) if path.exists())
     if not there.is_dir():
@@ -106,6 +111,21 @@ def place(pictures: list[Path], out: Path) -> list[Path]:
     for path in paths:
         name = path if path.parent in ambiguous else path.with_suffix("")
         places.append(out / name.relative_to(top))
-        if _absolute(places[-1]).parent == path.parent:
+        if _real(places[-1].parent) == _real(path.parent):
             raise ValueError(f"{out}: the results would lie among the pictures in {path.parent}; choose another folder")
+    _check_that_nothing_is_lost(paths, places, out)
     return places
+
+
+def _check_that_nothing_is_lost(pictures: list[Path], places: list[Path], out: Path) -> None:
+    originals = set(map(_real, pictures))
+    for place in places:
+        drawn, numbers = Path(f"{place}.jpg"), Path(f"{place}.json")
+        for result in (drawn, numbers):
+            if _real(result) in originals:
+                raise ValueError(f"{out}: a result would replace the picture {result}; choose another folder")
+        if drawn.exists() and not numbers.exists():
+            raise ValueError(
+                f"{out}: a result would replace {drawn}, which is no result, as it has no {numbers.name} beside it; "
+                "choose another folder, or remove that file"
+            )

@@ -10,15 +10,17 @@ picture, from its upper left corner; masks are COCO's run lengths, for ``pycocot
 masks leaves them out. Both files are there whole or not at all, the JSON last.
 """
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from mmdet.structures import DetDataSample
 from PIL import Image
 from tqdm import tqdm
 
 from ce_mm.files import replacing
-from ce_mm.prediction.detector import Detector
+from ce_mm.prediction.detector import Detector, Picture
 from ce_mm.prediction.finding import find_pictures, place
 from ce_mm.transforms import PictureError
 
@@ -50,7 +52,7 @@ def predict(
         config, checkpoint, device: as for :class:`~ce_mm.prediction.detector.Detector`.
         pictures: files, folders and patterns, as for :func:`~ce_mm.prediction.finding.find_pictures`.
         out: folder for the results, made if need be, where :func:`~ce_mm.prediction.finding.place` says; what lies
-            there from another time is replaced.
+            there from another time is replaced; a file that is no result is not.
         score_threshold: objects with a score above it count.
         batch_size: pictures per pass.
 
@@ -63,20 +65,23 @@ def predict(
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, got {batch_size}")
     found = find_pictures(pictures, out)
-    places = place(found, out)
+    todo = list(zip(found, place(found, out), strict=True))
     written, objects, failed = {}, 0, []
     detector = Detector(config, checkpoint, device)
-    with tqdm(total=len(found), desc="pictures", disable=None) as progress:
-        for first in range(0, len(found), batch_size):
-            batch = {}
-            for path, result in list(zip(found, places, strict=True))[first : first + batch_size]:
+    with tqdm(total=len(todo), desc="pictures", disable=None) as progress:
+        for first in range(0, len(todo), batch_size):
+            batch = []
+            for path, result in todo[first : first + batch_size]:
                 try:
-                    batch[path, result] = detector.read(path)
+                    batch.append((path, result, detector.read(path)))
                 except PictureError as error:
                     failed.append(str(error))
                     progress.update()
-            samples = detector.detect(list(batch.values())) if batch else []
-            for ((path, result), picture), sample in zip(batch.items(), samples, strict=True):
+            for path, result, picture, sample in _detect(detector, batch):
+                progress.update()
+                if isinstance(sample, str):
+                    failed.append(sample)
+                    continue
                 entries = detector.describe(sample, score_threshold)
                 height, width = picture.image.shape[:2]
                 written[path] = _write(
@@ -91,15 +96,33 @@ def predict(
                     ),
                 )
                 objects += len(entries)
-                progress.update()
     return Report(written, objects, failed)
+
+
+def _detect(
+    detector: Detector, batch: list[tuple[Path, Path, Picture]]
+) -> Iterator[tuple[Path, Path, Picture, DetDataSample | str]]:
+    """The batch with what is found in each picture, or a text that says why the network fails on it."""
+    reason = None
+    try:
+        samples = detector.detect([picture for _, _, picture in batch]) if batch else []
+    except Exception as error:  # out of memory, for example, or whatever else the network's code raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+    if reason is None:
+        for entry, sample in zip(batch, samples, strict=True):
+            yield *entry, sample
+    elif len(batch) == 1:
+        yield *batch[0], f"{batch[0][0]}: the network fails on this picture ({reason})"
+    else:  # not while the error is handled, as it holds what the failed pass had in memory
+        for entry in batch:
+            yield from _detect(detector, [entry])
 
 
 def _write(place: Path, drawn: np.ndarray, numbers: dict) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(Path(f"{place}.jpg")) as unfinished:
-        Image.fromarray(drawn).save(unfinished, format="JPEG", quality=95, subsampling=0)
     target = Path(f"{place}.json")
-    with replacing(target) as unfinished:
-        unfinished.write_text(json.dumps(numbers, allow_nan=False) + "\n", encoding="utf-8")
+    # Both are written before either is moved, so that hardly a picture is left alone, which is taken for no result.
+    with replacing(target) as unfinished_numbers, replacing(Path(f"{place}.jpg")) as unfinished:
+        unfinished_numbers.write_text(json.dumps(numbers, allow_nan=False) + "\n", encoding="utf-8")
+        Image.fromarray(drawn).save(unfinished, format="JPEG", quality=95, subsampling=0)
     return target

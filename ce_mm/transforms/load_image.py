@@ -93,7 +93,7 @@ class LoadImage(LoadImageFromFile):
 
     def _read(self, path: str) -> np.ndarray:
         try:
-            content = fileio.get(path, backend_args=self.backend_args)
+            content = bytes(fileio.get(path, backend_args=self.backend_args))  # some backends give a memoryview
         except FileNotFoundError:
             raise PictureError(f"{path}: there is no such file") from None
         except OSError as error:

@@ -47,8 +47,10 @@ def test_results_of_another_time_are_no_pictures():
     Path("a/out").mkdir()
     Path("a/out/1.jpg").touch()
     assert "a/out/1.jpg" in found("a")
+    Path("link").symlink_to("a/out")
     for wanted in ("a", "a/**/*.jpg", "[a]", str(Path("a").resolve())):
-        assert not any("/out/" in path for path in found(wanted, out=Path("a/out")))
+        for out in ("a/out", "link"):
+            assert not any("/out/" in path for path in found(wanted, out=Path(out)))
 
 
 def test_pictures_below_the_folder_for_results_are_pictures_all_the_same():
@@ -92,6 +94,30 @@ def test_results_never_lie_among_the_pictures():
     with pytest.raises(ValueError, match=r"a: the results would lie among the pictures in .*a; choose another folder"):
         placed("a/1.jpg", "a/2.PNG", out=Path("c/../a"))
     assert placed("a/1.jpg", out=Path("a/out")) == ["a/out/1"]
+
+
+def test_a_link_to_the_folder_of_the_pictures_is_that_folder():
+    Path("link").symlink_to("a")
+    with pytest.raises(ValueError, match="link: the results would lie among the pictures"):
+        placed("a/1.jpg", out=Path("link"))
+
+
+def test_no_result_replaces_a_picture():
+    Path("a/b/1.json").touch()  # beside it, and yet it is one of the pictures
+    for out in ("a/b", "c/../a/b"):
+        with pytest.raises(ValueError, match=f"{out}: a result would replace the picture {out}/1.jpg; choose another"):
+            placed("a/1.jpg", "a/b/1.jpg", out=Path(out))
+    Path("c/link").symlink_to("../a/b")
+    with pytest.raises(ValueError, match=r"c/link: a result would replace the picture c/link/1\.jpg"):
+        placed("a/1.jpg", "a/b/1.jpg", out=Path("c/link"))
+
+
+def test_no_result_replaces_what_is_no_result():
+    wanted = find_pictures(["a"], Path("a/b"))
+    with pytest.raises(ValueError, match=r"a/b: a result would replace a/b/1\.jpg, .* no 1\.json beside it; choose"):
+        place(wanted, Path("a/b"))
+    Path("a/b/1.json").touch()
+    assert place(wanted, Path("a/b")) == [Path("a/b/1"), Path("a/b/2")]
 
 
 @pytest.mark.parametrize("out", ["d/x", "d/x/new/folder"])

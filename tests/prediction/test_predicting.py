@@ -137,6 +137,30 @@ def test_what_cannot_be_used_is_named_at_the_end_and_the_rest_is_done(detector, 
         assert line.startswith(f"  {pictures}/{reason}")
 
 
+def test_a_picture_that_the_network_fails_on_is_named_and_the_rest_of_its_batch_is_done(
+    detector, scene, tmp_path, tool, monkeypatch, capsys
+):
+    detect, passes = Detector.detect, []
+
+    def with_little_memory(self, pictures):
+        passes.append([picture.image.shape[1] for picture in pictures])
+        if max(passes[-1]) > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried")
+        return detect(self, pictures)
+
+    monkeypatch.setattr(Detector, "detect", with_little_memory)
+    for name, width in dict(a=60, b=120, c=61, d=62).items():
+        scene.resize((width, 40)).save(tmp_path / f"{name}.png")
+    out = tmp_path / "out"
+    options = ["--out", out, "--device", "cpu", "--batch-size", 3]
+    assert tool(detector.config, detector.checkpoint, tmp_path / "*.png", *options) == 1
+    assert passes == [[60, 120, 61], [60], [120], [61], [62]]
+    assert sorted(path.name for path in out.glob("*.json")) == ["a.json", "c.json", "d.json"]
+    said = capsys.readouterr().err
+    reason = "the network fails on this picture (OutOfMemoryError: CUDA out of memory. Tried)"
+    assert said[said.index("error:") :] == f"error: 1 pictures could not be used:\n  {tmp_path}/b.png: {reason}\n"
+
+
 def test_an_interruption_keeps_what_is_done(detector, scene, tmp_path, tool, monkeypatch, capsys):
     for name in ("1.png", "2.png"):
         scene.save(tmp_path / name)
@@ -177,13 +201,53 @@ def test_a_label_without_a_name_is_an_error(built):
         built.describe(sample, 0.3)
 
 
-def test_where_the_checkpoint_has_no_names_the_configs_are_taken(detector, formats, tmp_path):
-    torch.save(detector.state_dict, tmp_path / "weights.pth")
-    picture = formats[0] / "a.jpg"
-    report = predict(detector.config, str(tmp_path / "weights.pth"), [picture], tmp_path / "out", 0, "cpu")
+def names_by(detector, checkpoint, folder):
+    """The names that a detector with these weights gives to labels 0 to 5."""
+    torch.save(checkpoint, folder / "weights.pth")
+    built = Detector(detector.config, str(folder / "weights.pth"), "cpu")
+    sample = sample_of(labels=torch.arange(6), scores=torch.ones(6), bboxes=torch.zeros(6, 4))
+    return tuple(entry["name"] for entry in built.describe(sample, 0))
+
+
+@pytest.mark.parametrize("meta", [None, dict(dataset_meta={}), dict(dataset_meta=dict(classes=None))], ids=str)
+def test_where_the_checkpoint_has_no_names_the_configs_are_taken(detector, tmp_path, meta):
+    checkpoint = detector.state_dict if meta is None else dict(state_dict=detector.state_dict, meta=meta)
     shapes = ("circle", "cross", "ring", "square", "star", "triangle")
-    for entry in json.loads(report.written[picture].read_text())["objects"]:
-        assert entry["name"] == shapes[entry["label"]]
+    assert names_by(detector, checkpoint, tmp_path) == shapes
+
+
+def test_names_as_mmdet_recorded_them_before_version_3_count(detector, tmp_path):
+    checkpoint = dict(state_dict=detector.state_dict, meta=dict(CLASSES=NAMES))
+    assert names_by(detector, checkpoint, tmp_path) == NAMES
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (NAMES[:5], r"are 5, but the model's roi_head.bbox_head has 6 classes; expected a name for each"),
+        ((*NAMES, "moon"), r"are 7, but the model's roi_head.bbox_head has 6 classes"),
+        ("sphere", r"are 'sphere'; expected a list of texts"),
+        ((*NAMES[:5], 6), r"'spark', 6\); expected a list of texts"),
+    ],
+)
+def test_names_that_do_not_fit_the_classes_are_refused_before_the_first_picture(
+    detector, formats, tmp_path, names, said
+):
+    checkpoint = dict(state_dict=detector.state_dict, meta=dict(dataset_meta=dict(classes=names)))
+    torch.save(checkpoint, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=rf"weights.pth: the names of the classes .* {said}"):
+        predict(detector.config, str(tmp_path / "weights.pth"), [formats[0]], tmp_path / "out", 0, "cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_may_name_types_by_their_classes(detector, formats, tmp_path):
+    text = Config.fromfile(detector.config).pretty_text
+    assert "type='LoadImageFromFile'" in text
+    text = text.replace("type='LoadImageFromFile'", "type=LoadImageFromFile").replace("type='Resize'", "type=Resize")
+    (tmp_path / "config.py").write_text(
+        f"from mmcv.transforms import LoadImageFromFile\nfrom mmdet.datasets.transforms import Resize\n{text}"
+    )
+    assert Detector(str(tmp_path / "config.py"), detector.checkpoint, "cpu").read(formats[0] / "a.jpg").data
 
 
 def test_a_config_may_read_with_load_image_and_log_where_it_likes(detector, formats, tmp_path):

@@ -106,6 +106,13 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         LoadImage()(dict(img_path=str(tmp_path)))
 
 
+def test_a_backend_may_give_a_view_of_memory(file, monkeypatch):
+    content = encoded("JPEG")
+    expected = LoadImage()(dict(img_path=file(content)))["img"]
+    monkeypatch.setattr("mmengine.fileio.get", lambda *_, **__: memoryview(content))
+    assert (LoadImage()(dict(img_path="elsewhere"))["img"] == expected).all()
+
+
 def test_another_size_than_the_annotations_is_an_error(file):
     path = file(encoded("PNG"))
     with pytest.raises(PictureError, match=r"has 64×48 pixels, its annotations are for 64×50$"):
