@@ -1,10 +1,15 @@
 """mmengine's launchers on a machine without a GPU: gloo where a config says NCCL, and models that stay on the CPU.
 
 mmengine's own launchers set a CUDA device before anything else, and its runners hand ``LOCAL_RANK`` to DDP and to FSDP
-as the number of a GPU, so that several processes can start on machines with an accelerator alone.
+as the number of a GPU, so that several processes can start on machines with an accelerator alone. A GPU that should be
+there but has failed is an error: training on the CPU instead would only look like a slow one.
 """
 import functools
+import logging
+import os
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +20,7 @@ from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel
 from mmengine.model.wrappers import MMFullyShardedDataParallel
 
+DEVICES = Path("/dev")
 LAUNCHERS = ("_init_dist_pytorch", "_init_dist_mpi", "_init_dist_slurm")
 
 
@@ -53,11 +59,29 @@ def _over_gloo(launch: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(launch)
     def launch_over_gloo(backend: str, **settings: Any) -> None:
-        launch("gloo" if backend == "nccl" else backend, **settings)
-        if backend == "nccl" and is_main_process():
-            print_log("No GPU here: the processes train on the CPU and talk over gloo, not NCCL.", logger="current")
+        if backend != "nccl":
+            return launch(backend, **settings)
+        host = socket.gethostname()
+        if sign := _sign_of_a_gpu():
+            raise RuntimeError(
+                f"{host}: PyTorch {torch.__version__} finds no GPU, but {sign}. Look whether nvidia-smi finds it, and "
+                "whether this PyTorch is built for CUDA; to train on the CPU, set CUDA_VISIBLE_DEVICES=-1."
+            )
+        launch("gloo", **settings)
+        if is_main_process():
+            line = f"No GPU on {host}: the processes train on the CPU and talk over gloo, not NCCL."
+            print_log(line, logger="current", level=logging.WARNING)
 
     return launch_over_gloo
+
+
+def _sign_of_a_gpu() -> str | None:
+    """What tells that this host has a GPU or was given one, unless the user hides it."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        device = min(DEVICES.glob("nvidia[0-9]*"), default=None)
+        return device and f"{device} exists"
+    return None if visible in ("", "-1") else f"CUDA_VISIBLE_DEVICES={visible} gives it one"
 
 
 def _fix(wrapper: type, **settings: Any) -> None:

@@ -1,4 +1,6 @@
 """mmengine's launchers where there is no GPU; what they start is tested in tests/distributed."""
+import logging
+import socket
 from datetime import timedelta
 
 import pytest
@@ -17,12 +19,14 @@ CHANGED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")
 
 
 @pytest.fixture
-def started(monkeypatch):
+def started(monkeypatch, tmp_path):
     """Starts one process with a launcher, and returns with what the process group would have been made."""
     if get_device() != "cpu":
         pytest.skip("there is an accelerator here")
     calls = []
     monkeypatch.setattr(utils.torch_dist, "init_process_group", lambda **settings: calls.append(settings))
+    monkeypatch.setattr(without_gpu, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def start(launcher, **settings):
         for name in CHANGED:  # so that they are put back
@@ -51,10 +55,36 @@ def test_the_timeout_of_the_config_is_passed_on(started):
 
 def test_the_first_process_says_so(started, monkeypatch):
     lines = []
-    monkeypatch.setattr(without_gpu, "print_log", lambda line, **_: lines.append(line))
+    monkeypatch.setattr(without_gpu, "print_log", lambda line, logger, level: lines.append((level, line)))
     started("pytorch", backend="nccl")
     started("pytorch", backend="gloo")
-    assert lines == ["No GPU here: the processes train on the CPU and talk over gloo, not NCCL."]
+    said = f"No GPU on {socket.gethostname()}: the processes train on the CPU and talk over gloo, not NCCL."
+    assert lines == [(logging.WARNING, said)]
+
+
+@pytest.mark.parametrize("launcher", PLACES)
+def test_a_gpu_that_has_failed_is_an_error(started, launcher, tmp_path):
+    (tmp_path / "nvidia0").touch()
+    with pytest.raises(RuntimeError, match=f"{socket.gethostname()}: PyTorch .* finds no GPU, but .*/nvidia0 exists"):
+        started(launcher, backend="nccl")
+
+
+def test_a_gpu_that_was_given_but_is_not_found_is_an_error(started, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(RuntimeError, match="CUDA_VISIBLE_DEVICES=0,1"):
+        started("pytorch", backend="nccl")
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_a_hidden_gpu_is_none(started, monkeypatch, tmp_path, visible):
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert started("pytorch", backend="nccl")["backend"] == "gloo"
+
+
+def test_gloo_is_no_error_beside_a_gpu(started, tmp_path):
+    (tmp_path / "nvidia0").touch()
+    assert started("pytorch", backend="gloo")["backend"] == "gloo"
 
 
 def test_a_second_call_changes_nothing(started):

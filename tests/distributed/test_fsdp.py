@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, Mix
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.utils.data import DataLoader
 
+from ce_mm.checkpoints.reading import read_checkpoint
 from ce_mm.layers import CENorm
 
 SGD = dict(lr=0.1, momentum=0.9)
@@ -77,7 +78,7 @@ def mmengine_trains_saves_and_resumes(rank, folder):
     torch.testing.assert_close(of_all(model), list(expected.parameters()))
     torch.testing.assert_close(buffers(model.module), buffers(expected))
 
-    saved = torch.load(f"{folder}/epoch_1.pth", weights_only=False)["state_dict"]
+    saved = read_checkpoint(f"{folder}/epoch_1.pth")["state_dict"]
     torch.testing.assert_close(saved, dict(by_hand(rank=0).state_dict()))
 
     resumed = train_with_mmengine(folder, epochs=2, resume=True)

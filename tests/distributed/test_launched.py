@@ -1,10 +1,12 @@
-"""Two processes under tools/dist_train.sh without a GPU: training, the death of one, and testing."""
+"""Two processes under tools/dist_train.sh without a GPU: training, a death, testing, and what is left behind."""
+import re
 import signal
 import subprocess
 
+import launched
 import pytest
 from dead_rank import outcome, send
-from launched import dist_script, environment, free_port
+from launched import Host, Training, dist_script, environment, free_port
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +21,8 @@ def result(folder):
 
 def test_the_death_of_one_process_ends_the_training_with_an_error(result):
     assert result.codes == (1,)
-    assert result.errors == ("(exitcode: -9) local_rank: 1",)
+    # The launcher and the other process both notice; either may be the first to say so.
+    assert re.search(r"\(exitcode: -9\) local_rank: 1|Connection", result.errors[0])
 
 
 def test_its_last_checkpoint_is_tested_by_two_processes(result, folder):
@@ -29,3 +32,29 @@ def test_its_last_checkpoint_is_tested_by_two_processes(result, folder):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "accuracy/top1" in done.stdout + done.stderr
+
+
+@pytest.fixture
+def begin(monkeypatch, tmp_path):
+    """Makes a training without data, whose launchers run a line of shell instead."""
+    monkeypatch.setattr(launched, "make_shapes", lambda folder, *_, **__: folder)
+
+    def make(line, *hosts):
+        monkeypatch.setattr(launched, "dist_script", lambda task: ["bash", "-c", line])
+        return Training(tmp_path, 1, hosts)
+
+    return make
+
+
+def test_a_host_that_cannot_start_ends_the_others(begin):
+    training = begin("sleep 100", Host(), Host(("no-such-program",)))
+    with pytest.raises(FileNotFoundError, match="no-such-program"), training:
+        pass
+    assert [launcher.returncode for launcher in training.launchers] == [-signal.SIGKILL]
+
+
+def test_workers_whose_launcher_has_died_are_ended_too(begin):
+    with begin("setsid sleep 100 & kill -9 $$", Host()) as training:
+        training.launchers[0].wait()
+        assert training.everything_on(0)
+    assert not training.everything_on(0)

@@ -31,16 +31,21 @@ PAGE = """# When a process of a training dies or hangs
     python tools/reliability/dead_rank.py work_dirs/dead_rank --out docs/reliability/dead_rank.md
 
 A small CE-ResNet-18 trains under `tools/dist_train.sh`, with `env_cfg.dist_cfg.timeout` = {timeout} s. After {steps}
-steps something happens to one process or host, and the clock runs until all others have ended, which for a Python
-process takes some seconds by itself.
+steps something happens to one process or host, and a clock starts. "Noticed" is when the first host's log tells of an
+error, "workers" and "launchers" when the last of them had ended, without the process that was hurt.
 
 {table}
 
-A process that has died is noticed at once: its launcher stops the others of that host, and those of other hosts
-see the connection closed. One that hangs, and a host that is not reached any more, are noticed when a collective
-operation has waited for `timeout` seconds; a launcher then gives a process that does not answer 30 more seconds before
-it kills it. A launcher knows of its own host alone: where all of its processes hang, it waits for them, while
-the other hosts have ended with an error (`tools/slurm_train.sh` has Slurm end it, with `--kill-on-bad-exit`).
+What notices. A death on the same host: the launcher, which stops the others. A death on another host: the closed
+connection; the data-loading processes of the dead one hold it open until they see, looking every 5 s, that they
+are orphans. A process that hangs, or a host that is not reached any more: nothing but a collective operation that has
+waited for `timeout` seconds.
+
+What ends. A worker that has noticed still takes some seconds to end, more on a busy machine, and then its launcher some
+more: where something hangs, the others end some seconds after `timeout`. A launcher kills a process of its host that
+does not answer 30 seconds after it was told to end. A launcher knows of its own host alone: a host all of whose
+processes hang waits for ever, while the others have ended with an error. End it by hand, or by Slurm:
+`tools/slurm_train.sh` asks for that with `--kill-on-bad-exit`.
 
 The timeout must be longer than what one process does alone while the others wait, such as evaluating a whole data
 set.{left_out}"""
@@ -53,12 +58,14 @@ class Outcome:
     """How a training ended.
 
     Attributes:
+        noticed: seconds until the first host's log told of an error.
         workers: seconds until the last healthy worker had ended.
         launchers: seconds until the launchers had ended.
         codes: the exit code of each host's launcher, None where it still waits.
         errors: the first error in each host's log.
     """
 
+    noticed: float
     workers: float
     launchers: float
     codes: tuple[int | None, ...]
@@ -126,12 +133,14 @@ def outcome(folder: Path, processes: int, harm: Harm, hosts: Sequence[Host] = (H
         training.wait_for_steps(STEPS)
         workers, launchers = set(training.workers().values()), {launcher.pid for launcher in training.launchers}
         victims = harm(training)
-        until_workers = training.wait_for_the_end(workers - victims)
+        noticed = training.wait_until_noticed()
+        until_workers = noticed + training.wait_for_the_end(workers - victims)
         lost = victims if victims & launchers else set()  # there is no launcher to end these
         until_launchers = until_workers + training.wait_for_the_end(launchers - lost)
         training.wait_for_the_end(workers - lost)
         return Outcome(
-            until_workers, until_launchers, tuple(launcher.returncode for launcher in training.launchers),
+            noticed, until_workers, until_launchers,
+            tuple(launcher.returncode for launcher in training.launchers),
             tuple(_first_error(log.read_text()) for log in training.logs),
         )  # fmt: skip
 
@@ -148,7 +157,8 @@ def row(name: str, result: Outcome) -> str:
     """A line of the page's table."""
     codes = ", ".join("waits" if code is None else str(code) for code in result.codes)
     errors = "; ".join(result.errors)
-    return f"| {name} | {result.workers:.1f} s | {result.launchers:.1f} s | {codes} | {errors} |"
+    times = " | ".join(f"{time:.1f} s" for time in (result.noticed, result.workers, result.launchers))
+    return f"| {name} | {times} | {codes} | {errors} |"
 
 
 def main() -> int:
@@ -160,8 +170,8 @@ def main() -> int:
     args.folder.mkdir(parents=True, exist_ok=True)
 
     table = [
-        "| what happens | the others have ended after | the launchers after | exit codes | first error of each host |",
-        "|---|---:|---:|---|---|",
+        "| what happens | noticed | workers | launchers | exit codes | first error of each host |",
+        "|---|---:|---:|---:|---|---|",
     ]
     left_out, failed = "", False
     with tqdm(total=len(ONE_HOST + TWO_HOSTS), unit="case") as progress:

@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from ce_mm.datasets import make_shapes
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PATIENCE = 300  # seconds, of whoever waits for something that must happen
+MARK = "CE_MM_HOST"  # in the environment of all that a host runs: it tells whose a process is, whoever its parent
+NOTICED = r"^\[rank\d+\]: |closing signal|exitcode"  # by a worker, or by its launcher
 
 CONFIG = """
 _base_ = ["{root}/configs/shapes/ce-resnet18_shapes.py"]
@@ -61,25 +64,35 @@ class Training:
         self.config = folder / "config.py"
         data = make_shapes(folder / "shapes", 40, 4, num_crops=64)
         self.config.write_text(CONFIG.format(root=ROOT, data=data, epochs=epochs, timeout=timeout))
+        self.marks = [f"{uuid.uuid4()}-{number}" for number in range(len(hosts))]
         self.launchers: list[subprocess.Popen] = []
 
     def __enter__(self) -> "Training":
-        port = str(free_port())
-        for number, (host, log) in enumerate(zip(self.hosts, self.logs, strict=True)):
-            place = dict(NNODES=str(len(self.hosts)), NODE_RANK=str(number), PORT=port, **host.environment)
-            command = [*host.prefix, *dist_script("train"), self.config, str(self.processes)]
-            command += ["--work-dir", self.work_dir]
-            with log.open("w") as output:
-                launcher = subprocess.Popen(command, env=environment(**place), stdout=output, stderr=subprocess.STDOUT)
-            self.launchers.append(launcher)
+        try:
+            port = str(free_port())
+            for number in range(len(self.hosts)):
+                self._launch(number, port)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
+    def _launch(self, number: int, port: str) -> None:
+        host = self.hosts[number]
+        place = dict(NNODES=str(len(self.hosts)), NODE_RANK=str(number), PORT=port, **host.environment)
+        command = [*host.prefix, *dist_script("train"), self.config, str(self.processes), "--work-dir", self.work_dir]
+        variables = environment(**place, **{MARK: self.marks[number]})
+        with self.logs[number].open("w") as output:
+            self.launchers.append(subprocess.Popen(command, env=variables, stdout=output, stderr=subprocess.STDOUT))
+
     def __exit__(self, *exception: object) -> None:
-        for host, launcher in enumerate(self.launchers):
-            if launcher.poll() is None:  # else its process id may be another's by now
-                for pid in self.everything_on(host):
+        for host in range(len(self.hosts)):
+            while left := self.everything_on(host):  # again, for what they have started meanwhile
+                for pid in left:
                     kill(pid)
-                launcher.wait()
+                time.sleep(0.01)
+        for launcher in self.launchers:
+            launcher.wait()
 
     def wait_for_steps(self, count: int) -> None:
         """Until the log shows that many steps.
@@ -88,26 +101,37 @@ class Training:
             RuntimeError: the training ended before.
             TimeoutError: nothing of the kind happened.
         """
-        deadline = time.monotonic() + PATIENCE
-        while len(re.findall(r"Epoch\(train\)", self.logs[0].read_text())) < count:
+
+        def taken() -> bool:
+            log = self.logs[0].read_text()
             if any(launcher.poll() is not None for launcher in self.launchers):
-                raise RuntimeError(f"the training ended too early; its end:\n{self.logs[0].read_text()[-3000:]}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"step {count} did not come within {PATIENCE} s")
-            time.sleep(0.1)
+                raise RuntimeError(f"the training ended too early; its end:\n{log[-3000:]}")
+            return len(re.findall(r"Epoch\(train\)", log)) >= count
+
+        _wait(taken, f"{count} steps")
+
+    def wait_until_noticed(self) -> float:
+        """Until the first host's log tells that something is wrong; returns after how many seconds.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        return _wait(lambda: re.search(NOTICED, self.logs[0].read_text(), re.M), "an error in the log")
 
     def workers(self) -> dict[int, int]:
         """Rank -> process id."""
         ranks = {}
         for launcher in self.launchers:
             for pid in _children(launcher.pid):
-                ranks[int(_environment(pid)["RANK"])] = pid
+                if "RANK" in (variables := _environment(pid)):
+                    ranks[int(variables["RANK"])] = pid
         return dict(sorted(ranks.items()))
 
     def everything_on(self, host: int) -> list[int]:
         """The launcher, its workers and what these have started."""
-        launcher = self.launchers[host].pid
-        return [launcher, *_descendants(launcher)]
+        mark = self.marks[host]
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+        return [pid for pid in pids if _environment(pid).get(MARK) == mark]
 
     def wait_for_the_end(self, pids: Iterable[int]) -> float:
         """Until none of these processes is left; returns after how many seconds.
@@ -115,13 +139,8 @@ class Training:
         Raises:
             TimeoutError: some are.
         """
-        begin = time.monotonic()
-        left = set(pids)
-        while left := {pid for pid in left if self._runs(pid)}:
-            if time.monotonic() - begin > PATIENCE:
-                raise TimeoutError(f"{len(left)} processes still ran after {PATIENCE} s")
-            time.sleep(0.1)
-        return time.monotonic() - begin
+        pids = list(pids)
+        return _wait(lambda: not any(self._runs(pid) for pid in pids), "the end of the processes")
 
     def _runs(self, pid: int) -> bool:
         for launcher in self.launchers:
@@ -152,15 +171,25 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
+def _wait(until: Callable[[], object], what: str) -> float:
+    begin = time.monotonic()
+    while not until():
+        if time.monotonic() - begin > PATIENCE:
+            raise TimeoutError(f"{what} did not come within {PATIENCE} s")
+        time.sleep(0.1)
+    return time.monotonic() - begin
+
+
 def _children(pid: int) -> Iterator[int]:
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        yield from map(int, task.read_text().split())
-
-
-def _descendants(pid: int) -> list[int]:
-    return [below for child in _children(pid) for below in (child, *_descendants(child))]
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            yield from map(int, task.read_text().split())
 
 
 def _environment(pid: int) -> dict[str, str]:
-    entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    """What it was started with; nothing of a process that has ended or belongs to somebody else."""
+    try:
+        entries = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return {}
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)

@@ -25,17 +25,19 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
     """
     if os.geteuid() != 0:
         raise NoNamespacesError("network namespaces need root: run it with sudo")
-    if shutil.which("ip") is None:
-        raise NoNamespacesError("there is no program ip here; on Debian and Ubuntu: apt-get install iproute2")
+    for program in ("ip", "tc"):
+        if shutil.which(program) is None:
+            raise NoNamespacesError(f"there is no program {program}; on Debian and Ubuntu: apt-get install iproute2")
     remove()  # what an earlier run may have left
     try:
         for name in NAMES:
-            _ip("netns", "add", name)
-        _ip("link", "add", CABLE[0], "netns", NAMES[0], "type", "veth", "peer", "name", CABLE[1], "netns", NAMES[1])
+            _run("ip", "netns", "add", name)
+        peer = ("peer", "name", CABLE[1], "netns", NAMES[1])
+        _run("ip", "link", "add", CABLE[0], "netns", NAMES[0], "type", "veth", *peer)
         for name, end, address in zip(NAMES, CABLE, ADDRESSES, strict=True):
-            _ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
-            _ip("-n", name, "link", "set", end, "up")
-            _ip("-n", name, "link", "set", "lo", "up")
+            _run("ip", "-n", name, "addr", "add", f"{address}/24", "dev", end)
+            _run("ip", "-n", name, "link", "set", end, "up")
+            _run("ip", "-n", name, "link", "set", "lo", "up")
         yield tuple(
             # gloo would listen where the machine's name leads, which is not in the namespace.
             Host(("ip", "netns", "exec", name), dict(MASTER_ADDR=ADDRESSES[0], GLOO_SOCKET_IFNAME=end))
@@ -46,8 +48,13 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
 
 
 def cut_the_cable() -> None:
-    """No packet passes from now on, and nobody is told: the ends stay up as of a switch between them that has died."""
-    _ip("-n", NAMES[1], "link", "set", CABLE[1], "down")
+    """No packet passes from now on, and nobody is told: both ends stay up, as if a switch between them had died.
+
+    Raises:
+        NoNamespacesError: the kernel refuses.
+    """
+    for name, end in zip(NAMES, CABLE, strict=True):
+        _run("tc", "-n", name, "qdisc", "add", "dev", end, "root", "blackhole")  # drops what is sent, without an error
 
 
 def remove() -> None:
@@ -56,7 +63,7 @@ def remove() -> None:
         subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
-def _ip(*arguments: str) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise NoNamespacesError(f"ip {' '.join(arguments)}: {done.stderr.strip()}")
+        raise NoNamespacesError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -6,6 +6,9 @@ import platform
 from pathlib import Path
 
 import mmengine
+import torch
+import torch.distributed as dist
+from mmengine.device import get_device
 
 from ce_mm.files import replacing
 
@@ -20,7 +23,8 @@ def write(path: Path, text: str) -> None:
 def _conditions() -> str:
     versions = f"PyTorch {importlib.metadata.version('torch')}, mmengine {mmengine.__version__}"
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
-    return (
-        f"{today}, on {os.cpu_count()} cores of a virtual machine without a GPU, Python {platform.python_version()}, "
-        f"{versions}, gloo."
-    )
+    gpus = torch.cuda.device_count()
+    accelerator = f"{gpus} × {torch.cuda.get_device_name()}" if gpus else "no GPU"
+    backend = dist.get_default_backend_for_device(get_device())
+    python = platform.python_version()
+    return f"{today}, on {os.cpu_count()} cores, {accelerator}, Python {python}, {versions}, {backend}."
