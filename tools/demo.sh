@@ -33,7 +33,7 @@ finished $work/pretrain 3 || "$python" tools/train.py "$pretrain" --work-dir $wo
 
 say "3/6 Taking the backbone out of the classifier"
 backbone=$work/ce-resnet18_backbone.pth
-[ -e $backbone ] || "$python" tools/convert_checkpoint.py $work/pretrain/epoch_3.pth $backbone
+[ -e $backbone ] || "$python" tools/convert_checkpoint.py $work/pretrain/epoch_6.pth $backbone
 
 say "4/6 Training Mask R-CNN with it"
 finished $work/detector 3 || "$python" tools/train.py "$detector" --work-dir $work/detector --resume | progress

@@ -1,4 +1,4 @@
-# The demo's first step: a CE-ResNet-18 of half width learns to name single shapes on a CPU, in about two minutes.
+# The demo's first step: a CE-ResNet-18 of half width learns to name single shapes on a CPU, in about four minutes.
 _base_ = ["../_base_/ce.py", "mmpretrain::resnet/resnet18_8xb32_in1k.py"]
 
 data_root = "data/shapes/crops"
@@ -29,9 +29,9 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1,))
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=3, val_interval=3)
+train_cfg = dict(max_epochs=6, val_interval=6)
 optim_wrapper = dict(optimizer=dict(type="AdamW", lr=2e-3, weight_decay=0.05, _delete_=True))
-param_scheduler = dict(type="CosineAnnealingLR", T_max=3, by_epoch=True, convert_to_iter_based=True, _delete_=True)
+param_scheduler = dict(type="CosineAnnealingLR", T_max=6, by_epoch=True, convert_to_iter_based=True, _delete_=True)
 auto_scale_lr = dict(base_batch_size=64)
 default_hooks = dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=2))
 randomness = dict(seed=0)

@@ -74,7 +74,7 @@ TABLE = {
     "coco/*_8pictures_coco.py": Schedule(
         6, (1, 2), 80, adamw(1e-3), {0: 5e-5, (0, 29): 1e-3 * 0.9911, 3: 5e-4, (5, 79): 0.0}
     ),
-    "shapes/ce-resnet18_shapes.py": Schedule(3, (1, 64), 71, adamw(2e-3), {0: 2e-3, (1, 36): 9.926e-4, (2, 70): 0.0}),
+    "shapes/ce-resnet18_shapes.py": Schedule(6, (1, 64), 71, adamw(2e-3), {0: 2e-3, (3, 0): 1e-3, (5, 70): 0.0}),
     "shapes/mask-rcnn_ce-r18_fpn_shapes.py": Schedule(
         3, (1, 4), 200, adamw(2e-3), {0: 1e-4, (0, 49): 2e-3 * 0.984, (1, 100): 1e-3, (2, 199): 0.0}
     ),

@@ -1,6 +1,6 @@
 """What a network loses as channels are set to zero, least magnitude first or at random; and in one layer alone.
 
-python tools/analysis/ablation.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_3.pth
+python tools/analysis/ablation.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
 
 It evaluates the network some hundred times: --samples makes that shorter.
 """

@@ -1,6 +1,6 @@
 """The ratio of inhibited channels of each layer, by magnitude behind the rectifier and by gamma alone.
 
-python tools/analysis/inhibited_channels.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_3.pth
+python tools/analysis/inhibited_channels.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
 """
 import sys
 from functools import partial

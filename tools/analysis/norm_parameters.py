@@ -1,6 +1,6 @@
 """The share of beta <= 0 of each norm, and lambda of each CE layer; no data are needed.
 
-python tools/analysis/norm_parameters.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_3.pth
+python tools/analysis/norm_parameters.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
 """
 import sys
 

@@ -1,6 +1,6 @@
 """How unequal the channels of a group are in front of CE and behind it: the spread of the covariance's eigenvalues.
 
-python tools/analysis/spectrum.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_3.pth
+python tools/analysis/spectrum.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
 """
 import sys
 from functools import partial

@@ -38,7 +38,26 @@ def draw_network(numbers: dict, out: Path) -> None:
     save_figure(figure, out)
 
 
-PICTURES = dict(op=draw_op, network=draw_network)
+def draw_latency(numbers: dict, out: Path) -> None:
+    """Bars of the times in every runtime, a panel for each network and batch."""
+    networks = numbers["networks"].items()
+    panels = [(f"{name}, batch {batch}", rows) for name, batches in networks for batch, rows in batches.items()]
+    figure = Figure(figsize=(5 * len(panels), 4.5), dpi=110, layout="constrained")
+    for axis, (title, variants) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        names = list(dict.fromkeys(name for rows in sorted(variants.values(), key=len, reverse=True) for name in rows))
+        width = 0.8 / len(variants)
+        for index, (variant, rows) in enumerate(variants.items()):
+            places = [names.index(name) + (index - (len(variants) - 1) / 2) * width for name in rows]
+            times = [row["over_eager"]["ms"] for row in rows.values()]
+            axis.bar(places, times, width, color=COLOURS[variant], label=variant)
+        axis.set(title=title, ylabel="ms", xticks=range(len(names)))
+        axis.set_xticklabels([name.replace("-", "-\n") for name in names], fontsize="small")
+        axis.legend(frameon=False, fontsize="small")
+    _title(figure, numbers)
+    save_figure(figure, out)
+
+
+PICTURES = dict(op=draw_op, network=draw_network, latency=draw_latency)
 
 
 def _bars(axis, kind: str, title: str, labels: Sequence[str], groups: Sequence[dict[str, dict]]) -> None:

@@ -1,0 +1,119 @@
+"""From a config and a checkpoint to a file for another runtime, checked against PyTorch before it is there."""
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ce_mm.analysis.instruments.source import Source
+from ce_mm.checkpoints.reading import read_checkpoint
+from ce_mm.export import subject
+from ce_mm.export.check import INPUTS, SIZES, first_line, largest_difference, random_pictures
+from ce_mm.export.formats import FORMATS, Format
+from ce_mm.files import replacing
+from ce_mm.launching.preflight import read_config
+
+#: The largest relative difference that a file may have.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written."""
+
+    path: Path
+    metadata: dict[str, str]
+    #: See :func:`~ce_mm.export.check.largest_difference`.
+    difference: float
+
+
+def export(config: str, checkpoint: str, kind: str, out: Path, backbone: bool = False) -> Export:
+    """Write a network for inference with CE folded, for any batch and picture size.
+
+    The file takes RGB pictures, float32 from 0 to 255, and normalises them itself. It is read back, and run on
+    :data:`~ce_mm.export.check.INPUTS` random batches, before it takes its name; what was there is then replaced.
+
+    Args:
+        config: config file, with or without CE in it, of a classifier; with ``backbone`` of a detector too.
+        checkpoint: weights that fit the whole model.
+        kind: one of :data:`~ce_mm.export.formats.FORMATS`.
+        out: file to write.
+        backbone: only the backbone, to its maps.
+
+    Raises:
+        ValueError: config, checkpoint, format or ``out`` cannot be used, the network cannot be exported, or the file
+            computes something else than the model. Nothing is written then.
+        MissingRequirementError: the format needs a package that is not installed.
+    """
+    file_format = _format(kind, out)
+    with tqdm(total=2 + INPUTS, desc="reading", leave=False, disable=None) as progress:
+        cfg = read_config(config)
+        if "type" not in (cfg.get("model") or {}):
+            raise ValueError(
+                f"{config} has no model with a type; expected the config that the model was trained with, which also "
+                "has the mean and standard deviation of its pictures"
+            )
+        model = Source(config, checkpoint).load_model()
+        chosen = subject.backbone(model, cfg) if backbone else subject.classifier(model, cfg)
+        metadata = chosen.metadata | ({} if backbone else _classes(checkpoint, model.head))
+        progress.update()
+        with replacing(out) as unfinished:
+            progress.set_description("exporting")
+            _write(file_format, kind, chosen, metadata, unfinished)
+            progress.update()
+            progress.set_description("checking")
+            pictures = _counted(random_pictures(chosen.channels), progress)
+            difference = largest_difference(file_format.load(unfinished), chosen.reference, pictures)
+            if not difference <= TOLERANCE:
+                raise ValueError(
+                    f"exported as {kind}, the network differs from {config} by {difference:.1e} of the largest output; "
+                    f"expected at most {TOLERANCE:.0e}; nothing was written"
+                )
+    return Export(out, metadata, difference)
+
+
+def _format(kind: str, out: Path) -> Format:
+    """The format, if it and the place to write to can be used."""
+    if kind not in FORMATS:
+        raise ValueError(f"there is no format {kind!r}; expected one of {', '.join(FORMATS)}")
+    file_format = FORMATS[kind]
+    if out.suffix != file_format.suffix or out.is_dir():
+        raise ValueError(f"{out}: expected the name of a file to write, ending in {file_format.suffix} for {kind}")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out}: the folder {out.parent} does not exist; make it first")
+    file_format.require(kind)
+    return file_format
+
+
+def _classes(checkpoint: str, head: nn.Module) -> dict[str, str]:
+    """The names of the classes, where the checkpoint has them."""
+    if not Path(checkpoint).is_file():  # it lies on another machine
+        return {}
+    meta = read_checkpoint(checkpoint).get("meta") or {}
+    classes = (meta.get("dataset_meta") or {}).get("classes")
+    if not classes or len(classes) != getattr(head, "num_classes", None):
+        return {}
+    return dict(classes=json.dumps(list(classes), ensure_ascii=False))
+
+
+def _write(file_format: Format, kind: str, chosen: subject.Subject, metadata: dict[str, str], path: Path) -> None:
+    example = torch.zeros(2, chosen.channels, *SIZES[1])
+    try:
+        with torch.no_grad():
+            file_format.write(chosen.module, example, list(chosen.outputs), metadata, path)
+    except OSError:  # a full disk says so itself
+        raise
+    except Exception as error:  # exporters raise anything about what they do not know
+        raise ValueError(
+            f"the network cannot be exported as {kind} (it has to take pictures of any size, and to compute with "
+            f"operators that the format has): {type(error).__name__}: {first_line(error)}"
+        ) from error
+
+
+def _counted(pictures: Iterable[Tensor], progress: tqdm) -> Iterator[Tensor]:
+    for batch in pictures:
+        yield batch
+        progress.update()

@@ -1,0 +1,175 @@
+"""What an exported file computes, and what the model itself computes of the same pictures, to be held against it."""
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmpretrain.models.classifiers import ImageClassifier
+from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
+from torch import Tensor, nn
+
+from ce_mm import __version__
+from ce_mm.export.check import first_line
+from ce_mm.export.pictures import Preparation, reads_rgb
+from ce_mm.layers import fold
+
+#: Of a picture whose maps tell the strides.
+SIDE = 128
+#: Steps of a test pipeline that lay out the data, which says nothing about pictures.
+_NOT_OF_PICTURES = ("LoadAnnotations", "PackInputs", "PackDetInputs")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network to export, from RGB pictures (N, C, H, W), float32 from 0 to 255, to several tensors."""
+
+    #: Of standard operators, in eval mode, CE folded.
+    module: nn.Module
+    #: The same by the model as it was trained, with its own data_preprocessor.
+    reference: Callable[[Tensor], tuple[Tensor, ...]]
+    #: C.
+    channels: int
+    #: Name -> what it is, for each tensor.
+    outputs: dict[str, str]
+    #: What a file says of itself.
+    metadata: dict[str, str]
+
+
+def classifier(model: nn.Module, config: Config) -> Subject:
+    """A classifier of mmpretrain, whole, with outputs ``scores`` and ``logits``, both (N, classes).
+
+    Raises:
+        ValueError: the model is no such classifier, or it cannot be exported; the message says why, and what can.
+    """
+    if not isinstance(model, ImageClassifier):
+        raise ValueError(_no_classifier(model))
+    head = model.head
+    # The head itself makes a list of samples of its logits, which cannot be exported. These are the two usual ways.
+    predicts = getattr(type(head), "_get_predictions", None)
+    if predicts is ClsHead._get_predictions:
+        to_scores, meaning = nn.Softmax(dim=1), "softmax of the logits"
+    elif predicts is MultiLabelClsHead._get_predictions:
+        to_scores, meaning = nn.Sigmoid(), "sigmoid of the logits"
+    else:
+        kind = "no head" if head is None else f"a {type(head).__name__}"
+        raise ValueError(
+            f"a classifier with {kind} cannot be exported whole; expected a head that scores one label or several "
+            "(ClsHead or MultiLabelClsHead, or one built on them); export its backbone with --backbone"
+        )
+    rgb = reads_rgb(config)
+    module = _Classifier(Preparation(model.data_preprocessor, rgb), fold(model), to_scores)
+
+    def reference(pictures: Tensor) -> tuple[Tensor, ...]:
+        features = model.extract_feat(_prepared(model, pictures, rgb))
+        samples = head.predict(features)
+        return torch.stack([sample.pred_score for sample in samples]), head(features)
+
+    outputs = dict(scores=f"float32 (batch, classes), {meaning}", logits="float32 (batch, classes)")
+    return _subject(module, reference, outputs, config)
+
+
+def backbone(model: nn.Module, config: Config) -> Subject:
+    """The backbone of a classifier or a detector, with an output ``map0``, ``map1``, ... for each of its maps.
+
+    Raises:
+        ValueError: the model has no backbone.
+    """
+    if not isinstance(getattr(model, "backbone", None), nn.Module):
+        raise ValueError(f"a {type(model).__name__} has no backbone to export")
+    rgb = reads_rgb(config)
+    module = _Backbone(Preparation(model.data_preprocessor, rgb), fold(model.backbone))
+
+    def reference(pictures: Tensor) -> tuple[Tensor, ...]:
+        return _as_tuple(model.backbone(_prepared(model, pictures, rgb)))
+
+    outputs = {}
+    for number, y in enumerate(_maps(reference, _channels(model.backbone))):
+        outputs[f"map{number}"] = f"float32 (batch, {y.shape[1]}, h, w), stride {SIDE // y.shape[2]}"
+    return _subject(module, reference, outputs, config)
+
+
+class _Classifier(nn.Module):
+    def __init__(self, preparation: Preparation, network: nn.Module, to_scores: nn.Module) -> None:
+        super().__init__()
+        self.preparation, self.network, self.to_scores = preparation, network, to_scores
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(self.preparation(pictures), mode="tensor")
+        return self.to_scores(logits), logits
+
+
+class _Backbone(nn.Module):
+    def __init__(self, preparation: Preparation, network: nn.Module) -> None:
+        super().__init__()
+        self.preparation, self.network = preparation, network
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        return _as_tuple(self.network(self.preparation(pictures)))
+
+
+def _maps(backbone: Callable[[Tensor], tuple[Tensor, ...]], channels: int) -> tuple[Tensor, ...]:
+    """What a backbone gives of a picture of :data:`SIDE` × :data:`SIDE`."""
+    try:
+        with torch.no_grad():
+            maps = backbone(torch.zeros(1, channels, SIDE, SIDE))
+    except Exception as error:  # whatever the network's own code makes of its input
+        raise ValueError(f"the backbone does not run on a picture of {SIDE}×{SIDE}: {first_line(error)}") from error
+    for y in maps:
+        if not isinstance(y, Tensor) or y.dim() != 4:
+            found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"the backbone gives {found}; expected maps (N, C, H, W)")
+    return maps
+
+
+def _as_tuple(maps: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (maps,) if isinstance(maps, Tensor) else tuple(maps)
+
+
+def _prepared(model: nn.Module, pictures: Tensor, rgb: bool) -> Tensor:
+    """What the model's own data_preprocessor makes of RGB pictures, which it may expect as BGR."""
+    given = pictures if rgb or pictures.shape[1] != 3 else pictures.flip(1)
+    return model.data_preprocessor(dict(inputs=given), training=False)["inputs"]
+
+
+def _channels(network: nn.Module) -> int:
+    """How many channels a picture has, by the network's first convolution."""
+    return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
+
+
+def _subject(module: nn.Module, reference: Callable, outputs: dict[str, str], config: Config) -> Subject:
+    module.eval().requires_grad_(False)
+    channels = _channels(module.network)
+    preparation = module.preparation
+    order = ", RGB" if channels == 3 else ""
+    inside = "mean and std are applied inside" if preparation.mean is not None else "taken as they are"
+    if preparation.divisor > 1:
+        inside += f", and right and bottom are padded to a multiple of {preparation.divisor}"
+    metadata = dict(
+        producer=f"ce_mm {__version__}, PyTorch {torch.__version__}",
+        config=Path(config.filename).name,
+        pictures=f"float32 (batch, {channels}, height, width){order}, 0 to 255; {inside}",
+        **outputs,
+        test_pipeline=json.dumps(_test_pipeline(config), default=str),
+    )
+    return Subject(module, reference, channels, outputs, metadata)
+
+
+def _test_pipeline(config: Config) -> list[dict]:
+    """What the config's test does to a picture before the model gets it."""
+    loader = config.get("test_dataloader") or {}
+    steps = (loader.get("dataset") or {}).get("pipeline") or []
+    return [dict(step) for step in steps if str(step.get("type")).rpartition(".")[2] not in _NOT_OF_PICTURES]
+
+
+def _no_classifier(model: nn.Module) -> str:
+    name = type(model).__name__
+    offer = "; export its backbone with --backbone" if hasattr(model, "backbone") else ""
+    if any(base.__module__.startswith("mmdet.") for base in type(model).__mro__):
+        return (
+            f"{name} is a detector, which cannot be exported whole without mmdeploy: mmdet decides on the values of "
+            "boxes while it runs (how many are valid, how many are left after NMS), which no exporter records, and "
+            f"NMS and RoIAlign have no operators of PyTorch's own{offer}"
+        )
+    return f"{name} is no classifier; expected mmpretrain's ImageClassifier{offer}"

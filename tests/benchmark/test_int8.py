@@ -1,0 +1,67 @@
+"""int8 by one command: the same figure in each row, the files smaller, the times over those of float32."""
+import logging
+from pathlib import Path
+
+import int8
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope
+
+from ce_mm.datasets import make_shapes
+from ce_mm.export import exporting
+from ce_mm.export.check import random_pictures
+
+CONFIG = f"""
+_base_ = [{str(Path(int8.__file__).resolve().parents[2] / "configs/shapes/ce-resnet18_shapes.py")!r}]
+model = dict(
+    backbone=dict(_delete_=True, type="CEVGG", depth=11, norm_cfg=dict(type="BN")), head=dict(in_channels=512)
+)
+"""
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """A classifier of generated shapes that is quick to export, as config and checkpoint; its folder is the current."""
+    monkeypatch.chdir(tmp_path)
+    make_shapes(tmp_path / "data/shapes", num_train=1, num_val=1, num_crops=60)
+    (tmp_path / "config.py").write_text(CONFIG)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope("mmpretrain"):
+        model = MODELS.build(Config.fromfile("config.py").model)
+    torch.save(model.state_dict(), "weights.pth")
+    yield "config.py", "weights.pth"
+    logging.disable(logging.NOTSET)
+
+
+def test_every_kind_is_evaluated_weighed_and_timed(trained, monkeypatch, capsys):
+    monkeypatch.setattr(exporting, "random_pictures", lambda channels: random_pictures(channels, count=1))
+    monkeypatch.setattr("sys.argv", ["int8.py", *trained, "--warmup", "0", "--rounds", "2"])
+    assert int8.main() == 0
+    printed = capsys.readouterr().out.splitlines()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed if line.startswith("| ")]
+    assert lines[0] == ["", "accuracy/top1", "MB", "ms", "over float32"]
+    rows = {name: figures for name, *figures in lines[2:]}
+    assert list(rows) == [
+        "PyTorch, float32", "float32", "int8, dynamic", "int8, static", "int8, static, CE in float32",
+    ]  # fmt: skip
+    assert rows["float32"][0] == rows["PyTorch, float32"][0]
+    megabytes = {name: float(row[1]) for name, row in rows.items() if row[1] != "–"}
+    assert megabytes.pop("float32") > 3 * max(megabytes.values())
+    assert rows["float32"][3] == "1.00 (1.00–1.00)"
+    assert all(float(row[2]) > 0 for name, row in rows.items() if name in megabytes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["absent.py", "absent.pth"], "absent.py: there is no such file"),
+        (["c.py", "c.pth", "--rounds", "1"], "expected --rounds of at least 2 and --warmup of at least 0, got 1 and 3"),
+    ],
+)
+def test_bad_input_ends_with_one_line(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr("sys.argv", ["int8.py", *arguments])
+    assert int8.main() == 2
+    logging.disable(logging.NOTSET)
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

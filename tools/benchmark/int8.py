@@ -1,0 +1,171 @@
+"""Quantise a classifier to int8 with onnxruntime, and say what that costs and gains on the config's own test data.
+
+PYTHONPATH=. python tools/benchmark/int8.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
+
+Prints a table: the figure that the config's test_evaluator gives first, the size of the file, and the time of a batch
+over that of float32 in the same round. Static quantisation takes its ranges from pictures of the training data.
+Needs pip install "ce_mm[export]".
+"""
+import argparse
+import logging
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import report
+import torch
+from measure import Clock, summarise, take_turns
+from mmengine.registry import DATASETS, DefaultScope
+from torch import Tensor
+
+from ce_mm.analysis.instruments.source import Source
+from ce_mm.compat.requirements import MissingRequirementError
+from ce_mm.export import export
+from ce_mm.export.formats import FORMATS, Network
+from ce_mm.export.pictures import reads_rgb
+from ce_mm.launching.preflight import read_config
+
+#: Pictures that static ranges are taken from, and how many at a time.
+CALIBRATION, BATCH = 200, 20
+
+
+def measure(config: str, checkpoint: str, warmup: int, rounds: int) -> dict[str, dict]:
+    """Export, quantise, evaluate and time a classifier.
+
+    Args:
+        config, checkpoint: as of tools/export.py; the config's data sets must be there.
+        warmup: rounds before the first that counts.
+        rounds: rounds that count.
+
+    Returns:
+        What was done -> ``metric`` (its name), ``value``, ``megabytes``, and ``ms``, ``low``, ``ratio``, ``high`` of a
+        batch of training pictures, over float32. PyTorch, the first, has the first two alone.
+    """
+    subject = Source(config, checkpoint).load()
+    calibration = _training_pictures(config)
+    table = {"PyTorch, float32": dict(value=subject.evaluate(), metric=subject.metric)}
+    with tempfile.TemporaryDirectory() as folder:
+        float32 = Path(folder) / "float32.onnx"
+        report.say("exporting")
+        export(config, checkpoint, "onnx", float32)
+        report.say("quantising")
+        files = {"float32": float32} | quantise(float32, calibration)
+        networks = {name: FORMATS["onnx"].load(path) for name, path in files.items()}
+        for name, network in networks.items():
+            report.say(f"evaluating {name}")
+            subject.model = _Classifier(network, reads_rgb(read_config(config)))
+            table[name] = dict(value=subject.evaluate(), metric=subject.metric)
+            table[name]["megabytes"] = files[name].stat().st_size / 1e6
+        clock, pictures = Clock(torch.device("cpu")), calibration[0]
+        steps = {name: partial(clock.time, {"ms": partial(run, pictures)}) for name, run in networks.items()}
+        times = summarise(take_turns(steps, warmup, rounds, report.progress("timing")), "float32")
+    for name, row in times.items():
+        table[name] |= row["ms"]
+    return table
+
+
+def quantise(float32: Path, calibration: Sequence[Tensor]) -> dict[str, Path]:
+    """Quantise an ONNX file in several ways.
+
+    Args:
+        float32: as tools/export.py writes it; the others are written beside it.
+        calibration: batches of RGB pictures (N, 3, H, W), float32 from 0 to 255.
+
+    Returns:
+        What was done -> the file.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_dynamic, quantize_static
+
+    class Pictures(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(calibration)
+
+        def get_next(self) -> dict | None:
+            batch = next(self.batches, None)
+            return None if batch is None else dict(pictures=batch.numpy())
+
+    files = {"int8, dynamic": float32.with_name("dynamic.onnx")}
+    # Its convolutions with weights of no sign are the faster ones on a CPU.
+    quantize_dynamic(float32, files["int8, dynamic"], weight_type=QuantType.QUInt8)
+    nodes = onnx.load(float32).graph.node
+    of_ce = [node.name for node in nodes if any("FoldedCE" in entry.value for entry in node.metadata_props)]
+    for name, left_out in {"int8, static": [], "int8, static, CE in float32": of_ce}.items():
+        files[name] = float32.with_name(f"static_without_{len(left_out)}_nodes.onnx")
+        quantize_static(
+            float32,
+            files[name],
+            Pictures(),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            nodes_to_exclude=left_out,
+        )
+    return files
+
+
+class _Classifier:
+    """An ONNX file where an evaluation has a model of mmpretrain."""
+
+    def __init__(self, network: Network, rgb: bool) -> None:
+        self.network, self.rgb = network, rgb
+
+    def test_step(self, batch: dict) -> list:
+        """The samples of a batch with their scores, as a classifier gives them."""
+        scores, _ = self.network(_as_rgb(batch["inputs"], self.rgb))
+        samples = zip(batch["data_samples"], scores, strict=True)
+        return [sample.set_pred_score(row).set_pred_label(row.argmax(0, keepdim=True)) for sample, row in samples]
+
+
+def _as_rgb(pictures: Sequence[Tensor], rgb: bool) -> Tensor:
+    batch = torch.stack(list(pictures)).float()
+    return batch if rgb else batch.flip(1)
+
+
+def _training_pictures(config: str) -> list[Tensor]:
+    """Batches of RGB pictures, spread evenly over the training data, prepared as for a test."""
+    cfg = read_config(config)
+    settings = cfg.train_dataloader.dataset
+    settings.pipeline = cfg.test_dataloader.dataset.pipeline
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        dataset = DATASETS.build(settings)
+        count = min(CALIBRATION, len(dataset))
+        chosen = [dataset[number * len(dataset) // count]["inputs"] for number in range(count)]
+    rgb = reads_rgb(cfg)
+    return [_as_rgb(chosen[start : start + BATCH], rgb) for start in range(0, count, BATCH)]
+
+
+def markdown(table: dict[str, dict]) -> str:
+    """The table as text."""
+    metric = next(iter(table.values()))["metric"]
+    rows = []
+    for name, row in table.items():
+        timed = [f"{row['megabytes']:.2f}", f"{row['ms']:.3g}", report.ratio_text(row)] if "ms" in row else ["–"] * 3
+        rows.append([name, f"{row['value']:.2f}", *timed])
+    return report.markdown_table(["", metric, "MB", "ms", "over float32"], rows)
+
+
+def main() -> int:
+    """Parse the arguments, measure and print; bad input ends with one line and status 2."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="config of a classifier")
+    parser.add_argument("checkpoint", help="weights that fit it")
+    parser.add_argument("--warmup", type=int, default=3, help="rounds before the first that counts")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds that count, at least 2")
+    args = parser.parse_args()
+    try:
+        if args.rounds < 2 or args.warmup < 0:
+            given = f"got {args.rounds} and {args.warmup}"
+            raise ValueError(f"expected --rounds of at least 2 and --warmup of at least 0, {given}")
+        FORMATS["onnx"].require("onnx")
+        logging.disable(logging.WARNING)  # onnxruntime's advice, a line for each layer
+        print(markdown(measure(args.config, args.checkpoint, args.warmup, args.rounds)))
+    except (ValueError, OSError, MissingRequirementError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
