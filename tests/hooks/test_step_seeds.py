@@ -89,7 +89,7 @@ def runner(
         default_hooks=dict(checkpoint=dict(type="CheckpointHook", by_epoch=by_epoch, interval=1 if by_epoch else 3)),
         default_scope="mmengine",
         randomness=dict(seed=seed),
-        experiment_name=folder.name,
+        experiment_name=f"{folder.parent.name}_{folder.name}",  # runners of one second and name share logs
         **(val if validates else {}),
         **start,
     )
