@@ -36,9 +36,12 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Remove what a killed run left half-written or superseded."""
         super().before_train(runner)
+        if runner.iter > 0 and "last_ckpt" in runner.message_hub.runtime_info:
+            # mmengine forgets it, and would not save again with a new best that comes before the next checkpoint.
+            self.last_ckpt = self._path(Path(runner.message_hub.get_info("last_ckpt")).name)
         if not (self._is_local() and is_main_process()):
             return
-        template = ".*".join(re.escape(part) for part in self.filename_tmpl.split("{}"))
+        template = ".*".join(re.escape(part) for part in re.split(r"\{[^{}]*\}", self.filename_tmpl))
         checkpoint, last = re.compile(f"{template}|best_.*"), Path(runner.work_dir, _LAST)
         for left_over in Path(self.out_dir).glob(".*.tmp"):
             if checkpoint.fullmatch(left_over.name.removeprefix(".").removesuffix(".tmp")):

@@ -5,6 +5,7 @@ sampler with its place, and the data set seeds the generators of its process by 
 PyTorch lets a data set fetch whole batches by ``__getitems__``.
 """
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler
@@ -55,6 +56,8 @@ class PlacingSampler:
         self.start, self.drawn = 0, 0
 
     def __getattr__(self, name: str) -> Any:
+        if name == "sampler":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self.sampler, name)
 
     def __len__(self) -> int:
@@ -62,7 +65,7 @@ class PlacingSampler:
 
     def __iter__(self) -> Iterator[int]:
         for index in self.sampler:
-            yield _PlacedIndex(index, (self.start, self.drawn)) if isinstance(index, int) else index
+            yield _PlacedIndex(index, (self.start, self.drawn)) if isinstance(index, Integral) else index
             self.drawn += 1
 
 

@@ -63,7 +63,7 @@ class StepSeedsHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Number the indices of this epoch; an iteration-based training is one."""
-        seed_generators(runner.seed, _BEFORE_EPOCH, runner.iter)
+        seed_generators(runner.seed, _BEFORE_EPOCH, runner.iter, get_rank())
         if self.sampler is None:
             return
         loader = runner.train_dataloader
@@ -75,7 +75,7 @@ class StepSeedsHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the step: augmentation of the batch, dropout, sampling of proposals."""
-        seed_generators(runner.seed, _STEPS, runner.iter)
+        seed_generators(runner.seed, _STEPS, runner.iter, get_rank())
 
     def _warn_of_unfinished(self, runner: Runner) -> None:
         expected = runner.epoch * len(runner.train_dataloader)

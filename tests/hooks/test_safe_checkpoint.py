@@ -96,6 +96,20 @@ def test_a_resumed_training_goes_on_counting(tmp_path):
     assert files(tmp_path) == ["epoch_3.pth", "epoch_4.pth", "last_checkpoint"]
 
 
+def test_a_resumed_training_knows_its_last_checkpoint(tmp_path):
+    settings = dict(interval=2, save_last=False)
+    train(tmp_path, 2, **settings)
+    runner = train(tmp_path, 3, resume=True, name="second", **settings)
+    hook = next(hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook))
+    assert hook.last_ckpt == str(tmp_path / "epoch_2.pth")  # or a new best would be saved without one that knows it
+
+
+def test_left_overs_go_whatever_the_template(tmp_path):
+    (tmp_path / ".part_0003.pth.tmp").write_text("half")
+    train(tmp_path, 1, filename_tmpl="part_{:04d}.pth")
+    assert files(tmp_path) == ["last_checkpoint", "part_0001.pth"]
+
+
 def test_checkpoints_may_lie_elsewhere_and_have_other_names(tmp_path):
     train(tmp_path / "work", 3, out_dir=str(tmp_path / "out"), filename_tmpl="net-{}.pth", max_keep_ckpts=1)
 

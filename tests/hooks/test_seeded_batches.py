@@ -1,3 +1,4 @@
+import copy
 import random
 
 import numpy as np
@@ -145,3 +146,15 @@ def test_a_place_has_its_numbers_and_no_other():
 
     assert drawn == [numbers(*place) for place in places]
     assert len({number for triple in drawn for number in triple}) == 3 * len(places)
+
+
+def test_indices_of_numpy_are_placed_as_well_and_the_loader_can_be_copied():
+    def batches():
+        whole = DataLoader(Noisy(), 3, sampler=list(np.arange(SIZE)), collate_fn=list)
+        seed_batches(whole, 0)
+        return list(copy.deepcopy(whole))
+
+    torch.manual_seed(1)
+    first = batches()
+    torch.manual_seed(2)
+    assert batches() == first

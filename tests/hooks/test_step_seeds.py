@@ -3,6 +3,7 @@ import random
 import shutil
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from ce_mm.checkpoints.reading import read_checkpoint
-from ce_mm.hooks import StepSeedsHook
+from ce_mm.hooks import StepSeedsHook, step_seeds
 from ce_mm.layers import CENorm
 
 LENGTH = 4  # iterations of an epoch, of three samples
@@ -233,3 +234,12 @@ def test_a_resume_that_holds_says_nothing(tmp_path):
     train_and_resume(tmp_path, by_epoch=True, seed=1)
 
     assert "goes on" not in log(tmp_path / "second")
+
+
+def test_every_process_draws_numbers_of_its_own(monkeypatch):
+    drawn = []
+    for rank in range(2):
+        monkeypatch.setattr(step_seeds, "get_rank", lambda rank=rank: rank)
+        StepSeedsHook().before_train_iter(SimpleNamespace(seed=0, iter=3), 0)
+        drawn.append((random.random(), np.random.rand(), torch.rand(()).item()))
+    assert all(a != b for a, b in zip(*drawn, strict=True))
