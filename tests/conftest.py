@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import ce_mm  # noqa: F401  (before any test imports mmdet, which needs what stands in for mmcv's operators)
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

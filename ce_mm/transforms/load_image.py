@@ -16,9 +16,10 @@ from mmcv.transforms import LoadImageFromFile
 from mmengine import fileio
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
+from torch.utils.data import get_worker_info
 
-SLOTS = 1024
-"""So many skipped files are remembered."""
+WRITERS, SLOTS = 64, 1024
+"""So many workers have a row of their own, in which each remembers so many skipped files."""
 
 
 class PictureError(ValueError):
@@ -58,8 +59,9 @@ class LoadImage(LoadImageFromFile):
             raise ValueError(f"LoadImage's on_error must be 'refuse' or 'skip', got {on_error!r}")
         super().__init__(to_float32, color_type, imdecode_backend, backend_args=backend_args)
         self.on_error = on_error
-        #: A number for each file that has been named, 0 for a free slot; in memory that worker processes share.
-        self._named = torch.zeros(SLOTS, dtype=torch.int64).share_memory_() if on_error == "skip" else None
+        #: A number for each file that has been named, 0 for a free slot; in memory that worker processes share. A row
+        #: each, so that none writes over what another has just written.
+        self._named = torch.zeros(WRITERS, SLOTS, dtype=torch.int64).share_memory_() if on_error == "skip" else None
 
     def transform(self, results: dict) -> dict | None:
         """Read ``results['img_path']``.
@@ -129,9 +131,11 @@ class LoadImage(LoadImageFromFile):
         number = zlib.crc32(os.fsencode(path)) + 1
         if (self._named == number).any():
             return False
-        free = (self._named == 0).nonzero()
+        worker = get_worker_info()
+        row = self._named[worker.id % WRITERS if worker else 0]
+        free = (row == 0).nonzero()
         if len(free):
-            self._named[free[0]] = number
+            row[free[0]] = number
         return True
 
     def __repr__(self) -> str:

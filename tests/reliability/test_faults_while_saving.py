@@ -119,6 +119,7 @@ def test_a_kill_at_any_call_leaves_what_resume_needs(halfway, whole, tmp_path):
         child = os.fork()
         if child == 0:
             try:
+                torch.set_num_threads(1)  # OpenMP's others are not in a copy of the process, which would wait for them
                 with dying_while_saving("epoch_3", call, note):
                     train(folder, 3)
             finally:

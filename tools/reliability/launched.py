@@ -188,8 +188,15 @@ def _children(pid: int) -> Iterator[int]:
 
 def _environment(pid: int) -> dict[str, str]:
     """What it was started with; nothing of a process that has ended or belongs to somebody else."""
+    process = Path(f"/proc/{pid}")
     try:
-        entries = Path(f"/proc/{pid}/environ").read_text(errors="replace").split("\0")
+        for _ in range(1000):  # in the middle of exec, Linux shows neither arguments nor environment
+            (process / "exe").readlink()  # which only a process with a program has: no zombie, not the kernel's own
+            arguments = (process / "cmdline").read_bytes()
+            variables = (process / "environ").read_text(errors="replace")
+            if variables or (arguments and arguments == (process / "cmdline").read_bytes()):
+                break
+            time.sleep(0.001)
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return {}
-    return dict(entry.split("=", 1) for entry in entries if "=" in entry)
+    return dict(entry.split("=", 1) for entry in variables.split("\0") if "=" in entry)
