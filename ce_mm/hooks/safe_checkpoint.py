@@ -34,24 +34,33 @@ class SafeCheckpointHook(CheckpointHook):
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Remove what a killed run left half-written or superseded."""
+        """Remove what a killed run left half-written or superseded, and what ``max_keep_ckpts`` no longer keeps."""
+        hub = runner.message_hub
+        kept = hub.get_info("keep_ckpt_ids", [])
+        if surplus := kept[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []:
+            # Not by mmengine, which would remove them here while the file last_checkpoint may name one of them.
+            hub.update_info("keep_ckpt_ids", kept[len(surplus) :])
+            names = [self.filename_tmpl.format(step) for step in surplus]
+            hub.update_info("superseded_ckpts", [*hub.get_info("superseded_ckpts", []), *names])
         super().before_train(runner)
-        if runner.iter > 0 and "last_ckpt" in runner.message_hub.runtime_info:
+        if runner.iter > 0 and "last_ckpt" in hub.runtime_info:
             # mmengine forgets it, and would not save again with a new best that comes before the next checkpoint.
-            self.last_ckpt = self._path(Path(runner.message_hub.get_info("last_ckpt")).name)
-        if not (self._is_local() and is_main_process()):
-            return
+            self.last_ckpt = self._path(Path(hub.get_info("last_ckpt")).name)
+        if is_main_process():
+            if self._is_local():
+                self._remove_unfinished(runner)
+            superseded = hub.get_info("superseded_ckpts", [])
+            if any(self.file_backend.exists(self._path(name)) for name in superseded):
+                self._name_last(runner, hub.get_info("last_ckpt"))  # a run may start from a newer one than it names
+                self._remove(map(self._path, superseded))
+
+    def _remove_unfinished(self, runner: Runner) -> None:
         template = ".*".join(re.escape(part) for part in re.split(r"\{[^{}]*\}", self.filename_tmpl))
         checkpoint, last = re.compile(f"{template}|best_.*"), Path(runner.work_dir, _LAST)
         for left_over in Path(self.out_dir).glob(".*.tmp"):
             if checkpoint.fullmatch(left_over.name.removeprefix(".").removesuffix(".tmp")):
                 discard(left_over)
         discard(unfinished(last))
-        hub = runner.message_hub
-        superseded = hub.get_info("superseded_ckpts", [])
-        if any(self.file_backend.exists(self._path(name)) for name in superseded):
-            self._name_last(runner, hub.get_info("last_ckpt"))  # a run may start from a newer one than it names
-            self._remove(map(self._path, superseded))
 
     def _save_checkpoint(self, runner: Runner) -> None:
         super()._save_checkpoint(self._that_saves_whole(runner))

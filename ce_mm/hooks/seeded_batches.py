@@ -49,11 +49,13 @@ class PlacingSampler:
     Attributes:
         start: whole numbers that say where the stream begins; set it together with ``drawn``.
         drawn: how many indices have been drawn, or skipped.
+        unplaced: whether some were no whole numbers (but tuples, say), and left without their place.
     """
 
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
         self.start, self.drawn = 0, 0
+        self.unplaced = False
 
     def __getattr__(self, name: str) -> Any:
         if name == "sampler":  # of a copy that is being made
@@ -65,7 +67,11 @@ class PlacingSampler:
 
     def __iter__(self) -> Iterator[int]:
         for index in self.sampler:
-            yield _PlacedIndex(index, (self.start, self.drawn)) if isinstance(index, Integral) else index
+            if isinstance(index, Integral):
+                yield _PlacedIndex(index, (self.start, self.drawn))
+            else:
+                self.unplaced = True
+                yield index
             self.drawn += 1
 
 

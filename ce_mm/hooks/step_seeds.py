@@ -29,7 +29,8 @@ class StepSeedsHook(Hook):
 
     * a checkpoint inside an epoch of an epoch-based training: mmengine begins that epoch anew;
     * a checkpoint between two steps of an optimizer that accumulates gradients: they are not saved;
-    * batches of an iterable data set, or of a batch sampler that is not built on a sampler, made by workers.
+    * batches made by workers from an iterable data set, a batch sampler that is not built on a sampler, or a sampler of
+      other things than whole numbers.
 
     What only a validation knows is not said: killed before the validation of an epoch ended, mmengine does not make up
     for it, and a schedule (ReduceOnPlateau) or best checkpoint that depends on it may differ.
@@ -39,6 +40,8 @@ class StepSeedsHook(Hook):
 
     def __init__(self) -> None:
         self.resumed_sampler_seed = None
+        self.sampler = None
+        self.unplaced_is_news = False
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save what mmengine forgets: the seed by which the sampler shuffles, which may not be the runner's."""
@@ -57,9 +60,8 @@ class StepSeedsHook(Hook):
             self._warn_of_unfinished(runner)
         loader = runner.train_dataloader
         self.sampler = seed_batches(loader, runner.seed, _BATCHES, get_rank())
-        if self.sampler is None and loader.num_workers > 0:
-            _warn("The batches' random numbers depend on the workers' history here (an iterable data set, or a batch "
-                  "sampler without a sampler): after a resume they will differ; with num_workers=0 they do not.")
+        self.unplaced_is_news = loader.num_workers > 0
+        self._warn_of_unplaced()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Number the indices of this epoch; an iteration-based training is one."""
@@ -75,7 +77,15 @@ class StepSeedsHook(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the step: augmentation of the batch, dropout, sampling of proposals."""
+        self._warn_of_unplaced()
         seed_generators(runner.seed, _STEPS, runner.iter, get_rank())
+
+    def _warn_of_unplaced(self) -> None:
+        if self.unplaced_is_news and (self.sampler is None or self.sampler.unplaced):
+            self.unplaced_is_news = False
+            _warn("The batches' random numbers depend on the workers' history here (an iterable data set, a batch "
+                  "sampler without a sampler, or a sampler of other things than whole numbers): after a resume they "
+                  "will differ; with num_workers=0 they do not.")
 
     def _warn_of_unfinished(self, runner: Runner) -> None:
         expected = runner.epoch * len(runner.train_dataloader)

@@ -144,6 +144,26 @@ def test_what_a_killed_run_could_not_remove_goes_after_the_newer_one_is_named(tm
     assert find_latest_checkpoint(str(tmp_path)) == newer
 
 
+@pytest.mark.parametrize("backend_args", [None, dict(backend="bucket")])
+def test_what_is_kept_no_more_goes_after_the_newest_is_named(backend_args, tmp_path, monkeypatch):
+    """After a kill the second of three was still named; the user resumes from the third and keeps one alone."""
+    register_backend("bucket", Bucket, force=True)
+    train(tmp_path, 3, max_keep_ckpts=3)
+    (tmp_path / "last_checkpoint").write_text(str(tmp_path / "epoch_2.pth"))
+    newest, named = str(tmp_path / "epoch_3.pth"), []
+    remove = LocalBackend.remove
+    monkeypatch.setattr(
+        LocalBackend, "remove", lambda *args: (named.append(find_latest_checkpoint(str(tmp_path))), remove(*args))
+    )
+
+    settings = dict(max_keep_ckpts=1, backend_args=backend_args)
+    runner = train(tmp_path, 3, resume=True, load_from=newest, name="second", **settings)
+
+    assert files(tmp_path) == ["epoch_3.pth", "last_checkpoint"]
+    assert named == [newest, newest]
+    assert runner.message_hub.get_info("keep_ckpt_ids") == [3]
+
+
 def test_the_list_of_what_is_superseded_is_data(tmp_path):
     train(tmp_path, 2, max_keep_ckpts=1)
 

@@ -34,6 +34,24 @@ class Noisy(Dataset):
         return torch.randn(8, 4, 4) + index / 10 + np.random.randn() + random.random()
 
 
+class ByName(Noisy):
+    """Samples that go by other names than numbers."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(ord(index))
+
+
+class Names:
+    def __init__(self, dataset, seed):
+        self.names = [chr(index) for index in range(len(dataset))]
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self):
+        return len(self.names)
+
+
 class Stream(IterableDataset):
     def __len__(self):
         return 3 * LENGTH
@@ -228,6 +246,13 @@ def test_batches_that_cannot_be_placed_are_said_to_be(tmp_path):
     runner(tmp_path, True, seed=1, dataset=Stream(), num_workers=1).train()
 
     assert "random numbers depend on the workers' history" in log(tmp_path)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_indices_that_cannot_be_placed_are_said_to_be_once(num_workers, tmp_path):
+    runner(tmp_path, True, 1, sampler=dict(type=Names), dataset=ByName(), num_workers=num_workers).train()
+
+    assert log(tmp_path).count("random numbers depend on the workers' history") == num_workers
 
 
 def test_a_resume_that_holds_says_nothing(tmp_path):
