@@ -3,14 +3,16 @@
 An exported file takes RGB, whatever its network was trained on. OpenMMLab reads picture files as BGR; only data sets
 that bring their pictures themselves, as CIFAR's do, have RGB. A data_preprocessor may swap the two.
 """
-from collections.abc import Iterator
-
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from mmpretrain.models import ClsDataPreprocessor
 from torch import Tensor, nn
 
+from ce_mm.launching.preflight import dicts, type_name
+
+#: Step of a pipeline -> the setting by which it changes RGB to BGR, or back.
+_SWAPS = {"NumpyToPIL": "to_rgb", "PILToNumpy": "to_bgr", "ToNumpy": "to_bgr"}
 
 class Preparation(nn.Module):
     """Channel order, normalisation and padding.
@@ -65,17 +67,10 @@ class Preparation(nn.Module):
 def reads_rgb(config: Config) -> bool:
     """Whether the pictures that a config's model gets in a test are RGB (else BGR).
 
-    They are BGR where a step of the pipeline loads a file, and where the config has no data set at all.
+    They are BGR where a step of the pipeline loads a file, and where the config has no data set at all; each step that
+    changes to the other order and to or from Pillow changes it.
     """
-    loader = config.get("test_dataloader")
-    return bool(loader) and not any(kind.startswith("LoadImage") for kind in _types(loader))
-
-
-def _types(node: object) -> Iterator[str]:
-    """The registered names in a tree of dicts and lists, without the library's scope."""
-    if isinstance(node, dict):
-        yield str(node.get("type", "")).rpartition(".")[2]
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for child in node:
-            yield from _types(child)
+    steps = list(dicts(config.get("test_dataloader")))
+    from_files = not steps or any(type_name(step).startswith("LoadImage") for step in steps)
+    swaps = sum(bool(step.get(_SWAPS.get(type_name(step)))) for step in steps)
+    return from_files == bool(swaps % 2)

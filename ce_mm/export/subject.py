@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ce_mm import __version__
 from ce_mm.export.check import first_line
 from ce_mm.export.pictures import Preparation, reads_rgb
+from ce_mm.launching.preflight import type_name
 from ce_mm.layers import fold
 
 #: Of a picture whose maps tell the strides.
@@ -160,7 +161,7 @@ def _test_pipeline(config: Config) -> list[dict]:
     """What the config's test does to a picture before the model gets it."""
     loader = config.get("test_dataloader") or {}
     steps = (loader.get("dataset") or {}).get("pipeline") or []
-    return [dict(step) for step in steps if str(step.get("type")).rpartition(".")[2] not in _NOT_OF_PICTURES]
+    return [dict(step) for step in steps if type_name(step) not in _NOT_OF_PICTURES]
 
 
 def _no_classifier(model: nn.Module) -> str:

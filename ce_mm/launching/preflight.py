@@ -65,7 +65,7 @@ def check(task: Task, cfg: Config, args: Namespace) -> None:
             _check_dataset(dataset, f"{part}_dataloader", cfg.default_scope)
         if part != "train":
             _check_that_no_picture_is_left_out(cfg.get(f"{part}_dataloader"), f"{part}_dataloader")
-        for evaluator in _dicts(cfg.get(f"{part}_evaluator")):
+        for evaluator in dicts(cfg.get(f"{part}_evaluator")):
             if type_name(evaluator) == "CocoMetric" and _is_local(evaluator.get("ann_file")):
                 _check_annotations(evaluator["ann_file"], f"{part}_evaluator")
     if task == "train":
@@ -102,14 +102,14 @@ def _merge(cfg: Config, args: Namespace) -> None:
             raise PreflightError(f"--cfg-options {args.cfg_options}: {type(error).__name__}: {error}") from error
 
 
-def _dicts(node: Any) -> Iterator[dict]:
+def dicts(node: Any) -> Iterator[dict]:
     """All dicts in a tree of dicts and lists, the outer ones first."""
     if isinstance(node, dict):
         yield node
         node = [value for _, value in node.items()]
     if isinstance(node, list | tuple):
         for child in node:
-            yield from _dicts(child)
+            yield from dicts(child)
 
 
 def _datasets(dataloader: dict | None) -> Iterator[dict]:
@@ -158,7 +158,7 @@ def _check_dataset(dataset: dict, setting: str, scope: str) -> None:
 
 
 def _check_that_no_picture_is_left_out(dataloader: dict | None, setting: str) -> None:
-    for step in _dicts(dataloader):
+    for step in dicts(dataloader):
         if type_name(step) == "LoadImage" and step.get("on_error") == "skip":
             raise PreflightError(
                 f"{setting}: LoadImage's on_error='skip' would leave pictures out of the figures, or put others in "
@@ -198,7 +198,7 @@ def _checkpoints_to_train_from(cfg: Config, args: Namespace) -> Iterator[tuple[s
                 yield "--resume", latest
     elif _is_local(args.resume):
         yield "--resume", args.resume
-    for node in _dicts(cfg.model):
+    for node in dicts(cfg.model):
         if type_name(node) in ("Pretrained", "PretrainedInit") and _is_local(node.get("checkpoint")):
             yield "init_cfg of the model", node["checkpoint"]
 

@@ -120,11 +120,9 @@ def _of_x(moments: ops.Moments, products: bool) -> tuple[Tensor, Tensor]:
 
 def _of_normalised(moments: ops.Moments, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """As :func:`_of_x`, of x̃ = a_n z + b_n: (N, C) and (C/g, g, g)."""
-    samples, groups, g, _ = moments.second.shape
-    mean, a = moments.means[0], scale.view(samples, groups, g, 1)
-    m = mean.view(samples, groups, g, 1)
-    inside = ((moments.second - m @ m.mT) * (a @ a.mT)).sum(0)
-    return torch.addcmul(offset.double(), scale.double(), mean.double()), inside
+    mean = moments.means[0]
+    centre = torch.addcmul(offset.double(), scale.double(), mean.double())
+    return centre, ops.variation_inside_samples(mean, moments.second, scale)
 
 
 def _variances(ir: InstanceReweighting, moments: ops.Moments, positions: int) -> Tensor:

@@ -22,6 +22,7 @@ from ce_mm.ops.sample_norms import (
     sample_covariance,
     statistics_over_samples,
     switchable_norm_affine,
+    variation_inside_samples,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "spans_processes",
     "statistics_over_samples",
     "switchable_norm_affine",
+    "variation_inside_samples",
 ]

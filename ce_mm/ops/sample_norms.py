@@ -84,12 +84,25 @@ def sample_covariance(mean: Tensor, second: Tensor, scale: Tensor, offset: Tenso
         (C/g, g, g).
     """
     samples, groups, g, _ = second.shape
-    m, a = mean.view(samples, groups, g, 1), scale.view(samples, groups, g, 1)
-    inside = ((second - m @ m.mT) * (a @ a.mT)).sum(0)
     centre = torch.addcmul(offset, scale, mean)
     away = (centre - centre.mean(0)).T.view(groups, g, samples)
+    inside = variation_inside_samples(mean, second, scale)
     identity = torch.eye(g, dtype=second.dtype, device=second.device)
     return torch.baddbmm(inside, away, away.mT) / samples + eps * identity
+
+
+def variation_inside_samples(mean: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+    """``Σ_n a_n a_nᵀ ⊙ S_n`` with S_n = E_n - m_n m_nᵀ: what of x̃'s products is not due to where the samples lie.
+
+    Args:
+        mean, second, scale: as for :func:`sample_covariance`, but N may be 0.
+
+    Returns:
+        (C/g, g, g).
+    """
+    samples, groups, g, _ = second.shape
+    m, a = mean.view(samples, groups, g, 1), scale.view(samples, groups, g, 1)
+    return ((second - m @ m.mT) * (a @ a.mT)).sum(0)
 
 
 def instance_statistics(means: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from ce_mm.export.pictures import Preparation, reads_rgb
 
 NORMAL = dict(mean=[120.0, 110.0, 100.0], std=[50.0, 60.0, 70.0])
 FILES = dict(pipeline=[dict(type="mmdet.LoadImageFromFile"), dict(type="PackInputs")])
+TO_PIL, FROM_PIL = dict(type="mmpretrain.NumpyToPIL", to_rgb=True), dict(type="PILToNumpy", to_bgr=True)
 
 
 @pytest.mark.parametrize("rgb", [True, False])
@@ -43,6 +44,10 @@ def test_grey_pictures_have_no_order():
         (dict(test_dataloader=None), False),
         (dict(test_dataloader=dict(dataset=FILES)), False),
         (dict(test_dataloader=dict(dataset=dict(type="RepeatDataset", dataset=FILES))), False),
+        (dict(test_dataloader=dict(dataset=dict(pipeline=[*FILES["pipeline"], TO_PIL]))), True),
+        (dict(test_dataloader=dict(dataset=dict(pipeline=[*FILES["pipeline"], TO_PIL, FROM_PIL]))), False),
+        (dict(test_dataloader=dict(dataset=dict(pipeline=[*FILES["pipeline"], dict(type="NumpyToPIL")]))), False),
+        (dict(test_dataloader=dict(dataset=dict(type="CIFAR10", pipeline=[FROM_PIL]))), False),
         (dict(test_dataloader=dict(dataset=dict(type="CIFAR10", pipeline=[dict(type="PackInputs")]))), True),
     ],
 )

@@ -8,11 +8,7 @@ it by --work-dir. Writes kill_and_resume.json and kill_and_resume.md. Exit code:
 checkpoint was whole, 1 not. Needs Linux.
 """
 import argparse
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 import shlex
 import sys
 import tempfile
@@ -21,7 +17,7 @@ from dataclasses import asdict
 from itertools import cycle, islice
 from pathlib import Path
 
-from mmengine import __version__ as mmengine_version
+from page import conditions
 from tqdm import tqdm
 from trials import EPOCH_LENGTH, SERIES, STATES, Outcome, run_trials
 
@@ -61,18 +57,6 @@ def main() -> int:
     return 1 if outcome.differences else 0
 
 
-def conditions() -> dict[str, str]:
-    """What the record was made with."""
-    return dict(
-        date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        machine=f"{os.cpu_count()} cores of a virtual machine",
-        python=platform.python_version(),
-        torch=importlib.metadata.version("torch"),
-        mmengine=mmengine_version,
-        ce_mm=importlib.metadata.version("ce_mm"),
-    )
-
-
 def verdict(outcome: Outcome) -> str:
     """The result in a line."""
     end = "bit-identical to" if not outcome.differences else f"in {len(outcome.differences)} values different from"
@@ -90,7 +74,6 @@ def page(outcome: Outcome, record: dict) -> str:
         f"| {kill.resumes_from or 'the start'} |"
         for number, kill in enumerate(outcome.kills, 1)
     ]
-    about = record["conditions"]
     processes = "one process" if record["ranks"] == 1 else f"{record['ranks']} processes, each"
     differences = [f"Different: {', '.join(outcome.differences)}.", ""] if outcome.differences else []
     return "\n".join([
@@ -113,8 +96,7 @@ def page(outcome: Outcome, record: dict) -> str:
         "|---:|---|---|---|---|",
         *rows,
         "",
-        f"{about['date']}, on {about['machine']}: Python {about['python']}, PyTorch {about['torch']}, mmengine "
-        f"{about['mmengine']}, ce_mm {about['ce_mm']}.",
+        record["conditions"],
         "",
     ])  # fmt: skip
 

@@ -17,10 +17,11 @@ def write(path: Path, text: str) -> None:
     """A page, with the machine and the versions at its end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
-        unfinished.write_text(f"{text}\n\n{_conditions()}\n")
+        unfinished.write_text(f"{text}\n\n{conditions()}\n")
 
 
-def _conditions() -> str:
+def conditions() -> str:
+    """The day, the machine and the versions, as a line."""
     versions = f"PyTorch {importlib.metadata.version('torch')}, mmengine {mmengine.__version__}"
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     gpus = torch.cuda.device_count()

@@ -8,7 +8,6 @@ import os
 import random
 import re
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from deaths import dying_while_saving
+from launched import free_port
 from mmengine.runner import find_latest_checkpoint
 from PIL import Image
 
@@ -199,7 +199,7 @@ class _Training:
         log = self.folder / f"{self.work_dir.name}_{self.runs}.log"
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(list(_IMPORTS))
-        port = _free_port()
+        port = free_port()
         processes = []
         for rank in range(self.ranks):
             place = dict(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=self.ranks, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
@@ -258,9 +258,3 @@ def _last_iteration(log: Path) -> str:
     text = log.read_text() if log.exists() else ""
     places = re.findall(r"Epoch\(train\)\s+(\[\d+\]\[\s*\d+/\d+\])", text)
     return f"after {places[-1]}" if places else "before the first iteration"
-
-
-def _free_port() -> int:
-    with socket.socket() as asking:
-        asking.bind(("127.0.0.1", 0))
-        return asking.getsockname()[1]
