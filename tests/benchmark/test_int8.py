@@ -65,3 +65,15 @@ def test_bad_input_ends_with_one_line(monkeypatch, capsys, arguments, said):
     logging.disable(logging.NOTSET)
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_ranges_come_from_the_data_set_inside_others(trained):
+    base = Path("config.py").read_text()
+    inside = "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2, dataset={}))\n"
+    around = "dict(type='ConcatDataset', datasets=[])"
+    for name, dataset in dict(repeated="_base_.train_dataloader.dataset", joined=around).items():
+        Path(f"{name}.py").write_text(base + inside.format(dataset))
+    plain, repeated = (int8._training_pictures(name) for name in ("config.py", "repeated.py"))
+    assert all(map(torch.equal, plain, repeated))
+    with pytest.raises(ValueError, match="train_dataloader: expected one data set with a pipeline, got ConcatDataset"):
+        int8._training_pictures("joined.py")

@@ -17,6 +17,7 @@ from pathlib import Path
 import report
 import torch
 from measure import Clock, summarise, take_turns
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor
 
@@ -25,7 +26,7 @@ from ce_mm.compat.requirements import MissingRequirementError
 from ce_mm.export import export
 from ce_mm.export.formats import FORMATS, Network
 from ce_mm.export.pictures import reads_rgb
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.preflight import read_config, type_name
 
 #: Pictures that static ranges are taken from, and how many at a time.
 CALIBRATION, BATCH = 200, 20
@@ -126,14 +127,24 @@ def _as_rgb(pictures: Sequence[Tensor], rgb: bool) -> Tensor:
 def _training_pictures(config: str) -> list[Tensor]:
     """Batches of RGB pictures, spread evenly over the training data, prepared as for a test."""
     cfg = read_config(config)
-    settings = cfg.train_dataloader.dataset
-    settings.pipeline = cfg.test_dataloader.dataset.pipeline
+    settings = _of_files(cfg, "train")
+    settings.pipeline = _of_files(cfg, "test").pipeline
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = DATASETS.build(settings)
         count = min(CALIBRATION, len(dataset))
         chosen = [dataset[number * len(dataset) // count]["inputs"] for number in range(count)]
     rgb = reads_rgb(cfg)
     return [_as_rgb(chosen[start : start + BATCH], rgb) for start in range(0, count, BATCH)]
+
+
+def _of_files(cfg: Config, part: str) -> ConfigDict:
+    """The settings of a data set, or of the one inside those that repeat or balance it."""
+    settings = cfg[f"{part}_dataloader"].dataset
+    while "pipeline" not in settings:
+        if "dataset" not in settings:
+            raise ValueError(f"{part}_dataloader: expected one data set with a pipeline, got {type_name(settings)}")
+        settings = settings.dataset
+    return settings
 
 
 def markdown(table: dict[str, dict]) -> str:
