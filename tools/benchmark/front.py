@@ -81,7 +81,7 @@ def run(
             settings=asdict(settings),
         )
         numbers |= measure(settings, args)
-        report.write(args.out, f"{benchmark}_{settings.device}", numbers, table(numbers))
+        report.write_with_picture(args.out, f"{benchmark}_{settings.device}", numbers, table(numbers))
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,16 +1,18 @@
 """Quantise a classifier to int8 with onnxruntime, and say what that costs and gains on the config's own test data.
 
-PYTHONPATH=. python tools/benchmark/int8.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
+PYTHONPATH=. python tools/benchmark/int8.py CONFIG CHECKPOINT --out DIR
 
-Prints a table: the figure that the config's test_evaluator gives first, the size of the file, and the time of a batch
-over that of float32 in the same round. Static quantisation takes its ranges from pictures of the training data.
-Needs pip install "ce_mm[export]".
+Writes int8_cpu.json and int8_cpu.md, a table: the figure that the config's test_evaluator gives first, the size of the
+file, and the time of a batch over that of float32 in the same round. Static quantisation takes its ranges from pictures
+of the training data. Needs pip install "ce_mm[export]".
 """
 import argparse
+import importlib.metadata
 import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import torch
 from measure import Clock, summarise, take_turns
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, DefaultScope
+from settings import Settings
 from torch import Tensor
 
 from ce_mm.analysis.instruments.source import Source
@@ -30,6 +33,10 @@ from ce_mm.launching.preflight import read_config, type_name
 
 #: Pictures that static ranges are taken from, and how many at a time.
 CALIBRATION, BATCH = 200, 20
+NOTES = (
+    "*over float32*: the median, over the rounds, of the time of a batch over that of the ONNX file in float32 in the "
+    "same round, with its quartiles. *ms*: the median time.",
+)
 
 
 def measure(config: str, checkpoint: str, warmup: int, rounds: int) -> dict[str, dict]:
@@ -147,31 +154,40 @@ def _of_files(cfg: Config, part: str) -> ConfigDict:
     return settings
 
 
-def markdown(table: dict[str, dict]) -> str:
-    """The table as text."""
+def page(numbers: dict) -> str:
+    """The table as a page of Markdown."""
+    table = numbers["table"]
     metric = next(iter(table.values()))["metric"]
     rows = []
     for name, row in table.items():
         timed = [f"{row['megabytes']:.2f}", f"{row['ms']:.3g}", report.ratio_text(row)] if "ms" in row else ["–"] * 3
         rows.append([name, f"{row['value']:.2f}", *timed])
-    return report.markdown_table(["", metric, "MB", "ms", "over float32"], rows)
+    columns = ["", metric, "MB", "ms", "over float32"]
+    return f"{report.heading('A classifier in int8', numbers)}\n\n{report.markdown_table(columns, rows)}"
 
 
-def main() -> int:
-    """Parse the arguments, measure and print; bad input ends with one line and status 2."""
+def main(arguments: Sequence[str]) -> int:
+    """Parse the arguments, measure and write; bad input ends with one line and status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config of a classifier")
     parser.add_argument("checkpoint", help="weights that fit it")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the numbers (.json) and the table (.md)")
     parser.add_argument("--warmup", type=int, default=3, help="rounds before the first that counts")
     parser.add_argument("--rounds", type=int, default=20, help="rounds that count, at least 2")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     try:
-        if args.rounds < 2 or args.warmup < 0:
-            given = f"got {args.rounds} and {args.warmup}"
-            raise ValueError(f"expected --rounds of at least 2 and --warmup of at least 0, {given}")
+        settings = Settings("cpu", BATCH, "float32", "contiguous", args.warmup, args.rounds)
         FORMATS["onnx"].require("onnx")
+        args.out.mkdir(parents=True, exist_ok=True)
         logging.disable(logging.WARNING)  # onnxruntime's advice, a line for each layer
-        print(markdown(measure(args.config, args.checkpoint, args.warmup, args.rounds)))
+        numbers = dict(
+            command=report.command_line("int8", arguments),
+            machine=report.machine("cpu"),
+            settings=asdict(settings),
+            table=measure(args.config, args.checkpoint, args.warmup, args.rounds),
+            notes=[*NOTES, f"onnxruntime {importlib.metadata.version('onnxruntime')}, as many threads as PyTorch."],
+        )
+        report.write(args.out, "int8_cpu", numbers, page(numbers))
     except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -179,4 +195,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

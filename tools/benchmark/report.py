@@ -93,12 +93,18 @@ def ratio_text(summary: dict[str, float]) -> str:
     return f"{summary['ratio']:.2f} ({summary['low']:.2f}–{summary['high']:.2f})"
 
 
-def write(folder: Path, name: str, numbers: dict, table: str) -> None:
-    """Write NAME.json, NAME.md and NAME.png; without matplotlib the picture is left for another machine."""
+def write(folder: Path, name: str, numbers: dict, table: str) -> Path:
+    """Write NAME.json and NAME.md; returns the former."""
     numbers_file = folder / f"{name}.json"
     for path, text in ((numbers_file, json.dumps(numbers, indent=1)), (folder / f"{name}.md", table)):
         with replacing(path) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8")
+    return numbers_file
+
+
+def write_with_picture(folder: Path, name: str, numbers: dict, table: str) -> None:
+    """Write NAME.json, NAME.md and NAME.png; without matplotlib the picture is left for another machine."""
+    numbers_file = write(folder, name, numbers, table)
     try:
         draw(numbers_file)
     except ModuleNotFoundError as error:
