@@ -87,7 +87,6 @@ def run_tool(monkeypatch):
 
 
 class TestReluMoments:
-    @settings(deadline=None)
     @given(gamma=scales, u=st.floats(-10, 10))
     def test_closed_forms_equal_the_integral_for_every_beta_and_sign_of_gamma(self, gamma, u):
         beta = u * abs(gamma)
@@ -100,7 +99,6 @@ class TestReluMoments:
         assert relu_mean(gamma, beta) == pytest.approx(max(0, beta), abs=1e-9)
         assert relu_mean_square(gamma, beta) == pytest.approx(max(0, beta) ** 2, abs=1e-9)
 
-    @settings(deadline=None)
     @given(gamma=scales, u=st.floats(0, 10))
     def test_beta_at_most_0_bounds_them_by_gamma_and_a_positive_beta_breaks_the_bounds(self, gamma, u):
         mean, square = abs(gamma) / math.sqrt(2 * math.pi), gamma**2 / 2
@@ -110,7 +108,6 @@ class TestReluMoments:
         assert relu_mean(gamma, u * abs(gamma)) > mean
         assert relu_mean_square(gamma, u * abs(gamma)) > square
 
-    @settings(deadline=None)
     @given(gamma=scales, u=st.floats(-5, 5))
     def test_the_sign_before_erf_is_that_of_gamma(self, gamma, u):
         beta = u * abs(gamma)
@@ -129,7 +126,6 @@ class TestReluMoments:
 
 
 class TestBatchAndInstance:
-    @settings(deadline=None)
     @given(seed=seeds, n=st.integers(1, 4), c=st.integers(1, 5), h=st.integers(1, 4), eps=st.sampled_from([1e-5, 0.1]))
     def test_what_follows_from_the_instances_is_what_pytorch_finds(self, seed, n, c, h, eps):
         generator = np.random.default_rng(seed)
@@ -152,7 +148,6 @@ class TestBatchAndInstance:
         covariance = torch.cov(normalised.transpose(0, 1).flatten(1), correction=0).reshape(c, c).numpy()
         np.testing.assert_allclose(normalised_covariance(gamma, correlation(x, eps)), covariance, atol=1e-12)
 
-    @settings(deadline=None)
     @given(seed=seeds)
     def test_instance_variance_lacks_what_samples_differ_by_in_their_means(self, seed):
         generator = np.random.default_rng(seed)
@@ -175,7 +170,6 @@ class TestBatchAndInstance:
 
 
 class TestDecorrelation:
-    @settings(deadline=None)
     @given(seed=seeds, size=st.integers(2, 8), iterations=st.integers(1, 5))
     def test_sigma_has_unit_trace_and_its_root_lies_between_the_identity_and_the_inverse_root(
         self, seed, size, iterations
@@ -186,7 +180,6 @@ class TestDecorrelation:
         assert np.linalg.eigvalsh(root - np.eye(size))[0] > 0
         assert np.linalg.eigvalsh(inverse_root(sigma) - root)[0] > -1e-9
 
-    @settings(deadline=None)
     @given(seed=seeds, size=st.integers(2, 8))
     def test_one_step_enlarges_gamma_in_every_channel_by_its_closed_form_to_at_most_the_double(self, seed, size):
         gamma, rho = random_group(seed, size)
@@ -195,7 +188,6 @@ class TestDecorrelation:
         ratio = after / gamma
         assert (ratio > 1).all() and (ratio < 2).all()
 
-    @settings(deadline=None)
     @given(seed=seeds, size=st.integers(2, 8))
     def test_the_chain_of_inequalities_for_one_step(self, seed, size):
         gamma, rho = random_group(seed, size)
@@ -215,7 +207,6 @@ class TestDecorrelation:
         gamma, rho = np.array([1.0, 0.3]), np.array([[1.0, 0.9], [0.9, 1.0]])
         assert equivalent_gamma(gamma, rho, 2)[0] < 0.9995
 
-    @settings(deadline=None)
     @given(seed=seeds, size=st.integers(2, 8), iterations=st.integers(1, 5))
     def test_norms_and_standard_deviations_and_what_a_channel_keeps_of_itself_grow_for_any_number_of_steps(
         self, seed, size, iterations
@@ -228,7 +219,6 @@ class TestDecorrelation:
         assert (channel_spreads(gamma, rho, iterations) > np.abs(gamma)).all()
         assert (np.diag(root) > 1).all()
 
-    @settings(deadline=None)
     @given(seed=seeds, size=st.integers(2, 8))
     def test_the_inverse_root_makes_all_standard_deviations_equal(self, seed, size):
         gamma, rho = random_group(seed, size)
@@ -262,7 +252,6 @@ class TestDecorrelation:
 
 
 class TestInterferenceGame:
-    @settings(deadline=None)
     @given(floor=st.lists(st.floats(-5, 5), min_size=1, max_size=8), budget=st.floats(0.01, 10))
     def test_water_filling_spends_the_budget_at_one_level_above_the_floor(self, floor, budget):
         power = water_filling(np.array(floor), budget)
@@ -272,7 +261,7 @@ class TestInterferenceGame:
         assert np.ptp(levels) < 1e-12
         assert (np.array(floor)[~used] >= levels.max() - 1e-12).all()
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(seed=seeds)
     def test_the_equilibrium_meets_the_kkt_conditions_and_no_player_gains_by_moving(self, seed):
         game = random_game(seed)
@@ -287,7 +276,7 @@ class TestInterferenceGame:
                 moved[player] = elsewhere[player]
                 assert rates(game, moved)[player] <= settled[player] + 1e-12
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(seed=seeds)
     def test_positive_definite_gains_have_one_equilibrium_from_wherever_the_players_start(self, seed):
         game = random_game(seed)
@@ -331,7 +320,6 @@ class TestInterferenceGame:
         assert equilibrium(game).tolist() == [[1, 0]]
         assert multipliers(game, equilibrium(game))[0] == pytest.approx((rate(1 + 1e-6) - rate(1)) / 1e-6, rel=1e-5)
 
-    @settings(deadline=None)
     @given(h=st.floats(0.01, 5))
     def test_the_expansion_about_minus_1_is_wrong_by_the_square_of_the_distance_and_by_4_where_h_is_positive(self, h):
         for at in (h, -h):
@@ -340,7 +328,7 @@ class TestInterferenceGame:
             assert abs(linear + 1 / at) == pytest.approx((at + 1) ** 2 / abs(at), abs=1e-12)
         assert 2 + h + 1 / h >= 4 - 1e-12
 
-    @settings(deadline=None, max_examples=20)
+    @settings(max_examples=20)
     @given(seed=seeds)
     def test_with_budgets_met_the_expansions_about_minus_1_and_plus_1_are_the_same_proxy(self, seed):
         game = random_game(seed)

@@ -562,7 +562,7 @@ edits = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8), st.binary(max_siz
 
 
 @pytest.mark.parametrize("name, content, finish", FORMATS.values(), ids=FORMATS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=edits)
 def test_a_file_with_any_bytes_changed_is_data_or_an_error(tmp_path, name, content, finish, edits):
     path = tmp_path / name

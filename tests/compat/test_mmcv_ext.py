@@ -123,7 +123,7 @@ def test_roi_align_and_its_gradient_equal_the_plain_formula_and_torchvision(
 coordinate = st.floats(-15, 30, allow_nan=False)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     corner=st.tuples(coordinate, coordinate), extent=st.tuples(st.floats(0, 25), st.floats(0, 25)),
     ratio=st.sampled_from(SAMPLING_RATIOS), aligned=st.booleans(), scale=st.sampled_from([1.0, 0.5, 0.3]),
@@ -193,7 +193,7 @@ def plain_nms(boxes: torch.Tensor, scores: torch.Tensor, threshold: float, offse
     return kept
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(items=scored_boxes, threshold=thresholds, offset=st.sampled_from([0, 1]))
 def test_nms_equals_the_plain_loop(items, threshold, offset):
     boxes, scores = as_tensors(items)
@@ -237,7 +237,7 @@ def test_nms_takes_other_precisions(dtype):
     assert mmcv_ext.nms(boxes, torch.tensor([0.5, 0.75, 0.25], dtype=dtype), 0.5, 0).tolist() == [1, 2]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(items=scored_boxes.filter(len), threshold=thresholds, data=st.data())
 def test_batched_nms_suppresses_within_each_class_only(items, threshold, data):
     boxes, scores = as_tensors(items)
@@ -275,7 +275,7 @@ def plain_soft_nms(boxes, scores, threshold, sigma, min_score, method, offset):
 
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("method", ["naive", "linear", "gaussian"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(items=scored_boxes.filter(len), threshold=st.sampled_from([0.25, 0.5]), seed=st.integers(0, 99))
 def test_soft_nms_equals_the_published_formula(method, offset, items, threshold, seed):
     boxes, _ = as_tensors(items)

@@ -191,7 +191,8 @@ class Bucket(BaseStorageBackend):
         return getattr(LocalBackend(), name)
 
 
-def test_other_storage_is_written_as_mmengine_writes_it(tmp_path):
+def test_other_storage_is_written_as_mmengine_writes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Bucket, "written", [])
     register_backend("bucket", Bucket, force=True)
 
     train(tmp_path, 2, backend_args=dict(backend="bucket"), max_keep_ckpts=1)

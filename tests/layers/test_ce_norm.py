@@ -100,7 +100,7 @@ def test_outputs_gradients_and_buffers_equal_the_paper_s_equations(kwargs, train
         torch.testing.assert_close(ce.ir.running_inv_std_scale, averaged)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     shape=st.tuples(st.integers(1, 4), st.sampled_from([4, 6, 16, 24, 58]), st.integers(1, 7), st.integers(1, 7)),
     group_size=st.sampled_from([1, 2, 4, 16]),

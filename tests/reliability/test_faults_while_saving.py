@@ -1,5 +1,6 @@
 """At every single system call by which a checkpoint is saved, a kill or a full disk costs that checkpoint at most."""
 import errno
+import gc
 import itertools
 import os
 import shutil
@@ -119,6 +120,7 @@ def test_a_kill_at_any_call_leaves_what_resume_needs(halfway, whole, tmp_path):
         child = os.fork()
         if child == 0:
             try:
+                gc.disable()  # or it might tidy up what is still its parent's
                 torch.set_num_threads(1)  # OpenMP's others are not in a copy of the process, which would wait for them
                 with dying_while_saving("epoch_3", call, note):
                     train(folder, 3)

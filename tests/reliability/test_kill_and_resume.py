@@ -10,8 +10,8 @@ def test_three_kills_in_a_row_change_nothing(tmp_path):
 
     epochs = [int(kill.resumes_from.removeprefix("epoch_").removesuffix(".pth")) for kill in outcome.kills]
     assert epochs == sorted(epochs) and epochs[0] >= 1
-    in_a_step, seen, named = outcome.kills
-    assert len(seen.left_half_written) == 1
+    _, seen, named = outcome.kills
+    assert len(seen.left_half_written) <= 1  # none, where it was in place before the kill came
     assert named.place == "fsync .last_checkpoint.tmp"
     assert outcome.values_compared > 500
     assert outcome.differences == []

@@ -3,6 +3,7 @@
 A machine's speed drifts, and other programs come and go. So the things that are compared take turns, one step each in a
 round, and a ratio is the median of the ratios inside the rounds.
 """
+import gc
 import itertools
 import json
 import math
@@ -201,6 +202,7 @@ def peak_bytes(case: Case, device: torch.device) -> int:
 
 
 def _profiled_peak(case: Case) -> int:
+    gc.collect()  # or what others left behind might be released, and counted, meanwhile
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         case.forward()
         case.backward()

@@ -117,7 +117,9 @@ TWO_HOSTS = (
 )
 
 
-def outcome(folder: Path, processes: int, harm: Harm, hosts: Sequence[Host] = (Host(),)) -> Outcome:
+def outcome(
+    folder: Path, processes: int, harm: Harm, hosts: Sequence[Host] = (Host(),), timeout: int = TIMEOUT
+) -> Outcome:
     """Start a training, let it go some steps, do it harm, and wait for its end.
 
     Args:
@@ -125,11 +127,12 @@ def outcome(folder: Path, processes: int, harm: Harm, hosts: Sequence[Host] = (H
         processes: on each host.
         harm: what is done.
         hosts: where it runs.
+        timeout: env_cfg.dist_cfg.timeout, in seconds.
 
     Raises:
         TimeoutError: it did not end.
     """
-    with Training(folder, processes, hosts, timeout=TIMEOUT) as training:
+    with Training(folder, processes, hosts, timeout=timeout) as training:
         training.wait_for_steps(STEPS)
         workers, launchers = set(training.workers().values()), {launcher.pid for launcher in training.launchers}
         victims = harm(training)

@@ -1,6 +1,7 @@
 """A small training that tools/dist_train.sh starts on one host or several, to be watched and to be hurt."""
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -165,10 +166,12 @@ def kill(pid: int) -> None:
 
 
 def free_port() -> int:
-    """One that nobody listens on here."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return free.getsockname()[1]
+    """One that nobody listens on here, and that Linux gives to nobody who asks for any."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("", port))
+            return port
+    raise OSError("none of a hundred ports from 20000 to 31999 is free")
 
 
 def _wait(until: Callable[[], object], what: str) -> float:

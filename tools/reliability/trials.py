@@ -149,6 +149,9 @@ class _Training:
         """Run to the end."""
         processes, log = self._start(None)
         while any(process.is_alive() for process in processes):
+            if any(process.exitcode for process in processes):
+                for process in processes:  # the others would wait for the one that failed
+                    process.kill()
             self._read_new()
             time.sleep(0.01)
         if any(process.exitcode != 0 for process in processes):
