@@ -7,6 +7,7 @@ trap 'printf "\nInterrupted. Run the same command again to go on.\n" >&2; exit 1
 
 pretrain=configs/shapes/ce-resnet18_shapes.py
 detector=configs/shapes/mask-rcnn_ce-r18_fpn_shapes.py
+pretrain_epochs=6 detector_epochs=3  # as the two configs say
 work=work_dirs/shapes
 val=data/shapes/annotations/val.json
 
@@ -29,18 +30,18 @@ say "1/6 Shapes: pictures of circles, crosses, rings, squares, stars and triangl
 "$python" tools/make_shapes.py data/shapes --train 800 --val 80 --crops 4500
 
 say "2/6 Pretraining CE-ResNet-18 to name single shapes"
-finished $work/pretrain 3 || "$python" tools/train.py "$pretrain" --work-dir $work/pretrain --resume | progress
+finished $work/pretrain $pretrain_epochs || "$python" tools/train.py "$pretrain" --work-dir $work/pretrain --resume | progress
 
 say "3/6 Taking the backbone out of the classifier"
 backbone=$work/ce-resnet18_backbone.pth
-[ -e $backbone ] || "$python" tools/convert_checkpoint.py $work/pretrain/epoch_6.pth $backbone
+[ -e $backbone ] || "$python" tools/convert_checkpoint.py $work/pretrain/epoch_$pretrain_epochs.pth $backbone
 
 say "4/6 Training Mask R-CNN with it"
-finished $work/detector 3 || "$python" tools/train.py "$detector" --work-dir $work/detector --resume | progress
+finished $work/detector $detector_epochs || "$python" tools/train.py "$detector" --work-dir $work/detector --resume | progress
 
 say "5/6 Finding the shapes in pictures that were not trained on"
 [ -e $work/results.pkl ] || {
-    "$python" tools/test.py "$detector" $work/detector/epoch_3.pth --work-dir $work/test --out $work/unfinished.pkl | progress
+    "$python" tools/test.py "$detector" $work/detector/epoch_$detector_epochs.pth --work-dir $work/test --out $work/unfinished.pkl | progress
     mv $work/unfinished.pkl $work/results.pkl
 }
 
