@@ -8,7 +8,7 @@ from mmengine.config import Config
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ce_mm.analysis import save_figure
+from ce_mm.analysis import markdown, save_figure
 from ce_mm.analysis.complexity import ROIS, Complexity, build, complexity, picture_shape
 from ce_mm.files import replacing
 from ce_mm.layers import CENorm
@@ -142,14 +142,14 @@ def markdown_table(group: Sequence[Row]) -> str:
     """A table of GitHub's Markdown for the rows of one network."""
     of = baseline(group)
     columns = ["", "", "parameters, M", "×", "inference, G", "×", *(f"{part}, M" for part in CE_PARTS), "training, G"]
-    lines = [columns, ["---", "---", *["---:"] * (len(columns) - 2)]]
+    lines = []
     if all(row.inference != of for row in group):
         lines.append(["(without CE)", "baseline", *_cells(of, of), "–"])
     for row in group:
         lines.append(
             [Path(row.config).stem, row.kind, *_cells(row.inference, of), _figures(row.training.total / 1e9)]
         )
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown.table(columns, lines, words=(0, 1))
 
 
 def _cells(counts: Complexity, of: Complexity) -> list[str]:

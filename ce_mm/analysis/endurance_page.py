@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ce_mm.analysis import save_figure
+from ce_mm.analysis import markdown, save_figure
 from ce_mm.analysis.endurance import MEASURES, TOLERANCE, Change, Memory, compare
 from ce_mm.files import replacing
 
@@ -85,13 +85,13 @@ def write(runs: Mapping[str, Sequence[Memory]], warmup: int, folder: Path, comma
 
 def markdown_table(changes: Mapping[str, Change]) -> str:
     """A table of GitHub's Markdown, a row for each measure."""
-    lines = [["", "first", "last", "growth", "allowed", "flat"], ["---", *["---:"] * 5]]
+    rows = []
     for measure, change in changes.items():
         name, unit, suffix = _NAMES[measure]
         figures = [f"{value / unit:,.1f}".removesuffix(".0") for value in (change.first, change.last)]
         growth, allowed = f"{change.growth / unit:+,.1f}", f"{TOLERANCE[measure] / unit:,.0f}"
-        lines.append([name + suffix, *figures, growth, allowed, "yes" if change.flat else "no"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append([name + suffix, *figures, growth, allowed, "yes" if change.flat else "no"])
+    return markdown.table(["", "first", "last", "growth", "allowed", "flat"], rows)
 
 
 def draw(runs: Mapping[str, Sequence[Memory]], out: Path) -> None:

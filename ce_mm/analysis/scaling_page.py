@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from ce_mm.analysis import save_figure
+from ce_mm.analysis import markdown, save_figure
 from ce_mm.analysis.communication import Collective, total, training_steps
 from ce_mm.analysis.communication_time import Line
 from ce_mm.analysis.scaling import Cluster, Network, Step, step, training_hours
@@ -314,7 +314,7 @@ def _page(
 
     def table(cell) -> str:
         body = ([row.name, *(cell(each, n) for each, n in zip(row.steps, GPUS, strict=True))] for row in rows)
-        return markdown_table(headings, body)
+        return markdown.table(headings, body)
 
     return _PAGE.format(
         first=GPUS[0], last=GPUS[-1], command=command, torch=torch.__version__,
@@ -336,12 +336,6 @@ def _page(
     )  # fmt: skip
 
 
-def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[int] = (0,)) -> str:
-    """A table of GitHub's Markdown; the columns of these places are words, the others are numbers."""
-    lines = [headings, ["---" if place in words else "---:" for place in range(len(headings))], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _range(low: float, high: float, digits: int) -> str:
     ends = [f"{value:.{digits}f}" for value in (low, high)]
     return ends[0] if ends[0] == ends[1] else "–".join(ends)
@@ -357,7 +351,7 @@ def _communication_table(counted: Mapping[str, Sequence[Collective]]) -> str:
             total(collectives, purpose="gradients"),
         ]
         rows.append([name, KINDS[name].what, *(f"{n:,}" for part in parts for n in (part.calls, part.bytes))])
-    return markdown_table(headings, rows, words=(0, 1))
+    return markdown.table(headings, rows, words=(0, 1))
 
 
 def _assumption_table(assumptions: Assumptions, sources: Mapping[str, str]) -> str:
@@ -372,7 +366,7 @@ def _assumption_table(assumptions: Assumptions, sources: Mapping[str, str]) -> s
         meta, value = each.metadata, getattr(assumptions.cluster, each.name)
         source = meta["source"] if value == each.default else CHOSEN
         rows.append([meta["what"], f"{value / meta['unit']:g} {meta['unit_name']}".strip(), source])
-    return markdown_table(["", "value", "from"], rows, words=(0, 2))
+    return markdown.table(["", "value", "from"], rows, words=(0, 2))
 
 
 def _sensitivity_table(changed: Mapping[str, Sequence[Row]]) -> str:
@@ -387,13 +381,13 @@ def _sensitivity_table(changed: Mapping[str, Sequence[Row]]) -> str:
             for name in names
         )
         body.append([change, *cells])
-    return markdown_table(["", *names], body)
+    return markdown.table(["", *names], body)
 
 
 def _line_table(line: Line) -> str:
     found = zip(line.sizes, line.seconds, strict=True)
     rows = [[f"{size:,}", f"{1e6 * seconds:.0f}", f"{1e6 * line.foretold(size):.0f}"] for size, seconds in found]
-    return markdown_table(["bytes", "measured, µs", "α + m/β, µs"], rows)
+    return markdown.table(["bytes", "measured, µs", "α + m/β, µs"], rows)
 
 
 def draw(rows: Sequence[Row], out: Path) -> None:

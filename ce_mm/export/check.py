@@ -54,11 +54,16 @@ def largest_difference(exported: Network, reference: Network, pictures: Iterable
         if shapes[0] != shapes[1]:
             raise ValueError(f"of pictures of {shape}, the exported network gives {shapes[0]} instead of {shapes[1]}")
         for ours, theirs in zip(actual, expected, strict=True):
-            largest = max(largest, _difference(ours.double(), theirs.double()))
+            largest = max(largest, relative_difference(ours.double(), theirs.double()))
     return largest
 
 
-def _difference(actual: Tensor, expected: Tensor) -> float:
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest expected value; infinite where ``actual`` is not a number.
+
+    Raises:
+        ValueError: what is expected is not finite.
+    """
     if not expected.isfinite().all():
         raise ValueError("the network's own output for random pictures is not finite; look at the checkpoint")
     if torch.equal(actual, expected):  # also where both are 0

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.compat.requirements import MissingRequirementError
+from ce_mm.export.check import Network
 
 #: The file in an archive of PyTorch that holds the metadata.
 METADATA_FILE = "ce_mm.json"
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
-
-Network = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)

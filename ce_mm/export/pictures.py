@@ -14,6 +14,7 @@ from ce_mm.launching.preflight import dicts, type_name
 #: Step of a pipeline -> the setting by which it changes RGB to BGR, or back.
 _SWAPS = {"NumpyToPIL": "to_rgb", "PILToNumpy": "to_bgr", "ToNumpy": "to_bgr"}
 
+
 class Preparation(nn.Module):
     """Channel order, normalisation and padding.
 

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from ce_mm.datasets import make_shapes
 from ce_mm.export import exporting
 from ce_mm.export.check import random_pictures
+from ce_mm.launching.preflight import read_config
 
 CONFIG = f"""
 _base_ = [{str(Path(int8.__file__).resolve().parents[2] / "configs/shapes/ce-resnet18_shapes.py")!r}]
@@ -74,7 +75,7 @@ def test_ranges_come_from_the_data_set_inside_others(trained):
     around = "dict(type='ConcatDataset', datasets=[])"
     for name, dataset in dict(repeated="_base_.train_dataloader.dataset", joined=around).items():
         Path(f"{name}.py").write_text(base + inside.format(dataset))
-    plain, repeated = (int8._training_pictures(name) for name in ("config.py", "repeated.py"))
+    plain, repeated = (int8._training_pictures(read_config(name)) for name in ("config.py", "repeated.py"))
     assert all(map(torch.equal, plain, repeated))
     with pytest.raises(ValueError, match="train_dataloader: expected one data set with a pipeline, got ConcatDataset"):
-        int8._training_pictures("joined.py")
+        int8._training_pictures(read_config("joined.py"))

@@ -24,6 +24,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from settings import Settings
 from torch import Tensor
 
+from ce_mm.analysis import markdown
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.compat.requirements import MissingRequirementError
 from ce_mm.export import export
@@ -52,7 +53,8 @@ def measure(config: str, checkpoint: str, warmup: int, rounds: int) -> dict[str,
         batch of training pictures, over float32. PyTorch, the first, has the first two alone.
     """
     subject = Source(config, checkpoint).load()
-    calibration = _training_pictures(config)
+    cfg = read_config(config)
+    calibration, rgb = _training_pictures(cfg), reads_rgb(cfg)
     table = {"PyTorch, float32": dict(value=subject.evaluate(), metric=subject.metric)}
     with tempfile.TemporaryDirectory() as folder:
         float32 = Path(folder) / "float32.onnx"
@@ -63,7 +65,7 @@ def measure(config: str, checkpoint: str, warmup: int, rounds: int) -> dict[str,
         networks = {name: FORMATS["onnx"].load(path) for name, path in files.items()}
         for name, network in networks.items():
             report.say(f"evaluating {name}")
-            subject.model = _Classifier(network, reads_rgb(read_config(config)))
+            subject.model = _Classifier(network, rgb)
             table[name] = dict(value=subject.evaluate(), metric=subject.metric)
             table[name]["megabytes"] = files[name].stat().st_size / 1e6
         clock, pictures = Clock(torch.device("cpu")), calibration[0]
@@ -131,9 +133,8 @@ def _as_rgb(pictures: Sequence[Tensor], rgb: bool) -> Tensor:
     return batch if rgb else batch.flip(1)
 
 
-def _training_pictures(config: str) -> list[Tensor]:
+def _training_pictures(cfg: Config) -> list[Tensor]:
     """Batches of RGB pictures, spread evenly over the training data, prepared as for a test."""
-    cfg = read_config(config)
     settings = _of_files(cfg, "train")
     settings.pipeline = _of_files(cfg, "test").pipeline
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -163,7 +164,7 @@ def page(numbers: dict) -> str:
         timed = [f"{row['megabytes']:.2f}", f"{row['ms']:.3g}", report.ratio_text(row)] if "ms" in row else ["–"] * 3
         rows.append([name, f"{row['value']:.2f}", *timed])
     columns = ["", metric, "MB", "ms", "over float32"]
-    return f"{report.heading('A classifier in int8', numbers)}\n\n{report.markdown_table(columns, rows)}"
+    return f"{report.heading('A classifier in int8', numbers)}\n\n{markdown.table(columns, rows)}"
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -28,6 +28,7 @@ from measure import Clock, summarise, take_turns
 from settings import Settings
 from torch import Tensor, nn
 
+from ce_mm.analysis import markdown
 from ce_mm.compat.requirements import require
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "imagenet"
@@ -52,8 +53,6 @@ NOTES = (
     "norms folded into convolutions; eager PyTorch computes them.",
     "Times are of the whole call, the input in memory, without the time to compile or to load.",
 )
-
-Step = Callable[[], object]
 
 
 class Logits(nn.Module):
@@ -148,18 +147,19 @@ def measure_kind(
 
 def _try(key: tuple[str, str], runners: dict, pictures: Tensor, notes: list[str]) -> float | None:
     """Run for the first time, which compiles; the difference to eager PyTorch. What fails is left out."""
+    from ce_mm.export.check import first_line, relative_difference
+
     report.say(f"first run of {' in '.join(key)}, {len(pictures)} at a time")
     with torch.no_grad():
         (expected,) = runners[key[0], "eager"](pictures)
         try:
             (logits,) = runners[key](pictures)
         except Exception as error:  # a compiler that is not there, or cannot
-            reason = next(iter(str(error).strip().splitlines()), "")
-            notes.append(f"{' in '.join(key)} is left out: {type(error).__name__}: {reason}")
+            notes.append(f"{' in '.join(key)} is left out: {type(error).__name__}: {first_line(error)}")
             report.say(notes[-1])
             del runners[key]
             return None
-    difference = ((logits - expected).abs().max() / expected.abs().max()).item()
+    difference = relative_difference(logits, expected)
     if not difference <= TOLERANCE:
         raise ValueError(f"{' in '.join(key)} differs from eager PyTorch by {difference:.1e}, more than {TOLERANCE:g}")
     return difference
@@ -224,7 +224,7 @@ def table(numbers: dict) -> str:
                     time = f"{row['over_eager']['ms']:.4g}"
                     rows.append([f"{network}, batch {batch}", variant, runtime, time, *ratios])
     columns = ["", "", "", "ms", "over BN", "over eager"]
-    return f"{report.heading('Inference in several runtimes', numbers)}\n\n{report.markdown_table(columns, rows)}"
+    return f"{report.heading('Inference in several runtimes', numbers)}\n\n{markdown.table(columns, rows)}"
 
 
 def main(arguments: Sequence[str]) -> int:

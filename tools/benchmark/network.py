@@ -23,6 +23,8 @@ from measure import Clock, measure_cases
 from resnet import BLOCKS, resnet50
 from settings import Settings
 
+from ce_mm.analysis import markdown
+
 NOTES = (
     "A ratio is the median, over the rounds, of a network's time over the one with BN in the same round, with its "
     "quartiles. *saved*: bytes kept for the backward pass, each storage once, without parameters. *peak*: the most "
@@ -79,7 +81,7 @@ def table(numbers: dict) -> str:
             rows.append([*row, *(f"{values[kind]['bytes'] / 2**20:.0f}" for kind in ("saved", "peak"))])
     columns = ["", "", "step", "forward", "backward", "eval", "saved", "peak"]
     columns += [*(f"{stage}, ms" for stage in times), "saved, MiB", "peak, MiB"]
-    return f"{report.heading('Whole networks with CE', numbers)}\n\n{report.markdown_table(columns, rows)}"
+    return f"{report.heading('Whole networks with CE', numbers)}\n\n{markdown.table(columns, rows)}"
 
 
 def main(arguments: Sequence[str]) -> int:

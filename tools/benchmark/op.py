@@ -21,6 +21,7 @@ from measure import Clock, exponent, measure_cases, summarise, take_turns, train
 from settings import DTYPES, Settings
 
 from ce_mm import ops
+from ce_mm.analysis import markdown
 from ce_mm.ops.joint import input_gradient, output_sums
 
 PARTS = ("layers", "scaling", "passes")
@@ -170,7 +171,7 @@ def layer_table(variants: dict[str, dict]) -> str:
         row += [f"{numbers[kind]['ratio']:.2f}" for kind in ("saved", "peak")]
         row += [f"{numbers[stage]['of_copy']:.2f}" for stage in MAPS]
         rows.append([*row, *(f"{numbers[stage]['ms']:.3g}" for stage in times)])
-    return report.markdown_table([*columns, *(f"{stage}, ms" for stage in times)], rows)
+    return markdown.table([*columns, *(f"{stage}, ms" for stage in times)], rows)
 
 
 def scaling_table(scaling: dict[str, dict]) -> str:
@@ -180,7 +181,7 @@ def scaling_table(scaling: dict[str, dict]) -> str:
         pairs = zip(series["sizes"], series["ratios"], strict=True)
         points = ", ".join(f"{size}: {ratio:.2f}" for size, ratio in pairs)
         rows.append([axis, *(f"{series[name]['exponent']:.2f}" for name in ("CE", "BN")), points])
-    return report.markdown_table(["time ∝ size^b", "b of CE", "b of BN", "CE / BN at each size"], rows)
+    return markdown.table(["time ∝ size^b", "b of CE", "b of BN", "CE / BN at each size"], rows)
 
 
 def pass_table(results: list[dict]) -> str:
@@ -190,7 +191,7 @@ def pass_table(results: list[dict]) -> str:
     for r in results:
         row = [shape_text(r["shape"]), r["pass"], f"{r['of_copy']:.2f}", f"{1e-9 * r['bytes_per_second']:.1f}"]
         rows.append([*row, str(r["maps"]), f"{1e-6 * r['bytes']:.1f}", f"{r['ms']:.3g}"])
-    return report.markdown_table(columns, rows)
+    return markdown.table(columns, rows)
 
 
 def shape_text(shape: Sequence[int]) -> str:

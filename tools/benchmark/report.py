@@ -82,12 +82,6 @@ def heading(title: str, numbers: dict) -> str:
     return "\n\n".join(lines)
 
 
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of GitHub's Markdown; the first column is words, the others are numbers."""
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def ratio_text(summary: dict[str, float]) -> str:
     """A ratio with its quartiles."""
     return f"{summary['ratio']:.2f} ({summary['low']:.2f}–{summary['high']:.2f})"

@@ -1,9 +1,9 @@
 """docs/theory.md: what the paper claims, what holds, and the counterexamples, with every number from the evidence."""
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ce_mm.analysis import markdown
 from ce_mm.analysis.theory.numbers import evidence
 from ce_mm.analysis.theory.pictures import draw_pictures
 from ce_mm.files import replacing
@@ -44,7 +44,7 @@ def _relu(numbers: dict[str, Any]) -> dict[str, str]:
     mean = {(row["gamma"], row["beta"]): row["mean"] for row in numbers["cases"]}
     rows = ((f"{r['gamma']:g}", f"{r['beta']:g}", f"{r['mean']:.3g}", f"{r['rms']:.3g}") for r in numbers["cases"])
     return {
-        "relu_table": _table(("γ", "β", "E[y]", "√E[y²]"), rows),
+        "relu_table": markdown.table(("γ", "β", "E[y]", "√E[y²]"), rows, words=()),
         "positive": f"{mean[0.01, 0.5]:.3f}",
         "silent": f"{mean[1.0, -4.0]:.1e}",
         "minus": f"{numbers['sign_of_erf']['minus']:.4f}",
@@ -70,13 +70,15 @@ def _decorrelation(numbers: dict[str, Any]) -> dict[str, str]:
     return {
         "loss": f"{1 - after['3']['gamma_ratio'][1]:.0%}",
         "growth": f"{after['3']['spread_ratio'][1]:.2f}",
-        "step_table": _table(
+        "step_table": markdown.table(
             ("T", "γ̂ / γ", "standard deviation after / before"),
             ((t, _list(row["gamma_ratio"]), _list(row["spread_ratio"])) for t, row in shown.items()),
+            words=(),
         ),
-        "survey_table": _table(
+        "survey_table": markdown.table(
             ("channels in a group", "T = 1", "T = 2", "T = 3", "T = 5"),
             ((str(r["size"]), *(f"{share:.1%}" for share in r["share"].values())) for r in numbers["survey"]),
+            words=(),
         ),
     }
 
@@ -94,7 +96,7 @@ def _game(numbers: dict[str, Any]) -> dict[str, str]:
         "widest": f"{most['spread']:g}",
         "resolved": f"{most['resolved']:.2f}",
         "fitted": f"{most['best_affine']:.2f}",
-        "power_table": _table(
+        "power_table": markdown.table(
             ("player", "equilibrium", "proxy, exact ν", "proxy, budgets met"),
             (
                 (str(player), *map(_list, powers))
@@ -102,15 +104,17 @@ def _game(numbers: dict[str, Any]) -> dict[str, str]:
                     zip(numbers["power"], numbers["proxy"], numbers["resolved"], strict=True), start=1
                 )
             ),
+            words=(),
         ),
-        "expansion_table": _table(
+        "expansion_table": markdown.table(
             ("h", "-1/h", "2 + h", "relative error"),
             (
                 (f"{r['h']:g}", f"{r['exact']:.3g}", f"{r['linear']:g}", f"{r['relative_error']:.0%}")
                 for r in numbers["expansion"]
             ),
+            words=(),
         ),
-        "spread_table": _table(
+        "spread_table": markdown.table(
             ("s", "about -1, exact ν", "about +1, exact ν", "about either, budgets met", "one affine map, fitted"),
             (
                 (
@@ -119,17 +123,13 @@ def _game(numbers: dict[str, Any]) -> dict[str, str]:
                 )
                 for r in numbers["spread"]
             ),
+            words=(),
         ),
     }
 
 
 def _list(values: list[float]) -> str:
     return ", ".join(f"{value:.3f}" for value in values)
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---:",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 _PAGE = """# The paper's theory, checked
