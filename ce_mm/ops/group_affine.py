@@ -41,8 +41,7 @@ def group_affine(
         (N, C, H, W) in x's type and memory format; a fresh tensor that callers may change in place, unless ``relu`` is
         set: then the backward reads from it where the ReLU let values through, and no mask needs to be kept beside it.
     """
-    output, weight_link, diagonal_link = link or (None, None, None)
-    return _group_affine(dense(x), shift, weight, diagonal, bias, residual, relu, output, weight_link, diagonal_link)
+    return _group_affine(dense(x), shift, weight, diagonal, bias, residual, relu, *(link or (None,) * 4))
 
 
 @torch.library.custom_op("ce_mm::group_affine", mutates_args=())
@@ -54,6 +53,7 @@ def _group_affine(
     bias: Tensor,
     residual: Tensor | None,
     relu: bool,
+    gradient_link: Tensor | None,
     output_link: Tensor | None,
     weight_link: Tensor | None,
     diagonal_link: Tensor | None,
@@ -62,35 +62,38 @@ def _group_affine(
 
 
 @_group_affine.register_fake
-def _(x, shift, weight, diagonal, bias, residual, relu, output_link, weight_link, diagonal_link):
+def _(x, shift, weight, diagonal, bias, residual, relu, gradient_link, output_link, weight_link, diagonal_link):
     return torch.empty_like(x)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, shift, weight, diagonal, bias, _, relu, output_link, _, _ = inputs
+    x, shift, weight, diagonal, bias, _, relu, gradient_link, *_ = inputs
     ctx.save_for_backward(x, shift, weight, diagonal, output if relu else None)
-    ctx.linked = output_link is not None
+    ctx.linked = gradient_link is not None
     ctx.bias_shape = bias.shape
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, dy: Tensor | None) -> tuple:
     if dy is None:
-        return (None,) * 10
+        return (None,) * 11
     x, shift, weight, diagonal, rectified = ctx.saved_tensors
     group_size, products = (1, False) if weight is None else (weight.shape[-1], ctx.needs_input_grad[2])
     per_sample = products and weight.shape[0] != 1  # 0 of an empty batch
-    gradient, (total, inner), product = output_sums(dy, x, shift, rectified, group_size, products, per_sample)
-    gradient = dy if rectified is None else gradient
+    # A residual has the gradient before the ReLU for its own; else nobody else needs it, and it is not written.
+    to_residual = ctx.needs_input_grad[5]
+    keep = to_residual and rectified is not None
+    gradient, (total, inner), product = output_sums(dy, x, shift, rectified, keep, group_size, products, per_sample)
+    gradient, rectified = (gradient, None) if keep else (dy, rectified)
     dweight = product if products else None
     ddiagonal = None if diagonal is None else inner
     dx = None
-    to_link = (None, None, None)
+    to_link = (None,) * 4
     if ctx.linked:
-        to_link = (gradient, weight, diagonal)
+        to_link = (gradient, rectified, weight, diagonal)
     elif ctx.needs_input_grad[0]:
-        dx = input_gradient(gradient, x, shift, weight, diagonal, None, None, None)
-    residual = gradient if ctx.needs_input_grad[5] else None
+        dx = input_gradient(gradient, rectified, x, shift, weight, diagonal, None, None, None)
+    residual = gradient if to_residual else None
     return dx, None, dweight, ddiagonal, total.sum_to_size(ctx.bias_shape), residual, None, *to_link
 
 

@@ -90,7 +90,7 @@ def dense(x: Tensor) -> Tensor:
 @torch.library.custom_op("ce_mm::moments", mutates_args=())
 def _moments(
     x: Tensor, shift: Tensor | None, guess: Tensor | None, group_size: int, products: bool, per_sample: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     take = kernels(x).moments
     looks = shift is None and x.device.type == "cpu"  # asking another device would cost more than subtracting
     if shift is not None:
@@ -136,13 +136,14 @@ def _backward(
     dmeans: Tensor | None,
     dsecond: Tensor | None,
     gradient: Tensor | None,
+    rectified: Tensor | None,
     weight: Tensor | None,
     diagonal: Tensor | None,
 ) -> tuple:
     x, shift = ctx.saved_tensors
     dmean, dsquare = (None, None) if dmeans is None else dmeans
     dsecond = dsecond if ctx.products else None
-    return input_gradient(gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond), *(None,) * 5
+    return input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond), *(None,) * 5
 
 
 _moments.register_autograd(_backward, setup_context=_setup_context)

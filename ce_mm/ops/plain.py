@@ -60,25 +60,30 @@ def group_affine(
 
 
 def output_sums(
-    dy: Tensor, x: Tensor, shift: Tensor, rectified: Tensor | None, group_size: int, products: bool, per_sample: bool
+    dy: Tensor,
+    x: Tensor,
+    shift: Tensor,
+    rectified: Tensor | None,
+    keep: bool,
+    group_size: int,
+    products: bool,
+    per_sample: bool,
 ) -> tuple[Tensor, ...]:
     """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
     dy = in_format_of(x, dy)
     blocks, sums = _Blocks(x, shift, group_size), _Sums(x, shift, group_size, products, per_sample)
-    left, gradient = _matrices(dy, group_size), dy.new_empty(0)
-    if rectified is not None:
-        gradient = torch.empty_like(dy)
-        rectified, marked = _matrices(in_format_of(x, rectified), group_size), _matrices(gradient, group_size)
+    gradients = _Gradients(dy, rectified, x, group_size)
+    gradient = torch.empty_like(dy) if keep else dy.new_empty(0)
+    kept = _matrices(gradient, group_size) if keep else None
     for block in blocks:
-        values = left[block]
-        if rectified is not None:
-            values = torch.ops.aten.threshold_backward.grad_input(values, rectified[block], 0, grad_input=marked[block])
+        values = gradients.take(block, blocks, None if kept is None else kept[block])
         sums.take(block, values.to(shift.dtype), blocks.shifted(block), blocks)
     return gradient, sums.both, sums.product
 
 
 def input_gradient(
     gradient: Tensor | None,
+    rectified: Tensor | None,
     x: Tensor,
     shift: Tensor,
     weight: Tensor | None,
@@ -95,7 +100,7 @@ def input_gradient(
     # What multiplies the gradient and z, matrices (N, G, g, g) or columns (N, G, g, 1), and what is added.
     of_gradient = of_z = constant = None
     if gradient is not None:
-        gradient = _matrices(in_format_of(x, gradient), group_size)
+        gradients = _Gradients(gradient, rectified, x, group_size)
         of_gradient = _per_sample(None if weight is None else weight.mT, diagonal, n, group_size)
     if dsecond is not None or dsquare is not None:
         slope = None
@@ -108,7 +113,7 @@ def input_gradient(
     for block in blocks:
         result = out[block] if dx.dtype == shift.dtype else blocks.memory("result", block)
         if of_gradient is not None:
-            _affine(of_gradient[block], gradient[block].to(shift.dtype), result, add=False)
+            _affine(of_gradient[block], gradients.take(block, blocks).to(shift.dtype), result, add=False)
         else:
             result.zero_()
         if of_z is not None:
@@ -145,10 +150,10 @@ class _Blocks:
         n = self.x.shape[0]
         return (slice(start, min(start + self.samples, n)) for start in range(0, n, self.samples))
 
-    def memory(self, name: str, block: slice) -> Tensor:
-        """Memory of this name with the shape and layout of x[block], in the work type."""
+    def memory(self, name: str, block: slice, dtype: torch.dtype | None = None) -> Tensor:
+        """Memory of this name with the shape and layout of x[block], in the work type unless told."""
         if name not in self.buffers:
-            self.buffers[name] = torch.empty_like(self.x[: self.samples], dtype=self.shift.dtype)
+            self.buffers[name] = torch.empty_like(self.x[: self.samples], dtype=dtype or self.shift.dtype)
         return self.buffers[name][: block.stop - block.start]
 
     def shifted(self, block: slice) -> Tensor:
@@ -157,6 +162,22 @@ class _Blocks:
             return self.x[block]
         shift = self.shift if self.shift.shape[0] == 1 else self.shift[block]
         return torch.sub(self.x[block], shift, out=self.memory("z", block))
+
+
+class _Gradients:
+    """The gradient before the ReLU, block by block: that of y where y is positive, or as it comes without a ReLU."""
+
+    def __init__(self, dy: Tensor, rectified: Tensor | None, x: Tensor, group_size: int) -> None:
+        self.dy = _matrices(in_format_of(x, dy), group_size)
+        self.rectified = None if rectified is None else _matrices(in_format_of(x, rectified), group_size)
+
+    def take(self, block: slice, blocks: _Blocks, out: Tensor | None = None) -> Tensor:
+        """That of one block; after a ReLU in ``out``, or else in the memory "gradient"."""
+        dy = self.dy[block]
+        if self.rectified is None:
+            return dy
+        out = blocks.memory("gradient", block, dy.dtype) if out is None else out
+        return torch.ops.aten.threshold_backward.grad_input(dy, self.rectified[block], 0, grad_input=out)
 
 
 class _Sums:

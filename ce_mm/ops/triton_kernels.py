@@ -78,20 +78,28 @@ def group_affine(
 
 
 def output_sums(
-    dy: Tensor, x: Tensor, shift: Tensor, rectified: Tensor | None, group_size: int, products: bool, per_sample: bool
+    dy: Tensor,
+    x: Tensor,
+    shift: Tensor,
+    rectified: Tensor | None,
+    keep: bool,
+    group_size: int,
+    products: bool,
+    per_sample: bool,
 ) -> tuple[Tensor, ...]:
     """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
     if not _in_reach(x, group_size):
-        return plain.output_sums(dy, x, shift, rectified, group_size, products, per_sample)
-    dy, gradient = plain.in_format_of(x, dy), None
-    if rectified is not None:
-        rectified, gradient = plain.in_format_of(x, rectified), torch.empty_like(dy)
+        return plain.output_sums(dy, x, shift, rectified, keep, group_size, products, per_sample)
+    dy = plain.in_format_of(x, dy)
+    rectified = None if rectified is None else plain.in_format_of(x, rectified)
+    gradient = torch.empty_like(dy) if keep else None
     sums = _sums(x, shift, dy, rectified, gradient, group_size, products, per_sample)
     return dy.new_empty(0) if gradient is None else gradient, *sums
 
 
 def input_gradient(
     gradient: Tensor | None,
+    rectified: Tensor | None,
     x: Tensor,
     shift: Tensor,
     weight: Tensor | None,
@@ -106,10 +114,11 @@ def input_gradient(
         return dx
     group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
     if group_size > WIDEST_GROUP:
-        return plain.input_gradient(gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond)
+        return plain.input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond)
     with torch.cuda.device_of(x):
         _input_gradient_kernel[_one_program_per_tile(x, group_size)](
             None if gradient is None else plain.in_format_of(x, gradient),
+            None if rectified is None else plain.in_format_of(x, rectified),
             x,
             shift.contiguous(),
             _contiguous(weight),
@@ -349,6 +358,7 @@ def _sums_kernel(
                 if rectified is not None:
                     y = tl.load(rectified + offset, mask=inside, other=0.0).to(tl.float32)
                     left = tl.where(y <= 0.0, 0.0, left)  # a NaN lets the gradient through, as in PyTorch
+                if gradient is not None:
                     tl.store(gradient + offset, left, mask=inside)
             totals += left
             inners += left * z
@@ -392,7 +402,7 @@ def _affine_kernel(
 
 @_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
 def _input_gradient_kernel(
-    gradient, x, shift, weight, diagonal, dmean, dsquare, dsecond, dx,
+    gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond, dx,
     C, P, bucket, shift_stride, weight_stride, second_stride, second_samples,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
@@ -411,6 +421,9 @@ def _input_gradient_kernel(
         if diagonal is not None:
             scale = tl.load(diagonal + sample * C + channel, mask=present, other=0.0)
         values = tl.load(gradient + offset, mask=inside, other=0.0).to(tl.float32)
+        if rectified is not None:
+            y = tl.load(rectified + offset, mask=inside, other=0.0).to(tl.float32)
+            values = tl.where(y <= 0.0, 0.0, values)
         result += _mapped(values, matrix, scale, ROWS, PRECISION)
     if (dsecond is not None) or (dsquare is not None):
         slope, curve = None, None

@@ -110,14 +110,15 @@ def test_the_operators_pass_opcheck(relu):
     x, shift, weight, diagonal, bias, residual = arguments()
     for value in (x, weight, diagonal, bias, residual):
         value.requires_grad_()
-    affine = torch.ops.ce_mm.group_affine.default
-    torch.library.opcheck(affine, (x, shift, weight, diagonal, bias, residual, relu, None, None, None))
-    torch.library.opcheck(affine, (x, shift, None, diagonal, bias, None, relu, None, None, None))
+    affine, no_link = torch.ops.ce_mm.group_affine.default, (None,) * 4
+    torch.library.opcheck(affine, (x, shift, weight, diagonal, bias, residual, relu, *no_link))
+    torch.library.opcheck(affine, (x, shift, None, diagonal, bias, None, relu, *no_link))
 
     dy, x = residual.detach(), x.detach()
     y = x if relu else None
-    torch.library.opcheck(torch.ops.ce_mm.output_sums.default, (dy, x, shift, y, 4, True, False))
+    for keep in {False, relu}:
+        torch.library.opcheck(torch.ops.ce_mm.output_sums.default, (dy, x, shift, y, keep, 4, True, False))
     gradients = (diagonal.detach(), bias.detach(), weight.detach())
     torch.library.opcheck(
-        torch.ops.ce_mm.input_gradient.default, (dy, x, shift, weight.detach(), bias.detach(), *gradients)
+        torch.ops.ce_mm.input_gradient.default, (dy, y, x, shift, weight.detach(), bias.detach(), *gradients)
     )

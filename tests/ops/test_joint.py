@@ -80,6 +80,19 @@ def test_a_backward_is_two_passes_over_the_map():
     assert backward.count == {"output_sums": 1, "input_gradient": 1}
 
 
+def test_the_gradient_before_the_relu_is_written_only_for_a_residual():
+    """Without one both passes rectify for themselves, which saves a map."""
+    x, residual, dy = (draw(2, 8, 3, 3, seed=k).requires_grad_(k < 2) for k in range(3))
+    moments = ops.moments(x, 4)
+    diagonal, bias = moments.means
+    received = []
+    moments.link[0].register_hook(lambda gradient: received.append(gradient.clone()))
+    for wanted in (residual, residual.detach(), None):
+        y = ops.group_affine(x, moments.shift, None, diagonal, bias, wanted, True, moments.link)
+        y.backward(dy, retain_graph=True)
+        torch.testing.assert_close(received.pop(), dy * (y > 0) if wanted is residual else dy)
+
+
 def test_a_gradient_of_another_layout_is_accepted():
     x = draw(2, 8, 3, 3).requires_grad_()
     dy = draw(2, 8, 3, 3, seed=1)

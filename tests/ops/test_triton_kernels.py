@@ -84,8 +84,8 @@ def all_passes(module, p):
     return (
         *module.moments(p.x, p.shift, p.g, True, False),
         module.group_affine(p.x, p.shift, p.weight, p.diagonal, p.bias, p.residual, True),
-        *module.output_sums(p.dy, p.x, p.shift, p.rectified, p.g, True, False),
-        module.input_gradient(p.dy, p.x, p.shift, p.weight, p.diagonal, p.dmean, p.dsquare, p.dsecond),
+        *module.output_sums(p.dy, p.x, p.shift, p.rectified, True, p.g, True, False),
+        module.input_gradient(p.dy, p.rectified, p.x, p.shift, p.weight, p.diagonal, p.dmean, p.dsquare, p.dsecond),
     )
 
 
@@ -173,8 +173,8 @@ def test_the_sums_agree_with_and_without_products(kernels, products, per_sample)
     p = problem(3, 12, 3, 5)
     arguments = p.x, p.shift, p.g, products, per_sample
     assert_same(kernels.moments(*arguments), plain.moments(*arguments))
-    for rectified in (p.rectified, None):
-        arguments = p.dy, p.x, p.shift, rectified, p.g, products, per_sample
+    for rectified, keep in ((p.rectified, True), (p.rectified, False), (None, False)):
+        arguments = p.dy, p.x, p.shift, rectified, keep, p.g, products, per_sample
         assert_same(kernels.output_sums(*arguments), plain.output_sums(*arguments))
 
 
@@ -185,7 +185,7 @@ def test_the_input_s_gradient_agrees_whatever_depends_on_it(kernels, present, sa
     gradient = p.dy if present else None
     weight, diagonal = (getattr(p, name) if name in present else None for name in ("weight", "diagonal"))
     for dmean, dsquare, dsecond in itertools.product((p.dmean, None), (p.dsquare, None), (p.dsecond, None)):
-        arguments = gradient, p.x, p.shift, weight, diagonal, dmean, dsquare, dsecond
+        arguments = gradient, None, p.x, p.shift, weight, diagonal, dmean, dsquare, dsecond
         assert_same([kernels.input_gradient(*arguments)], [plain.input_gradient(*arguments)])
 
 
@@ -240,8 +240,11 @@ def test_a_nan_goes_through_the_rectifier_and_back(kernels, dtype):
     p.x[0, 0, 0, 1] = torch.nan
     y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, True)
     assert y.isnan()[0, :, 0].tolist() == [[False, True, False]] * 16
-    gradient = kernels.output_sums(p.dy, p.x, p.shift, y, p.g, False, False)[0]
+    gradient = kernels.output_sums(p.dy, p.x, p.shift, y, True, p.g, False, False)[0]
     assert torch.equal(gradient[..., 1], p.dy[..., 1])
+    ones = torch.ones_like(p.diagonal, dtype=torch.float32)
+    dx = kernels.input_gradient(p.dy, y, p.x, p.shift, None, ones, None, None, None)
+    assert torch.equal(dx, gradient)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)

@@ -32,8 +32,8 @@ LAYERS = ((64, 112), (256, 56), (512, 28), (1024, 14))
 #: Maps that a norm with statistics of its whole input must read or write: x twice and y; dy and x twice, and dx.
 MAPS = dict(forward=3, backward=5)
 
-#: The same for our passes, each with a ReLU: x; x and y; dy, x, y and the rectified dy; that, x and dx.
-PASS_MAPS = dict(moments=1, group_affine=2, output_sums=4, input_gradient=3)
+#: The same for our passes, each with a ReLU: x; x and y; dy, y and x; these and dx.
+PASS_MAPS = dict(moments=1, group_affine=2, output_sums=3, input_gradient=4)
 
 NOTES = (
     "Every layer ends with its ReLU. A ratio is the median, over the rounds, of a layer's time over BN's in the same "
@@ -128,8 +128,8 @@ def passes(settings: Settings, shape: Sequence[int], g: int = 16) -> dict:
     return dict(
         moments=lambda: ops.moments(x, group_size=g, shift=shift),
         group_affine=lambda: ops.group_affine(x, shift, matrix, vector, vector, relu=True),
-        output_sums=lambda: output_sums(dy, x, shift, y, g, True, False),
-        input_gradient=lambda: input_gradient(dy, x, shift, matrix, vector, vector, vector, matrix),
+        output_sums=lambda: output_sums(dy, x, shift, y, False, g, True, False),
+        input_gradient=lambda: input_gradient(dy, y, x, shift, matrix, vector, vector, vector, matrix),
     )
 
 
