@@ -10,10 +10,17 @@ class CEConvModule(ConvModule):
 
     def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
         """As ConvModule's."""
-        # Exactly nn.ReLU: CENorm knows no other rectifier.
-        if norm and activate and self.with_activation and type(self.activate) is nn.ReLU:
-            return self.norm(super().forward(x, activate=False, norm=False), relu=True)
-        return super().forward(x, activate, norm)
+        out = super().forward(x, activate=False, norm=False)
+        rectifies = activate and self.with_activation
+        relu = rectifies and type(self.activate) is nn.ReLU  # exactly: CENorm knows no other rectifier
+        if norm:
+            out = self.norm(out, relu=relu, overwrite=unseen(self.conv))
+        return self.activate(out) if rectifies and not (norm and relu) else out
+
+
+def unseen(convolution: nn.Module) -> bool:
+    """Whether nobody but the layer behind it has the convolution's result: a forward hook may have kept it."""
+    return not convolution._forward_hooks
 
 
 def equalize(module: ConvModule, ce_cfg: dict) -> None:

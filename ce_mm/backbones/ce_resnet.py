@@ -12,7 +12,7 @@ from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ce_mm.backbones.ce_conv_module import equalize
+from ce_mm.backbones.ce_conv_module import equalize, unseen
 from ce_mm.backbones.norm_eval import NormEval
 from ce_mm.backbones.rectifier import replace_rectifiers
 from ce_mm.layers import CENorm
@@ -30,7 +30,7 @@ class CEBasicBlock(BasicBlock):
         """As BasicBlock's."""
         if not isinstance(self.norm2, CENorm):
             return super().forward(x)
-        return _forward(self, x, lambda x: self.conv2(self.relu(self.norm1(self.conv1(x)))), self.norm2)
+        return _forward(self, x, lambda x: self.relu(self.norm1(self.conv1(x))), self.conv2, self.norm2)
 
 
 class CEBottleneck(Bottleneck):
@@ -46,24 +46,26 @@ class CEBottleneck(Bottleneck):
         if not isinstance(self.norm3, CENorm):
             return super().forward(x)
 
-        def convolutions(x: Tensor) -> Tensor:
+        def first(x: Tensor) -> Tensor:
             out = self.relu(self.norm1(self.conv1(x)))
-            return self.conv3(self.relu(self.norm2(self.conv2(out))))
+            return self.relu(self.norm2(self.conv2(out)))
 
-        return _forward(self, x, convolutions, self.norm3)
+        return _forward(self, x, first, self.conv3, self.norm3)
 
 
-def _forward(block: BasicBlock | Bottleneck, x: Tensor, convolutions: Callable[[Tensor], Tensor], ce: CENorm) -> Tensor:
-    """A block's forward with the residual add and the ReLU inside its CE."""
+def _forward(
+    block: BasicBlock | Bottleneck, x: Tensor, first: Callable[[Tensor], Tensor], last: nn.Module, ce: CENorm
+) -> Tensor:
+    """A block's forward, from the layers before its last convolution to its CE with the residual add and the ReLU."""
     folds_add, folds_relu = isinstance(block.drop_path, nn.Identity), isinstance(block.relu, nn.ReLU)
 
     def whole(x: Tensor) -> Tensor:
         identity = x if block.downsample is None else block.downsample(x)
-        out = convolutions(x)
+        out = last(first(x))
         if folds_add:
-            out = ce(out, residual=identity, relu=folds_relu)
+            out = ce(out, residual=identity, relu=folds_relu, overwrite=unseen(last))
         else:
-            out = block.drop_path(ce(out)) + identity
+            out = block.drop_path(ce(out, overwrite=unseen(last))) + identity
         return out if folds_add and folds_relu else block.relu(out)
 
     return checkpoint(whole, x, use_reentrant=False) if block.with_cp and x.requires_grad else whole(x)
@@ -128,9 +130,9 @@ class CEResNet(NormEval, ResNet):
         if self.deep_stem:
             x = self.stem(x)
         elif isinstance(self.relu, nn.ReLU):
-            x = self.norm1(self.conv1(x), relu=True)
+            x = self.norm1(self.conv1(x), relu=True, overwrite=unseen(self.conv1))
         else:
-            x = self.relu(self.norm1(self.conv1(x)))
+            x = self.relu(self.norm1(self.conv1(x), overwrite=unseen(self.conv1)))
         x = self.maxpool(x)
         outs = []
         for index, name in enumerate(self.res_layers):

@@ -102,17 +102,22 @@ class CENorm(nn.Module):
         """The base norm as CE computes with it."""
         return self._strategy(self.norm)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, relu: bool = False, overwrite: bool = False
+    ) -> Tensor:
         """CE of x, then, if asked, the residual add and the ReLU that follow it in a network.
 
         Args:
             x: (N, C, H, W), any floating type; sums are taken in float32 at least, also under autocast.
             residual: added to the result, of the same shape.
             relu: rectify at the end.
+            overwrite: permission to write the result over x where no gradient is wanted, from callers who know that
+                nobody needs x again; see :func:`ce_mm.ops.group_affine`. A layer with hooks, which are shown x, makes
+                no use of it.
 
         Returns:
-            (N, C, H, W), of x's type and memory format, a fresh tensor. With ``relu`` the backward needs it, as it
-            needs nn.ReLU's: callers must not change it in place.
+            (N, C, H, W), of x's type and memory format, a fresh tensor unless x is overwritten. With ``relu`` the
+            backward needs it, as it needs nn.ReLU's: callers must not change it in place.
         """
         if x.dim() != 4 or x.shape[1] != self.num_features:
             raise ValueError(
@@ -126,13 +131,14 @@ class CENorm(nn.Module):
             )
         if self.branches:
             with full_precision(x.device.type):
-                return self._equalize(x, residual, relu)
+                shown = self._forward_hooks or self._forward_pre_hooks
+                return self._equalize(x, residual, relu, overwrite and not shown)
         y = self.norm(x)
         if residual is not None:
             y = y.add_(residual)
         return y.relu_() if relu else y
 
-    def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool, overwrite: bool) -> Tensor:
         base, bd, ir = self.base, self.bd, self.ir
         shared = self.sync and self.norm.training and ops.spans_processes(base.process_group)
         # A process with an empty batch still takes part in the sums of all, but has nothing to say of its own.
@@ -179,7 +185,7 @@ class CENorm(nn.Module):
         mix = None if self.mix is None else self.mix.to(shift.dtype)
         weight, diagonal, bias = ops.equilibrium_affine(scale, offset, whitening, reweighting, mix)
         link = None if moments is None else moments.link
-        return ops.group_affine(x, shift, weight, diagonal, bias, residual, relu, link)
+        return ops.group_affine(x, shift, weight, diagonal, bias, residual, relu, link, overwrite)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Take the weights of a plain norm that stood in this place: ``bn3.weight`` is ``bn3.norm.weight`` here."""

@@ -80,13 +80,16 @@ class FoldedCE(nn.Module):
         _keep(self, like, matrix=matrix, bias=bias, scale=scale, offset=offset)
         self.gate = None if ir is None else FoldedGate(ir, a)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None, relu: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, relu: bool = False, overwrite: bool = False
+    ) -> Tensor:
         """CE of x, then, if asked, the residual add and the ReLU that follow it in a network.
 
         Args:
             x: (N, C, H, W), any floating type; computed in the type of the buffers, also under autocast.
             residual: added to the result, of the same shape.
             relu: rectify at the end.
+            overwrite: CENorm's, of which no use is made here.
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor.

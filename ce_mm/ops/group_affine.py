@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ce_mm.ops import plain
 from ce_mm.ops.backend import kernels
 from ce_mm.ops.joint import Link, input_gradient, output_sums
 from ce_mm.ops.moments import dense
+from ce_mm.ops.operator import is_watched, operator
 
 
 def group_affine(
@@ -21,6 +23,7 @@ def group_affine(
     residual: Tensor | None = None,
     relu: bool = False,
     link: Link | None = None,
+    overwrite: bool = False,
 ) -> Tensor:
     """``y = (W + Diag(e_n)) (x - shift) + t_n`` inside each group of channels, then the residual and the ReLU.
 
@@ -36,15 +39,20 @@ def group_affine(
         relu: whether to rectify at the end.
         link: the moments', so that both operators share one backward. Without it, the gradient of x is that of this
             map alone.
+        overwrite: permission to write the result over x, for callers who know that nobody needs x again. It is made
+            use of on a CPU where no gradient is wanted: there fresh memory can cost more than the arithmetic.
 
     Returns:
-        (N, C, H, W) in x's type and memory format; a fresh tensor that callers may change in place, unless ``relu`` is
+        (N, C, H, W) in x's type and memory format; a tensor that callers may change in place, unless ``relu`` is
         set: then the backward reads from it where the ReLU let values through, and no mask needs to be kept beside it.
     """
-    return _group_affine(dense(x), shift, weight, diagonal, bias, residual, relu, *(link or (None,) * 4))
+    inputs = dense(x), shift, weight, diagonal, bias, residual, relu
+    if overwrite and x.device.type == "cpu" and not torch.is_grad_enabled() and not is_watched(inputs):
+        return plain.group_affine(*inputs, overwrite=True)
+    return _group_affine(*inputs, *(link or (None,) * 4))
 
 
-@torch.library.custom_op("ce_mm::group_affine", mutates_args=())
+@operator("ce_mm::group_affine")
 def _group_affine(
     x: Tensor,
     shift: Tensor,

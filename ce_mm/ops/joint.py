@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ce_mm.ops.backend import kernels
+from ce_mm.ops.operator import operator
 from ce_mm.ops.plain import product_shape
 
 Link = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -30,7 +31,7 @@ def make_link(x: Tensor, shift: Tensor, group_size: int, per_sample: bool) -> Li
     )
 
 
-@torch.library.custom_op("ce_mm::output_sums", mutates_args=())
+@operator("ce_mm::output_sums")
 def output_sums(
     dy: Tensor,
     x: Tensor,
@@ -66,7 +67,7 @@ def _(dy, x, shift, rectified, keep, group_size, products, per_sample):
     return gradient, shift.new_empty(2, *x.shape[:2]), shift.new_empty(product)
 
 
-@torch.library.custom_op("ce_mm::input_gradient", mutates_args=())
+@operator("ce_mm::input_gradient")
 def input_gradient(
     gradient: Tensor | None,
     rectified: Tensor | None,

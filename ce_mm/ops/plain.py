@@ -35,26 +35,28 @@ def group_affine(
     bias: Tensor,
     residual: Tensor | None,
     relu: bool,
+    overwrite: bool = False,
 ) -> Tensor:
-    """The affine map, residual add and ReLU; see :func:`ce_mm.ops.group_affine`."""
+    """The affine map, residual add and ReLU, written over x if asked; see :func:`ce_mm.ops.group_affine`."""
     n = x.shape[0]
     group_size = 1 if weight is None else weight.shape[-1]
-    y = torch.empty_like(x)
+    y = x if overwrite else torch.empty_like(x)
     blocks, out = _Blocks(x, shift, group_size), _matrices(y, group_size)
     if residual is not None:
         residual = _matrices(in_format_of(x, residual), group_size)
     weight = _per_sample(weight, diagonal, n, group_size)
     bias = _columns(bias, group_size).expand(n, -1, -1, -1)
+    casts = y.dtype != shift.dtype
     for block in blocks:
-        result = out[block] if y.dtype == shift.dtype else blocks.memory("result", block)
+        result = blocks.memory("result", block) if casts or overwrite else out[block]
         if residual is not None:
             torch.add(residual[block], bias[block], out=result)
         _affine(weight[block], blocks.shifted(block), result, add=residual is not None)
         if residual is None:
             result += bias[block]
         if relu:
-            result.clamp_min_(0)
-        if y.dtype != shift.dtype:
+            torch.clamp_min(result, 0, out=result if casts else out[block])
+        if casts or (overwrite and not relu):
             out[block] = result
     return y
 

@@ -39,3 +39,18 @@ def test_a_frozen_stage_s_rectifiers_are_frozen_from_the_start():
 def test_ce_stages_speak_of_four_stages(stages):
     with pytest.raises(ValueError, match="ce_stages"):
         CEResNet(18, ce_stages=stages)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_inference_writes_over_no_map_that_a_hook_may_have_kept(depth):
+    model = CEResNet(depth)
+    model.eval()
+    pictures, kept = torch.randn(2, 3, 64, 64), []
+    expected = model(pictures)[-1]
+    with torch.no_grad():
+        torch.testing.assert_close(model(pictures)[-1], expected)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.register_forward_hook(lambda module, inputs, output: kept.append((output, output.clone())))
+        torch.testing.assert_close(model(pictures)[-1], expected)
+    assert kept and all(torch.equal(output, copy) for output, copy in kept)

@@ -2,7 +2,7 @@
 import pytest
 import torch
 from cases import Case
-from measure import Clock, exponent, measure_cases, peak_bytes, saved_bytes, summarise, take_turns
+from measure import Clock, exponent, measure_cases, peak_bytes, saved_bytes, settle, summarise, take_turns
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -100,6 +100,14 @@ def test_peak_bytes_are_the_most_that_is_allocated_at_one_time():
     assert 4 <= maps <= 5.01
     assert maps == pytest.approx(round(maps), abs=0.01)
     assert peak_bytes(twice(2**17), CPU) == pytest.approx(2 * maps * 4 * 2**16, rel=0.01)
+
+
+def test_settling_leaves_the_statistics_of_the_input_and_the_momentum_as_it_was():
+    norm = torch.nn.BatchNorm2d(3)
+    x = 5 + torch.randn(4, 3, 8, 8)
+    settle(Case(norm, lambda: norm(x)))
+    torch.testing.assert_close(norm.running_mean, x.mean((0, 2, 3)))
+    assert norm.momentum == 0.1
 
 
 def test_a_case_leaves_neither_gradients_nor_graph_behind():

@@ -200,6 +200,22 @@ def test_residual_and_relu_are_those_of_the_network():
     torch.testing.assert_close(ce(x, residual=residual, relu=True), (plain + residual).relu())
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_with_permission_the_result_stands_in_the_input_s_memory_unless_a_hook_has_it(training):
+    layer = CENorm(16).train(training)
+    x = torch.randn(2, 16, 3, 5)
+    expected = layer(x, relu=True)
+    with torch.no_grad():
+        for hook in (layer.register_forward_hook, layer.register_forward_pre_hook):
+            handle, before = hook(lambda *_: None), x.clone()
+            layer(x, relu=True, overwrite=True)
+            handle.remove()
+            assert torch.equal(x, before)
+        y = layer(x, relu=True, overwrite=True)
+    assert y.data_ptr() == x.data_ptr()
+    assert torch.equal(y, expected)
+
+
 def test_the_layer_passes_gradcheck():
     ce = layer(4, group_size=2, reduction=2)
     names = list(dict(ce.named_parameters()))

@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from ce_mm import ops
 from ce_mm.ops import plain
@@ -80,6 +81,31 @@ def test_the_result_may_be_changed_in_place():
     assert not y._is_view()
     (y.relu_() + 1).sum().backward()
     assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("has_residual", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_with_permission_the_result_is_written_over_x(monkeypatch, layout, dtype, has_residual, relu):
+    x, *coefficients, residual = (value.float() for value in arguments(n=5))
+    x = x.to(dtype).contiguous(memory_format=layout)
+    rest = *coefficients, residual.to(dtype) if has_residual else None, relu
+    monkeypatch.setattr(plain, "BLOCK_BYTES", 2 * 4 * x[0].numel())
+    expected = ops.group_affine(x, *rest)
+    with torch.no_grad():
+        y = ops.group_affine(x, *rest, overwrite=True)
+    assert y.data_ptr() == x.data_ptr()
+    assert torch.equal(y, expected)
+
+
+def test_permission_is_not_used_where_a_gradient_may_be_wanted_or_somebody_looks_on():
+    x, *rest = arguments()
+    before, expected = x.clone(), ops.group_affine(x, *rest)
+    assert torch.equal(ops.group_affine(x, *rest, overwrite=True), expected)
+    with torch.no_grad(), FlopCounterMode(display=False):
+        assert torch.equal(ops.group_affine(x, *rest, overwrite=True), expected)
+    assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("samples", [1, 2])

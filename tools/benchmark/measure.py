@@ -110,6 +110,23 @@ def training_step(case: Case, clock: Clock) -> dict[str, float]:
     return times
 
 
+def settle(case: Case) -> None:
+    """Bring all running statistics to those of the case's input, as a long training leaves them.
+
+    After the few steps of a benchmark they would be halfway from where they started, and normalise to maps that no
+    trained network ever sees.
+    """
+    averaging = [module for module in case.module.modules() if getattr(module, "momentum", None) is not None]
+    momenta = [module.momentum for module in averaging]
+    case.module.train()
+    for module in averaging:
+        module.momentum = 1.0
+    with torch.no_grad():
+        case.run()
+    for module, momentum in zip(averaging, momenta, strict=True):
+        module.momentum = momentum
+
+
 def inference(case: Case, clock: Clock) -> dict[str, float]:
     """The time of a forward pass in inference, ``eval`` (``eval wall`` too on a GPU)."""
     case.module.eval()
@@ -129,6 +146,8 @@ def measure_cases(
     reference = next(iter(cases))
     times: dict[str, dict[str, dict]] = {name: {} for name in cases}
     for measure in (training_step, inference):
+        for case in cases.values():
+            settle(case)
         steps = {name: partial(measure, case, clock) for name, case in cases.items()}
         for name, summary in summarise(take_turns(steps, warmup, rounds, progress), reference).items():
             times[name] |= summary
