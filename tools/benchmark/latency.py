@@ -24,7 +24,7 @@ from pathlib import Path
 import front
 import report
 import torch
-from measure import Clock, summarise, take_turns
+from measure import Clock, settle, summarise, take_turns
 from settings import Settings
 from torch import Tensor, nn
 
@@ -68,16 +68,13 @@ class Logits(nn.Module):
 
 
 def build(config: Path) -> Logits:
-    """The classifier of a config in eval mode, with random weights and the statistics of a few random batches."""
+    """The classifier of a config in eval mode, with random weights and the statistics of random pictures."""
     from mmengine.config import Config
     from mmengine.registry import MODELS, DefaultScope
 
     with DefaultScope.overwrite_default_scope("mmpretrain"):
         network = MODELS.build(Config.fromfile(config).model)
-    network.train()
-    with torch.no_grad():
-        for _ in range(3):  # without them, maps grow or shrink from block to block as they do in no trained network
-            network(torch.randn(8, 3, 64, 64), mode="tensor")
+    settle(network, lambda: network(torch.randn(8, 3, 224, 224), mode="tensor"))
     network.eval()
     return Logits(network).requires_grad_(False)
 

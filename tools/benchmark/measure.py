@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from cases import Case
-from torch import Tensor
+from torch import Tensor, nn
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's words about itself
 
@@ -110,19 +110,23 @@ def training_step(case: Case, clock: Clock) -> dict[str, float]:
     return times
 
 
-def settle(case: Case) -> None:
-    """Bring all running statistics to those of the case's input, as a long training leaves them.
+def settle(network: nn.Module, run: Callable[[], object]) -> None:
+    """Bring all running statistics to those of an input, as a long training leaves them.
 
     After the few steps of a benchmark they would be halfway from where they started, and normalise to maps that no
     trained network ever sees.
+
+    Args:
+        network: left in training mode.
+        run: runs the network on the input.
     """
-    averaging = [module for module in case.module.modules() if getattr(module, "momentum", None) is not None]
+    averaging = [module for module in network.modules() if getattr(module, "momentum", None) is not None]
     momenta = [module.momentum for module in averaging]
-    case.module.train()
+    network.train()
     for module in averaging:
         module.momentum = 1.0
     with torch.no_grad():
-        case.run()
+        run()
     for module, momentum in zip(averaging, momenta, strict=True):
         module.momentum = momentum
 
@@ -147,7 +151,7 @@ def measure_cases(
     times: dict[str, dict[str, dict]] = {name: {} for name in cases}
     for measure in (training_step, inference):
         for case in cases.values():
-            settle(case)
+            settle(case.module, case.run)
         steps = {name: partial(measure, case, clock) for name, case in cases.items()}
         for name, summary in summarise(take_turns(steps, warmup, rounds, progress), reference).items():
             times[name] |= summary
