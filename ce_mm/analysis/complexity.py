@@ -174,7 +174,9 @@ def _forward_two_stages(detector: nn.Module, picture: Tensor) -> None:
     detector.roi_head.forward(maps, [InstanceData(bboxes=picture.new_empty(ROIS, 4))])
 
 
-def _moments_flops(x: torch.Size, shift: object, guess: object, group_size: int, products: bool, *_, **__) -> int:
+def _moments_flops(
+    x: torch.Size, shift: object, mean: object, variance: object, group_size: int, products: bool, *_, **__
+) -> int:
     """Subtract the shift, sum, and multiply with all channels of the group, or with itself alone."""
     return 2 * math.prod(x) * (2 + (group_size if products else 1))
 

@@ -12,7 +12,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ce_mm import ops
-from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_shift, running_statistics
+from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_statistics
 from ce_mm.layers.switchable_norm import SwitchableNorm
 
 
@@ -50,8 +50,9 @@ class BaseNorm:
         """A shift, (C,), that is the same on all processes where the norm is synchronised; None where it is not."""
         return None
 
-    def guess(self, x: Tensor) -> Tensor | None:
-        """A shift for x, (C,), by the norm's buffers alone; None without buffers."""
+    @property
+    def guess(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance of x by the norm's buffers alone, both (C,); None without buffers."""
         return None
 
     def affine(
@@ -80,9 +81,10 @@ class BaseNorm:
 class RunningBase(BaseNorm):
     """A norm with a running mean and variance."""
 
-    def guess(self, x: Tensor) -> Tensor:
-        """The running mean, where it is far from 0."""
-        return running_shift(self.norm, x.dtype)
+    @property
+    def guess(self) -> tuple[Tensor, Tensor]:
+        """The running ones."""
+        return self.norm.running_mean, self.norm.running_var
 
     def count(self, moved: Tensor) -> None:
         """As PyTorch's batch norm."""

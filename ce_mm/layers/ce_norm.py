@@ -16,6 +16,7 @@ from ce_mm.layers.batch_decorrelation import BatchDecorrelation
 from ce_mm.layers.instance_reweighting import InstanceReweighting
 from ce_mm.layers.moving_average import update_averages
 from ce_mm.layers.precision import full_precision
+from ce_mm.layers.running_statistics import running_shift
 
 BRANCHES = ("bd", "ir")
 
@@ -145,15 +146,16 @@ class CENorm(nn.Module):
         training = self.norm.training and (x.numel() > 0 or shared or base.synchronised)
         learns = training and (x.numel() > 0 or shared)
 
-        moments, shift = None, base.guess(x)
         if training or ir is not None or base.per_sample:
             products = bd is not None and learns and not bd.pools(x)
             common = None if shared else base.common_shift(x)
             group_size = 1 if bd is None else bd.group_size
             moments = ops.moments(
-                x, group_size, shift=common, guess=shift, products=products, per_sample=base.per_sample
+                x, group_size, shift=common, guess=base.guess, products=products, per_sample=base.per_sample
             )
             shift = moments.shift
+        else:
+            moments, shift = None, running_shift(self.norm, x.dtype)
 
         positions = x.shape[2] * x.shape[3]
         whitening = reweighting = inv_std_scale = present = None

@@ -11,7 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ce_mm import ops
 from ce_mm.layers.moving_average import update_averages
 from ce_mm.layers.precision import full_precision
-from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_shift, running_statistics
+from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_statistics
 
 
 class SwitchableNorm(_InstanceNorm):
@@ -59,7 +59,8 @@ class SwitchableNorm(_InstanceNorm):
                 f"SwitchableNorm({self.num_features}) takes a map of shape {expected}, got {tuple(x.shape)}"
             )
         with full_precision(x.device.type):
-            moments = ops.moments(x, 1, guess=running_shift(self, x.dtype), products=False, per_sample=True)
+            guess = self.running_mean, self.running_var
+            moments = ops.moments(x, 1, guess=guess, products=False, per_sample=True)
             training = self.training and x.numel() > 0
             scale, offset, averages = self.coefficients(moments, x.shape[2] * x.shape[3], training)
             if training:

@@ -29,7 +29,7 @@ def moments(
     group_size: int,
     *,
     shift: Tensor | None = None,
-    guess: Tensor | None = None,
+    guess: tuple[Tensor, Tensor] | None = None,
     products: bool = True,
     per_sample: bool = False,
 ) -> Moments:
@@ -39,14 +39,16 @@ def moments(
         x: (N, C, H, W), any floating type, either memory format (another is copied first).
         group_size: g, a divisor of C.
         shift: (C,) or (N, C), float32 at least, subtracted from x first. None chooses it, (C,) or, with ``per_sample``,
-            (N, C): on a CPU that is ``guess``, and if the moments show a channel to lie far from it, they are taken
+            (N, C): on a CPU that of ``guess``, and if the moments show a channel to lie far from it, they are taken
             again about its mean.
-        guess: (C,), where the shift may lie, the norm's running mean for example; None is 0.
+        guess: mean and variance of x as they may be, (C,), the norm's running ones for example, whose
+            :func:`needed_shift` is tried first; None tries 0.
         products: whether to take the products; without, ``second`` is empty.
         per_sample: whether to keep the products of each sample, and to choose a shift for each, for a base norm whose
             scale differs between samples: where samples lie far from each other, no one shift is near all of them.
     """
-    chosen, means, second, *link = _moments(dense(x), shift, guess, group_size, products, per_sample)
+    mean, variance = guess or (None, None)
+    chosen, means, second, *link = _moments(dense(x), shift, mean, variance, group_size, products, per_sample)
     return Moments(chosen if shift is None else shift, means, second, tuple(link))
 
 
@@ -84,6 +86,11 @@ def needed_shift(mean: Tensor, variance: Tensor) -> Tensor:
     return torch.where(mean.square() > 25 * variance, mean, 0)
 
 
+def _any_far(mean: Tensor, variance: Tensor) -> bool:
+    """Whether :func:`needed_shift` leaves a mean that is not 0: a question to the device, in few calls."""
+    return bool(torch.addcmul(variance, mean, mean, value=-1 / 25).amin() < 0)
+
+
 def dense(x: Tensor) -> Tensor:
     """x itself where it is dense in one of the two memory formats, else a contiguous copy."""
     return x if x.is_contiguous(memory_format=torch.channels_last) else x.contiguous()
@@ -91,7 +98,13 @@ def dense(x: Tensor) -> Tensor:
 
 @operator("ce_mm::moments")
 def _moments(
-    x: Tensor, shift: Tensor | None, guess: Tensor | None, group_size: int, products: bool, per_sample: bool
+    x: Tensor,
+    shift: Tensor | None,
+    guessed_mean: Tensor | None,
+    guessed_variance: Tensor | None,
+    group_size: int,
+    products: bool,
+    per_sample: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     take = kernels(x).moments
     looks = shift is None and x.device.type == "cpu"  # asking another device would cost more than subtracting
@@ -101,20 +114,22 @@ def _moments(
         chosen = data_shift(x, per_sample)
     else:
         chosen = x.new_zeros(_shift_shape(x, per_sample), dtype=compute_dtype(x.dtype))
-        if guess is not None:
-            chosen += guess
+        if guessed_mean is not None:
+            mean, variance = guessed_mean.to(chosen.dtype), guessed_variance.to(chosen.dtype)
+            if _any_far(mean, variance):
+                chosen += needed_shift(mean, variance)
     means, second = take(x, chosen, group_size, products, per_sample)
     if looks and x.numel():
         mean, square = means if per_sample else means.mean(1)
-        missed = needed_shift(mean, torch.addcmul(square, mean, mean, value=-1))
-        if missed.any():
-            chosen += missed
+        variance = torch.addcmul(square, mean, mean, value=-1)
+        if _any_far(mean, variance):
+            chosen += needed_shift(mean, variance)
             means, second = take(x, chosen, group_size, products, per_sample)
     return chosen, means, second, *make_link(x, chosen, group_size, per_sample)
 
 
 @_moments.register_fake
-def _(x, shift, guess, group_size, products, per_sample):
+def _(x, shift, guessed_mean, guessed_variance, group_size, products, per_sample):
     n, c = x.shape[:2]
     second = product_shape(x, group_size, per_sample) if products else (0,)
     if shift is None:
@@ -125,7 +140,7 @@ def _(x, shift, guess, group_size, products, per_sample):
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-    x, _, _, _, ctx.products, _ = inputs
+    x, _, _, _, _, ctx.products, _ = inputs
     shift = output[0]
     ctx.save_for_backward(x, shift)
     ctx.mark_non_differentiable(shift)
@@ -145,7 +160,7 @@ def _backward(
     x, shift = ctx.saved_tensors
     dmean, dsquare = (None, None) if dmeans is None else dmeans
     dsecond = dsecond if ctx.products else None
-    return input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond), *(None,) * 5
+    return input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond), *(None,) * 6
 
 
 _moments.register_autograd(_backward, setup_context=_setup_context)

@@ -70,7 +70,7 @@ def test_only_channels_far_from_zero_are_shifted_by_about_their_mean():
 @pytest.mark.parametrize("near", [0.0, 1000.0])
 def test_a_guess_is_kept_where_the_data_lie_near_it(near):
     x, guess = sample(4, 3, 8, 8) + near, torch.full((3,), 999.0, dtype=torch.float64)
-    shift = ops.moments(x, 1, guess=guess).shift
+    shift = ops.moments(x, 1, guess=(guess, torch.ones_like(guess))).shift
     torch.testing.assert_close(shift, guess if near else x.mean((0, 2, 3)))
 
 
@@ -123,5 +123,6 @@ def test_moments_pass_gradcheck(per_sample):
 @pytest.mark.parametrize("products", [True, False])
 def test_the_operator_passes_opcheck(layout, products):
     x = sample().contiguous(memory_format=layout).requires_grad_()
-    for shift in (None, torch.ones(8, dtype=torch.float64)):
-        torch.library.opcheck(torch.ops.ce_mm.moments.default, (x, shift, None, 4, products, False))
+    ones = torch.ones(8, dtype=torch.float64)
+    for shift, *guess in ((None, None, None), (ones, None, None), (None, 9 * ones, ones)):
+        torch.library.opcheck(torch.ops.ce_mm.moments.default, (x, shift, *guess, 4, products, False))
