@@ -21,7 +21,7 @@ def test_a_ratio_is_the_median_of_the_ratios_inside_the_rounds():
     assert summary["base"]["step"]["ratio"] == 1
 
 
-def test_all_take_turns_and_warm_up_rounds_do_not_count():
+def test_all_take_turns_twice_and_neither_the_first_time_nor_warm_up_rounds_count():
     order = []
 
     def step(name):
@@ -29,8 +29,8 @@ def test_all_take_turns_and_warm_up_rounds_do_not_count():
         return {"time": float(len(order))}
 
     taken = take_turns({name: lambda name=name: step(name) for name in "abc"}, warmup=1, rounds=2)
-    assert "".join(order) == "abcbcacab"
-    assert taken == {"a": {"time": [6.0, 8.0]}, "b": {"time": [4.0, 9.0]}, "c": {"time": [5.0, 7.0]}}
+    assert "".join(order) == "aabbccbbccaaccaabb"
+    assert taken == {"a": {"time": [12.0, 16.0]}, "b": {"time": [8.0, 18.0]}, "c": {"time": [10.0, 14.0]}}
 
 
 def test_stages_run_in_order_and_their_times_add_up_to_the_step():
