@@ -12,10 +12,10 @@ class CEConvModule(ConvModule):
         """As ConvModule's."""
         out = super().forward(x, activate=False, norm=False)
         rectifies = activate and self.with_activation
-        relu = rectifies and type(self.activate) is nn.ReLU  # exactly: CENorm knows no other rectifier
+        relu = norm and rectifies and type(self.activate) is nn.ReLU  # exactly: CENorm knows no other rectifier
         if norm:
             out = self.norm(out, relu=relu, overwrite=unseen(self.conv))
-        return self.activate(out) if rectifies and not (norm and relu) else out
+        return self.activate(out) if rectifies and not relu else out
 
 
 def unseen(convolution: nn.Module) -> bool:

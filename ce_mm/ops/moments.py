@@ -14,6 +14,9 @@ from ce_mm.ops.joint import Link, input_gradient, make_link
 from ce_mm.ops.operator import operator
 from ce_mm.ops.plain import product_shape
 
+#: A channel lies far from 0 where its squared mean is larger than so many variances: at five standard deviations.
+FAR_SQUARED = 25
+
 
 class Moments(NamedTuple):
     """Means over H·W of z = x - shift, in the work type: float32 at least."""
@@ -83,12 +86,13 @@ def needed_shift(mean: Tensor, variance: Tensor) -> Tensor:
     Up to there the moments about 0 lose five of float32's 24 bits at most, and a layer's results keep a relative error
     below 4e-6, which is not worth a subtraction.
     """
-    return torch.where(mean.square() > 25 * variance, mean, 0)
+    return torch.where(mean.square() > FAR_SQUARED * variance, mean, 0)
 
 
-def _any_far(mean: Tensor, variance: Tensor) -> bool:
-    """Whether :func:`needed_shift` leaves a mean that is not 0: a question to the device, in few calls."""
-    return bool(torch.addcmul(variance, mean, mean, value=-1 / 25).amin() < 0)
+def _shift_if_needed(mean: Tensor, variance: Tensor) -> Tensor | None:
+    """:func:`needed_shift`, or None if it is 0 everywhere, which is found out in fewer calls and a question."""
+    far = torch.addcmul(variance, mean, mean, value=-1 / FAR_SQUARED).amin() < 0
+    return needed_shift(mean, variance) if far else None
 
 
 def dense(x: Tensor) -> Tensor:
@@ -115,15 +119,15 @@ def _moments(
     else:
         chosen = x.new_zeros(_shift_shape(x, per_sample), dtype=compute_dtype(x.dtype))
         if guessed_mean is not None:
-            mean, variance = guessed_mean.to(chosen.dtype), guessed_variance.to(chosen.dtype)
-            if _any_far(mean, variance):
-                chosen += needed_shift(mean, variance)
+            guessed = _shift_if_needed(guessed_mean.to(chosen.dtype), guessed_variance.to(chosen.dtype))
+            if guessed is not None:
+                chosen += guessed
     means, second = take(x, chosen, group_size, products, per_sample)
     if looks and x.numel():
         mean, square = means if per_sample else means.mean(1)
-        variance = torch.addcmul(square, mean, mean, value=-1)
-        if _any_far(mean, variance):
-            chosen += needed_shift(mean, variance)
+        missed = _shift_if_needed(mean, torch.addcmul(square, mean, mean, value=-1))
+        if missed is not None:
+            chosen += missed
             means, second = take(x, chosen, group_size, products, per_sample)
     return chosen, means, second, *make_link(x, chosen, group_size, per_sample)
 

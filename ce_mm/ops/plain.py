@@ -217,11 +217,11 @@ class _Sums:
 
     def __init__(self, blocks: _Blocks, products: bool, per_sample: bool) -> None:
         x, work = blocks.map, dict(dtype=blocks.dtype)
-        self.blocks, self.products, self.per_sample = blocks, products, per_sample
+        self.blocks, self.products = blocks, products
         self.both = x.new_empty(2, *x.shape[:2], **work)
         self.total, self.inner = map(blocks.of_sums, self.both)
         self.product = x.new_zeros(product_shape(x, blocks.group_size, per_sample) if products else (0,), **work)
-        self.products_of_samples = blocks.of_sums(self.product) if products and per_sample else None
+        self.of_samples = blocks.of_sums(self.product) if products and per_sample else None
 
     def take(self, k: int, left: Tensor, z: Tensor) -> None:
         """Take the sums of block k."""
@@ -234,10 +234,10 @@ class _Sums:
             return
         product = torch.bmm(left, z.mT)
         self.inner[k].copy_(product.diagonal(dim1=-2, dim2=-1))
-        if self.per_sample:
-            self.products_of_samples[k].copy_(product)
-        else:
+        if self.of_samples is None:
             self.product += product.view(-1, *self.product.shape[1:]).sum(0, keepdim=True)
+        else:
+            self.of_samples[k].copy_(product)
 
 
 def _affine(weight: Tensor, values: Tensor, out: Tensor, add: bool) -> None:

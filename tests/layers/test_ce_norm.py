@@ -242,6 +242,17 @@ def test_a_mean_of_a_thousand_spreads_costs_no_precision():
     assert (dx32 - dx64).abs().max() <= 5e-6 * dx64.abs().max()
 
 
+def test_a_mean_that_is_just_not_shifted_away_costs_a_relative_error_below_4e_6():
+    torch.manual_seed(0)
+    x = torch.randn(8, 32, 28, 28)
+    x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True) + 4.99
+    assert not ops.moments(x, 16).shift.any() and ops.moments(x + 0.02, 16).shift.any()
+    single, double = CENorm(32), CENorm(32).double()
+    double.load_state_dict(single.state_dict())
+    y = double(x.double())
+    assert (single(x) - y).abs().max() <= 4e-6 * y.abs().max()
+
+
 def test_two_runs_are_identical_to_the_last_bit():
     x, results = torch.randn(4, 32, 9, 9), []
     torch.manual_seed(0)

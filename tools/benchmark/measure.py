@@ -1,6 +1,6 @@
 """How things are measured: times round robin in one run, compared round by round; memory by the bytes of PyTorch.
 
-A machine's speed drifts, and other programs come and go. So the things that are compared take turns, one step each in a
+A machine's speed drifts, and other programs come and go. So the things that are compared take turns, one each in a
 round, and a ratio is the median of the ratios inside the rounds.
 """
 import gc
@@ -80,10 +80,10 @@ class Clock:
 def take_turns(
     steps: Mapping[str, Callable[[], dict[str, float]]], warmup: int, rounds: int, progress: Callable = range
 ) -> dict[str, dict[str, list[float]]]:
-    """Run every step once in each round, and keep what they return after ``warmup`` rounds.
+    """Give every step its turn in each round, and keep what they return after ``warmup`` rounds.
 
-    Every round starts with another step, so that none is always first. Every step is run twice and the second one kept:
-    the first finds caches and the memory that malloc holds as another step has left them, and pays for that.
+    Every round starts with another step, so that none is always first. In its turn a step is run twice and the second
+    one kept: the first finds caches and the memory that malloc holds as another step has left them, and pays for that.
 
     Args:
         steps: name -> a function that returns milliseconds by stage.
@@ -151,9 +151,9 @@ def measure_cases(
     """
     reference = next(iter(cases))
     times: dict[str, dict[str, dict]] = {name: {} for name in cases}
+    for case in cases.values():
+        settle(case.module, case.run)  # training steps on the same input leave the statistics where they are
     for measure in (training_step, inference):
-        for case in cases.values():
-            settle(case.module, case.run)
         steps = {name: partial(measure, case, clock) for name, case in cases.items()}
         for name, summary in summarise(take_turns(steps, warmup, rounds, progress), reference).items():
             times[name] |= summary
