@@ -34,7 +34,7 @@ class _NewtonSchulz(torch.autograd.Function):
         root.diagonal(dim1=-2, dim2=-1).add_(1.5)
         steps = []
         for _ in range(iterations - 1):
-            square, product = root @ root, root @ sigma
+            square, product = torch.bmm(root, root), torch.bmm(root, sigma)
             steps += (root, square, product)
             root = torch.baddbmm(root, square, product, beta=1.5, alpha=-0.5)
         ctx.save_for_backward(trace, sigma, *steps)
@@ -47,13 +47,17 @@ class _NewtonSchulz(torch.autograd.Function):
         dsigma = None
         while steps:
             *steps, root, square, product = steps
-            # Of P' = 1.5 P - 0.5 P² (P Σ), with d(P²) = dsquare and d(P Σ) = dproduct.
-            dsquare = torch.bmm(grad, product.mT).mul_(-0.5)
-            dproduct = torch.bmm(square.mT, grad).mul_(-0.5)
-            dsigma = root.mT @ dproduct if dsigma is None else dsigma.baddbmm_(root.mT, dproduct)
-            grad = torch.baddbmm(grad, dsquare, root.mT, beta=1.5)
-            grad.baddbmm_(root.mT, dsquare).baddbmm_(dproduct, sigma.mT)
-        dsigma = -0.5 * grad if dsigma is None else dsigma.sub_(grad, alpha=0.5)
+            # Of P' = 1.5 P - 0.5 P² (P Σ); dsquare, dproduct and dsigma are -2 times the gradients.
+            dsquare, dproduct = torch.bmm(grad, product.mT), torch.bmm(square.mT, grad)
+            transposed = root.mT
+            if dsigma is None:
+                dsigma = torch.bmm(transposed, dproduct)
+            else:
+                dsigma.baddbmm_(transposed, dproduct)
+            grad = torch.baddbmm(grad, dsquare, transposed, beta=1.5, alpha=-0.5)
+            grad.baddbmm_(transposed, dsquare, alpha=-0.5).baddbmm_(dproduct, sigma.mT, alpha=-0.5)
+        # The first step is P_1 = 1.5 I - 0.5 Σ; like the others' it has yet to be divided by -2.
+        dsigma = grad.clone() if dsigma is None else dsigma.add_(grad)
         along = (dsigma * sigma).sum((-2, -1), keepdim=True)
         dsigma.diagonal(dim1=-2, dim2=-1).sub_(along[..., 0])
-        return dsigma / trace, None
+        return dsigma / (-2 * trace), None

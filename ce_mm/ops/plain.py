@@ -144,7 +144,7 @@ class _Blocks:
         if not x.is_contiguous():
             self.samples = 1  # with channels last, the matrices of two samples do not join to one batch
         elif x.device.type == "cpu":
-            self.samples = max(min(BLOCK_BYTES // max(4 * x[:1].numel(), 1), n), 1)
+            self.samples = max(min(BLOCK_BYTES // max(4 * x.shape[1:].numel(), 1), n), 1)
         else:
             self.samples = max(n, 1)
         self.map, self.groups, self.group_size, self.dtype = x, c // group_size, group_size, shift.dtype
