@@ -7,6 +7,7 @@ from pathlib import Path
 
 import report
 import torch
+from measure import keep_freed_memory
 from settings import DTYPES, LAYOUTS, Settings
 
 
@@ -73,6 +74,7 @@ def run(
             return 0
         settings = settings_from(args, rounds)
         args.out.mkdir(parents=True, exist_ok=True)
+        keep_freed_memory()
         torch.manual_seed(0)
         numbers = dict(
             benchmark=benchmark,

@@ -3,6 +3,7 @@
 A machine's speed drifts, and other programs come and go. So the things that are compared take turns, one each in a
 round, and a ratio is the median of the ratios inside the rounds.
 """
+import ctypes
 import gc
 import itertools
 import json
@@ -24,7 +25,23 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's words about it
 #: The longest wait of the GPU before a measurement, in its cycles: about 0.1 s.
 MAX_CYCLES = 2**28
 
+#: Parameters of mallopt, from glibc's malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+
 Stages = Mapping[str, Callable[[], object]]
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc's malloc to give nothing back to the system; other C libraries stay as they are.
+
+    A network's training steps, one like the other, soon get all their memory from what the step before has freed. A
+    layer alone would give maps back and have every page of them mapped in again, at the price of its arithmetic; which
+    variant pays that is chance.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest that it takes
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 class Clock:
@@ -83,7 +100,7 @@ def take_turns(
     """Give every step its turn in each round, and keep what they return after ``warmup`` rounds.
 
     Every round starts with another step, so that none is always first. In its turn a step is run twice and the second
-    one kept: the first finds caches and the memory that malloc holds as another step has left them, and pays for that.
+    one kept, since the first finds the caches as another step has left them: in a training a step follows its like.
 
     Args:
         steps: name -> a function that returns milliseconds by stage.
