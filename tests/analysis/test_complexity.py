@@ -69,7 +69,6 @@ def test_a_matrix_product_outside_of_layers_is_counted_apart():
 C, G, R, T, P = 32, 16, 4, 3, 6 * 5  # channels, group, reduction, iterations, positions
 GATE = 2 * C * (C // R)
 BIAS = C * G  # the group's matrix times the base norm's offset
-COVARIANCE = C * G  # the outer product of the means
 NEWTON_SCHULZ = 3 * (T - 1) * C * G * G  # three products of g×g matrices a group and step; the first step has none
 
 
@@ -79,9 +78,9 @@ NEWTON_SCHULZ = 3 * (T - 1) * C * G * G  # three products of g×g matrices a gro
         # Each element of the map: less the shift, summed, squared or multiplied with its group; then less the shift,
         # times its scale or its row of the matrix.
         (("bd", "ir"), False, C * P * (1 + 1 + 1), GATE + BIAS, C * P * (1 + G)),
-        (("bd", "ir"), True, C * P * (1 + 1 + G), GATE + BIAS + COVARIANCE + NEWTON_SCHULZ, C * P * (1 + G)),
+        (("bd", "ir"), True, C * P * (1 + 1 + G), GATE + BIAS + NEWTON_SCHULZ, C * P * (1 + G)),
         (("bd",), False, 0, BIAS, C * P * (1 + G)),
-        (("bd",), True, C * P * (1 + 1 + G), BIAS + COVARIANCE + NEWTON_SCHULZ, C * P * (1 + G)),
+        (("bd",), True, C * P * (1 + 1 + G), BIAS + NEWTON_SCHULZ, C * P * (1 + G)),
         (("ir",), False, C * P * (1 + 1 + 1), GATE, C * P * (1 + 1)),
         (("ir",), True, C * P * (1 + 1 + 1), GATE, C * P * (1 + 1)),
         ((), False, 0, 0, 0),
