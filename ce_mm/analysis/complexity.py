@@ -38,7 +38,7 @@ class Complexity:
     trainable: int  #: parameters that training changes: without those of frozen stages
     layers: int  #: convolutions and linear layers, those of SE included
     moments: int  #: CE's first pass over the maps
-    coefficients: int  #: CE's matrix products on small tensors: Newton-Schulz, gate, offsets
+    coefficients: int  #: CE's matrix products on small tensors, such as Newton-Schulz's and the gate's
     affine: int  #: CE's last pass over the maps
     other: int  #: matrix products elsewhere, such as attention's
 

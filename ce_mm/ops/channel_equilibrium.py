@@ -222,9 +222,7 @@ class _Reweighting(torch.autograd.Function):
 
 
 def _sum_of_outer_products(left: Tensor, right: Tensor) -> Tensor:
-    """``leftᵀ @ right`` of few rows, (N, A) and (N, B), as a batch of products: BLAS takes up to four times as long for
-    one that is as wide and as thin.
-    """
+    """``leftᵀ @ right`` of few rows, (N, A) and (N, B), as a batch of products: BLAS is slow at one that thin."""
     n, rows = left.shape
     parts = math.gcd(rows, 8)
     return torch.bmm(left.T.view(parts, rows // parts, n), right.expand(parts, -1, -1)).view(rows, -1)
@@ -275,7 +273,7 @@ def _vectors(columns: Tensor) -> Tensor:
 
 
 def _add_product(matrices: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """``matrices + left @ right``; BLAS takes many times as long as broadcasting for a single column and row."""
+    """``matrices + left @ right``; BLAS is slower than broadcasting for a single column and row."""
     return (torch.addcmul if left.shape[-1] == 1 else torch.baddbmm)(matrices, left, right)
 
 

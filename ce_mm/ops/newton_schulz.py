@@ -44,20 +44,17 @@ class _NewtonSchulz(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         trace, sigma, *steps = ctx.saved_tensors
-        dsigma = None
+        dsigma = torch.zeros_like(sigma)
         while steps:
             *steps, root, square, product = steps
             # Of P' = 1.5 P - 0.5 P² (P Σ); dsquare, dproduct and dsigma are -2 times the gradients.
             dsquare, dproduct = torch.bmm(grad, product.mT), torch.bmm(square.mT, grad)
             transposed = root.mT
-            if dsigma is None:
-                dsigma = torch.bmm(transposed, dproduct)
-            else:
-                dsigma.baddbmm_(transposed, dproduct)
+            dsigma.baddbmm_(transposed, dproduct)
             grad = torch.baddbmm(grad, dsquare, transposed, beta=1.5, alpha=-0.5)
             grad.baddbmm_(transposed, dsquare, alpha=-0.5).baddbmm_(dproduct, sigma.mT, alpha=-0.5)
         # The first step is P_1 = 1.5 I - 0.5 Σ; like the others' it has yet to be divided by -2.
-        dsigma = grad.clone() if dsigma is None else dsigma.add_(grad)
+        dsigma += grad
         along = (dsigma * sigma).sum((-2, -1), keepdim=True)
         dsigma.diagonal(dim1=-2, dim2=-1).sub_(along[..., 0])
         return dsigma / (-2 * trace), None

@@ -102,7 +102,7 @@ def variation_inside_samples(mean: Tensor, second: Tensor, scale: Tensor) -> Ten
     """
     samples, groups, g, _ = second.shape
     m, a = mean.view(samples, groups, g, 1), scale.view(samples, groups, g, 1)
-    return ((second - m @ m.mT) * (a @ a.mT)).sum(0)
+    return ((second - m * m.mT) * (a * a.mT)).sum(0)
 
 
 def instance_statistics(means: Tensor) -> tuple[Tensor, Tensor]:
