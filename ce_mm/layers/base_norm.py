@@ -22,7 +22,7 @@ class Affine(NamedTuple):
     scale: Tensor  #: a, (1, C), or (N, C) where the strategy is ``per_sample``.
     offset: Tensor  #: b, of the same shape.
     mean: Tensor | None  #: of z over this process's batch, (C,), in training; None where ``per_sample``.
-    averages: list[tuple[Tensor, Tensor, float | Tensor]]  #: for update_averages: what moves the norm's buffers.
+    averages: list[ops.Average]  #: for update_averages: what moves the norm's buffers.
 
 
 class BaseNorm:
@@ -37,6 +37,8 @@ class BaseNorm:
     mixes_samples = False
     #: Whether the norm by itself takes its statistics over several processes at this moment.
     synchronised = False
+    #: Whether it is a batch norm that at this moment asks no other process for statistics.
+    local_batch_norm = False
 
     def __init__(self, norm: nn.Module) -> None:
         self.norm = norm
@@ -54,6 +56,10 @@ class BaseNorm:
     def guess(self) -> tuple[Tensor, Tensor] | None:
         """Mean and variance of x by the norm's buffers alone, both (C,); None without buffers."""
         return None
+
+    def parameters(self, dtype: torch.dtype) -> list[Tensor | None]:
+        """γ and β, each None where the norm has none."""
+        return [None if p is None else p.to(dtype) for p in (self.norm.weight, self.norm.bias)]
 
     def affine(
         self,
@@ -103,6 +109,11 @@ class BatchBase(RunningBase):
         is_sync = isinstance(self.norm, nn.SyncBatchNorm)
         return is_sync and self.norm.training and ops.spans_processes(self.process_group)
 
+    @property
+    def local_batch_norm(self) -> bool:
+        """Unless it is synchronised."""
+        return not self.synchronised
+
     def common_shift(self, x: Tensor) -> Tensor | None:
         """The mean of the processes' own."""
         if not self.synchronised:
@@ -136,7 +147,7 @@ class BatchBase(RunningBase):
                 mean, variance = ops.batch_statistics(moments.means)
                 own_mean = mean
             averages = running_averages(norm, mean + shift, variance, samples * positions)
-        scale, offset = ops.batch_norm_affine(mean, variance, *_parameters(norm, shift.dtype), norm.eps)
+        scale, offset = ops.batch_norm_affine(mean, variance, *self.parameters(shift.dtype), norm.eps)
         return Affine(scale, offset, own_mean, averages)
 
     def _statistics_of_all(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -165,7 +176,7 @@ class GroupBase(BaseNorm):
         whole: WholeBatch | None = None,
     ) -> Affine:
         """Group norm, the same in training and inference."""
-        parameters = _parameters(self.norm, shift.dtype)
+        parameters = self.parameters(shift.dtype)
         affine = ops.group_norm_affine(moments.means, shift, self.groups, *parameters, self.norm.eps)
         return Affine(*affine, None, [])
 
@@ -235,8 +246,3 @@ def build(norm: dict, num_features: int) -> tuple[nn.Module, type[BaseNorm]]:
             f"statistics, or SN, got {norm!r}; set for example norm=dict(type='BN')"
         )
     return module, strategy
-
-
-def _parameters(norm: nn.Module, dtype: torch.dtype) -> list[Tensor | None]:
-    """γ and β, each None where the norm has none."""
-    return [None if p is None else p.to(dtype) for p in (norm.weight, norm.bias)]

@@ -14,9 +14,8 @@ from ce_mm import ops
 from ce_mm.layers import base_norm, synchronised
 from ce_mm.layers.batch_decorrelation import BatchDecorrelation
 from ce_mm.layers.instance_reweighting import InstanceReweighting
-from ce_mm.layers.moving_average import update_averages
 from ce_mm.layers.precision import full_precision
-from ce_mm.layers.running_statistics import running_shift
+from ce_mm.layers.running_statistics import running_averages, running_shift, running_statistics
 
 BRANCHES = ("bd", "ir")
 
@@ -157,7 +156,48 @@ class CENorm(nn.Module):
         else:
             moments, shift = None, running_shift(self.norm, x.dtype)
 
-        positions = x.shape[2] * x.shape[3]
+        mix = None if self.mix is None else self.mix.to(shift.dtype)
+        if mix is not None and base.local_batch_norm and not shared and not (learns and bd.pools(x)):
+            coefficients = self._of_batch_norm(base, moments, x.shape, mix, learns)
+        else:
+            coefficients = self._of_any_norm(base, moments, shift, x, mix, training, learns, shared)
+        link = None if moments is None else moments.link
+        return ops.group_affine(x, shift, *coefficients, residual, relu, link, overwrite)
+
+    def _of_batch_norm(
+        self, base: base_norm.BatchBase, moments: ops.Moments, shape: torch.Size, mix: Tensor, learns: bool
+    ) -> ops.Coefficients:
+        """Those of the affine map with both branches on a batch norm, by the batch at hand or by the averages."""
+        norm, bd, ir, shift = self.norm, self.bd, self.ir, moments.shift
+        positions, dtype = shape[2] * shape[3], shift.dtype
+        source = moments.second
+        if not learns:
+            running = bd.running_whitening.to(dtype), ir.running_inv_std_scale.to(dtype)
+            source = ops.Statistics(*running_statistics(norm, shift), *running)
+        coefficients, found = ops.equilibrium(
+            moments.means, source, *base.parameters(dtype), ir.gate(dtype), mix,
+            norm_eps=norm.eps, eps=bd.eps, iterations=bd.iterations, bessel=ir.bessel(positions),
+        )  # fmt: skip
+        if learns:
+            averages = running_averages(norm, found.mean + shift, found.variance, shape[0] * positions)
+            averages.append((bd.running_whitening, found.whitening, self.momentum))
+            averages.append((ir.running_inv_std_scale, found.inv_std_scale, self.momentum))
+            self._update_averages(averages, base)
+        return coefficients
+
+    def _of_any_norm(
+        self,
+        base: base_norm.BaseNorm,
+        moments: ops.Moments | None,
+        shift: Tensor,
+        x: Tensor,
+        mix: Tensor | None,
+        training: bool,
+        learns: bool,
+        shared: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """The same for every other norm, choice of branches and source of statistics."""
+        bd, ir, positions = self.bd, self.ir, x.shape[2] * x.shape[3]
         whitening = reweighting = inv_std_scale = present = None
         if shared:
             affine, whitening, inv_std_scale, samples = synchronised.coefficients(base, bd, ir, x, moments)
@@ -180,14 +220,16 @@ class CENorm(nn.Module):
             if learns:
                 averages.append((ir.running_inv_std_scale, inv_std_scale, self.momentum))
         if averages:
-            finite, moved = update_averages(averages, present)
-            base.count(moved)
-            self.finite = finite if self.finite is None else self.finite & finite
+            self._update_averages(averages, base, present)
 
-        mix = None if self.mix is None else self.mix.to(shift.dtype)
-        weight, diagonal, bias = ops.equilibrium_affine(scale, offset, whitening, reweighting, mix)
-        link = None if moments is None else moments.link
-        return ops.group_affine(x, shift, weight, diagonal, bias, residual, relu, link, overwrite)
+        return ops.equilibrium_affine(scale, offset, whitening, reweighting, mix)
+
+    def _update_averages(
+        self, averages: list[ops.Average], base: base_norm.BaseNorm, present: Tensor | None = None
+    ) -> None:
+        finite, moved = ops.update_averages(averages, present)
+        base.count(moved)
+        self.finite = finite if self.finite is None else self.finite & finite
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Take the weights of a plain norm that stood in this place: ``bn3.weight`` is ``bn3.norm.weight`` here."""

@@ -40,10 +40,12 @@ class InstanceReweighting(nn.Module):
         Returns:
             (N, C), in the type of the moments, and the s^(-1/2) that was used, (1,).
         """
-        dtype = scale.dtype
+        return ops.reweighting(moments.means, scale, self.gate(scale.dtype), self.bessel(positions), inv_std_scale)
+
+    def gate(self, dtype: torch.dtype) -> ops.Gate:
+        """The parameters of f."""
         weights = (self.fc1.weight, self.ln.weight, self.ln.bias, self.fc2.weight)
-        gate = ops.Gate(*(weight.to(dtype) for weight in weights), self.ln.eps)
-        return ops.reweighting(moments.means, scale, gate, self.bessel(positions), inv_std_scale)
+        return ops.Gate(*(weight.to(dtype) for weight in weights), self.ln.eps)
 
     def bessel(self, positions: int) -> float:
         """The factor of the biased σ̃² of so many positions."""

@@ -34,8 +34,8 @@ def running_statistics(norm: nn.Module, shift: Tensor) -> tuple[Tensor, Tensor]:
 
 def running_averages(
     norm: nn.Module, mean: Tensor, variance: Tensor, count: int | Tensor
-) -> list[tuple[Tensor, Tensor, float | Tensor]]:
-    """What :func:`~ce_mm.layers.moving_average.update_averages` needs to move the buffers as PyTorch's BN would.
+) -> list[ops.Average]:
+    """What :func:`~ce_mm.ops.update_averages` needs to move the buffers as PyTorch's BN would.
 
     Args:
         norm: the norm.

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ce_mm import ops
-from ce_mm.layers.moving_average import update_averages
 from ce_mm.layers.precision import full_precision
 from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_statistics
 
@@ -64,7 +63,7 @@ class SwitchableNorm(_InstanceNorm):
             training = self.training and x.numel() > 0
             scale, offset, averages = self.coefficients(moments, x.shape[2] * x.shape[3], training)
             if training:
-                finite, moved = update_averages(averages)
+                finite, moved = ops.update_averages(averages)
                 self.num_batches_tracked += moved
                 self.finite = finite if self.finite is None else self.finite & finite
             return ops.group_affine(x, moments.shift, None, scale, offset, link=moments.link)

@@ -14,8 +14,10 @@ from ce_mm.ops.channel_equilibrium import (
     fit_group_size,
     reweighting,
 )
+from ce_mm.ops.equilibrium import Coefficients, Statistics, equilibrium
 from ce_mm.ops.group_affine import group_affine
 from ce_mm.ops.moments import Moments, compute_dtype, data_shift, moments, needed_shift
+from ce_mm.ops.moving_average import Average, update_averages
 from ce_mm.ops.newton_schulz import newton_schulz
 from ce_mm.ops.sample_norms import (
     group_norm_affine,
@@ -27,8 +29,11 @@ from ce_mm.ops.sample_norms import (
 
 __all__ = [
     "MIN_VARIANCE",
+    "Average",
+    "Coefficients",
     "Gate",
     "Moments",
+    "Statistics",
     "all_reduce_sum",
     "all_reduce_sums",
     "batch_norm_affine",
@@ -36,6 +41,7 @@ __all__ = [
     "compute_dtype",
     "covariance",
     "data_shift",
+    "equilibrium",
     "equilibrium_affine",
     "fit_group_size",
     "group_affine",
@@ -48,5 +54,6 @@ __all__ = [
     "spans_processes",
     "statistics_over_samples",
     "switchable_norm_affine",
+    "update_averages",
     "variation_inside_samples",
 ]

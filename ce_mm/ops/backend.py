@@ -1,4 +1,4 @@
-"""Which kernels run a pass: Triton's for a GPU of NVIDIA's, plain PyTorch's for everything else."""
+"""Which kernels run: Triton's for a GPU of NVIDIA's, plain PyTorch's for everything else."""
 import functools
 import logging
 from types import ModuleType
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ce_mm.ops import plain
+from ce_mm.ops.operator import is_watched
 
 #: What the Triton kernels take; float64 is left to plain PyTorch.
 KERNEL_TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -20,6 +21,18 @@ def kernels(x: Tensor) -> ModuleType:
     if x.is_cuda and x.dtype in KERNEL_TYPES and _has_tf32(x.device):
         return _triton_kernels()
     return plain
+
+
+def coefficient_kernels(means: Tensor) -> ModuleType | None:
+    """:mod:`ce_mm.ops.triton_coefficients` for moments that the Triton kernels took, else None.
+
+    None too while somebody looks at the calls: a compiler joins the small ones by itself.
+    """
+    if kernels(means) is plain or is_watched((means,)):
+        return None
+    from ce_mm.ops import triton_coefficients
+
+    return triton_coefficients
 
 
 @functools.cache

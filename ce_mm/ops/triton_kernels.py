@@ -40,9 +40,7 @@ def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sampl
     """Means of z and z², and, if asked, of z zᵀ inside each group; see :func:`ce_mm.ops.moments`."""
     if not _in_reach(x, group_size):
         return plain.moments(x, shift, group_size, products, per_sample)
-    sums, product = _sums(x, shift, None, None, None, group_size, products, per_sample)
-    positions, samples = x.shape[2] * x.shape[3], 1 if per_sample else x.shape[0]
-    return sums.div_(positions), product.div_(positions * samples)
+    return _sums(x, shift, None, None, None, group_size, products, per_sample, means=True)
 
 
 def group_affine(
@@ -145,8 +143,12 @@ def _sums(
     group_size: int,
     products: bool,
     per_sample: bool,
+    means: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Sums over positions of v and v ⊙ z, and of v zᵀ, where v is dy or, without one, z; writes ``gradient``."""
+    """Sums over positions of v and v ⊙ z, and of v zᵀ, where v is dy or, without one, z; writes ``gradient``.
+
+    Or ``means``, of v zᵀ those over the samples too, unless ``per_sample``.
+    """
     n, c, h, w = x.shape
     tiles = _tiles(c, group_size)
     samples, splits = _shares(x, tiles, per_sample)
@@ -167,12 +169,19 @@ def _sums(
             shift_stride=_sample_stride(_of_samples(shift, x)),
             samples=samples,
             splits=splits,
+            of_sums=1.0 / (h * w) if means else 1.0,
+            of_products=1.0 / (h * w * (1 if per_sample else n)) if means else 1.0,
         )
     if product is None:
         product = shift.new_empty(0)
     else:
-        product = product.sum(1) if per_sample else product.sum((0, 1))[None]
-    return sums.sum(0), product
+        product = _sum(product, 1) if per_sample else _sum(product.flatten(0, 1), 0)[None]
+    return _sum(sums, 0), product
+
+
+def _sum(parts: Tensor, dim: int) -> Tensor:
+    """Their sum, without a launch where there is but one."""
+    return parts.squeeze(dim) if parts.shape[dim] == 1 else parts.sum(dim)
 
 
 def _shares(x: Tensor, tiles: int, per_sample: bool) -> tuple[int, int]:
@@ -328,11 +337,11 @@ def _mapped(values, matrix, diagonal, ROWS: tl.constexpr, PRECISION: tl.constexp
 @_tuned((1024, 1), (1024, 2), (2048, 4), (4096, 8))
 def _sums_kernel(
     x, shift, dy, rectified, gradient, sums, product,
-    N, C, P, bucket, shift_stride, samples, splits,
+    N, C, P, bucket, shift_stride, samples, splits, of_sums, of_products,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
-    """One share of the samples and positions of one tile of channels; see _sums."""
+    """One share of the samples and positions of one tile of channels, each result times its factor; see _sums."""
     BLOCK: tl.constexpr = TILE // ROWS
     C, P = _aligned(C, P, LAST, ALIGN)
     tiles = tl.cdiv(C, ROWS // G * G)
@@ -366,11 +375,11 @@ def _sums_kernel(
                 right = tl.trans(_operand(z, PRECISION))
                 products = tl.dot(_operand(left, PRECISION), right, products, input_precision=PRECISION)
         place = (tl.cast(split, tl.int64) * 2 * N + n) * C + channel
-        tl.store(sums + place, tl.sum(totals, 1), mask=present)
-        tl.store(sums + place + tl.cast(N, tl.int64) * C, tl.sum(inners, 1), mask=present)
+        tl.store(sums + place, tl.sum(totals, 1) * of_sums, mask=present)
+        tl.store(sums + place + tl.cast(N, tl.int64) * C, tl.sum(inners, 1) * of_sums, mask=present)
     if product is not None:
         place, stored = _block_offsets(channel, present, G, ROWS)
-        tl.store(product + tl.cast(part, tl.int64) * C * G + place, products, mask=stored)
+        tl.store(product + tl.cast(part, tl.int64) * C * G + place, products * of_products, mask=stored)
 
 
 @_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))

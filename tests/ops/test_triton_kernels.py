@@ -1,5 +1,4 @@
 """The Triton kernels give what plain PyTorch gives: on a GPU where there is one, else in Triton's interpreter."""
-import importlib.util
 import itertools
 import logging
 import sys
@@ -7,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from triton_modules import load
 
 from ce_mm import ops
 from ce_mm.ops import backend, plain
 
 triton = pytest.importorskip("triton")
-tl = triton.language
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -21,44 +20,18 @@ KERNELS = ["_sums_kernel", "_affine_kernel", "_input_gradient_kernel"]
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2**-9, torch.bfloat16: 2**-7}
 
 
-def load():
-    """A fresh copy of ce_mm.ops.triton_kernels that no other test sees."""
-    spec = importlib.util.find_spec("ce_mm.ops.triton_kernels")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def loaded():
-    """The module, its kernels' configurations, and what of Triton's own library a CPU needs in another form."""
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE == "cpu":
-            patch.setenv("TRITON_INTERPRET", "1")
-        module = load()
-        functions = {name: f for name, f in vars(tl).items() if isinstance(f, triton.runtime.JITFunction)}
-        return SimpleNamespace(
-            module=module,
-            configurations=[getattr(module, name).configs for name in KERNELS],
-            library={} if DEVICE == "cuda" else {name: triton.jit(f.fn) for name, f in functions.items()},
-        )
+def configurations(loaded):
+    """All that the tuner may choose among, by kernel."""
+    return [getattr(loaded.kernels, name).configs for name in KERNELS]
 
 
 @pytest.fixture
-def kernels(loaded, monkeypatch):
+def kernels(runnable, configurations, monkeypatch):
     """The module, with the first configuration of every kernel in place of a trial of all."""
-    for name, configurations in zip(KERNELS, loaded.configurations, strict=True):
-        monkeypatch.setattr(getattr(loaded.module, name), "configs", configurations[:1])
-    if DEVICE == "cpu":
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-    # The interpreter leaves parts of the language behind in its own form, which no compilation after it could use.
-    language = [(part, dict(vars(part))) for part in (tl, tl.core, tl.math, tl.tensor)]
-    vars(tl).update(loaded.library)
-    yield loaded.module
-    for part, members in language:
-        for name, member in members.items():
-            if vars(part)[name] is not member:
-                setattr(part, name, member)
+    for name, possible in zip(KERNELS, configurations, strict=True):
+        monkeypatch.setattr(getattr(runnable.kernels, name), "configs", possible[:1])
+    return runnable.kernels
 
 
 @pytest.fixture
@@ -122,9 +95,9 @@ def test_every_pass_agrees_for_every_width_of_group(kernels, n, c, h, w, g, layo
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("g", [16, 64])
-def test_every_configuration_that_the_tuner_may_choose_agrees(kernels, loaded, monkeypatch, dtype, g):
+def test_every_configuration_that_the_tuner_may_choose_agrees(kernels, configurations, monkeypatch, dtype, g):
     p = problem(2, 64, 1, 57, g, dtype=dtype)
-    for chosen in zip(*loaded.configurations, strict=True):
+    for chosen in zip(*configurations, strict=True):
         for name, configuration in zip(KERNELS, chosen, strict=True):
             monkeypatch.setattr(getattr(kernels, name), "configs", [configuration])
         assert_same(all_passes(kernels, p), all_passes(plain, p), dtype)
@@ -275,7 +248,7 @@ def test_the_operators_and_their_joint_backward_agree(kernels, monkeypatch, layo
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_the_kernels_compile_for_a_gpu_and_load_whole_vectors(monkeypatch, tmp_path, layout):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    module = load()
+    module = load("triton_kernels")
     p = problem(2, 32, 4, 8, 16, dtype=torch.bfloat16, layout=layout)
     constants = module._shape_arguments(p.x, p.g) | {"RELU": True, "TILE": 2048}
     for tuned in (getattr(module, name) for name in KERNELS):
@@ -286,6 +259,8 @@ def test_the_kernels_compile_for_a_gpu_and_load_whole_vectors(monkeypatch, tmp_p
                 signature[name], known[place,] = "constexpr", constants[name]
             elif name in ("x", "dy", "rectified", "gradient", "residual", "y", "dx"):
                 signature[name], aligned[place,] = "*bf16", [["tt.divisibility", 16]]
+            elif name.startswith("of_"):
+                signature[name] = "fp32"
             elif parameter.do_not_specialize:
                 signature[name] = "i32"
             else:

@@ -1,0 +1,505 @@
+"""The small tensors of one layer as Triton kernels: what :func:`ce_mm.ops.equilibrium` runs on a GPU.
+
+There the arithmetic of the coefficients costs nothing and their launches cost everything. So all that stays inside a
+group of channels is one kernel forward, from the moments to Σ^(-1/2) and σ̃², and one backward; what joins the branches
+is another pair. Between the two lies IR's gate, which joins all channels and is two matrix products of PyTorch's.
+
+A program works on a tile of channels, as many whole groups as fit into ROWS, their matrices on the diagonal of one, as
+in :mod:`ce_mm.ops.triton_kernels`. Backward computes again what forward had in registers. What is summed over all
+channels is written tile by tile and summed by whoever needs it, so that the same call gives the same bits.
+
+Everything is float32 and every product "ieee". Multiplications and additions are not fused, since of a map of one
+position the variance E - m² must be 0.
+"""
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ce_mm.ops.channel_equilibrium import MIN_VARIANCE
+from ce_mm.ops.triton_kernels import FEWEST_ROWS, _block_offsets, _rows, _tile_channels, _tiles
+
+#: Samples that a program works on at a time.
+SAMPLES = 32
+#: Values that a program averages at a time, and how many buffers one kernel takes.
+VALUES, BUFFERS = 1024, 4
+
+
+class BaseNorm(NamedTuple):
+    """What the first kernel makes of the moments."""
+
+    mean: Tensor  #: of z, (C,)
+    variance: Tensor  #: likewise
+    scale: Tensor  #: a, (1, C)
+    offset: Tensor  #: b, (1, C)
+    spread: Tensor  #: σ̃²_n, (N, C)
+    spread_sums: Tensor | None  #: those of σ̃² over the samples and channels of each tile; None where not of the batch
+    whitening: Tensor | None  #: Σ^(-1/2), (C/g, g, g), likewise
+
+
+def in_reach(means: Tensor, group_size: int) -> bool:
+    """Whether the kernels take such moments."""
+    return means.dtype == torch.float32 and group_size <= FEWEST_ROWS
+
+
+def base_norm(
+    means: Tensor,
+    second: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    eps: float,
+    iterations: int,
+    bessel: float,
+) -> BaseNorm:
+    """Batch norm and σ̃², and of the batch Newton-Schulz; arguments as :func:`ce_mm.ops.equilibrium`'s.
+
+    ``second`` is None where mean and variance are given, and they are where it is not.
+    """
+    _, n, c = means.shape
+    group_size = 1 if second is None else second.shape[-1]
+    spread, (scale, offset) = torch.empty_like(means[0]), means.new_empty(2, 1, c)
+    sums = whitening = None
+    if second is not None:
+        mean, variance = means.new_empty(2, c)
+        sums, whitening = means.new_empty(_tiles(c, group_size)), torch.empty_like(second[0])
+    _launch(
+        _base_norm_kernel, means, group_size, means, second, mean, variance, norm_weight, norm_bias,
+        scale, offset, spread, sums, whitening, n, c, norm_eps, eps, bessel, T=iterations,
+    )  # fmt: skip
+    return BaseNorm(mean, variance, scale, offset, spread, sums, whitening)
+
+
+def base_norm_backward(
+    dwhitening: Tensor,
+    dscale: Tensor,
+    doffset: Tensor,
+    dspread: Tensor,
+    dinv_std_scales: Tensor,
+    inv_std_scale: Tensor,
+    means: Tensor,
+    second: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    eps: float,
+    iterations: int,
+    bessel: float,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Through :func:`base_norm` and s^(-1/2), to the moments and the norm's parameters.
+
+    Args:
+        dwhitening, dscale, doffset, dspread: the gradients of what base_norm gives.
+        dinv_std_scales: that of s^(-1/2), in one part for each tile.
+        inv_std_scale: s^(-1/2), (1,).
+        means, second: those given to base_norm.
+        mean, variance: those that it returned.
+
+    Returns:
+        The gradients of means and second, and those that γ and β have, or would have, both (C,).
+    """
+    _, n, c = means.shape
+    dmeans, dsecond = torch.empty_like(means), None if second is None else torch.empty_like(second)
+    dnorm_weight, dnorm_bias = means.new_empty(2, c)
+    _launch(
+        _base_norm_backward_kernel, means, dwhitening.shape[-1], dwhitening, dscale, doffset, dspread, dinv_std_scales,
+        inv_std_scale, means, second, mean, variance, norm_weight, dmeans, dsecond, dnorm_weight, dnorm_bias,
+        n, c, norm_eps, eps, bessel, MIN_VARIANCE**-0.5, T=iterations,
+    )  # fmt: skip
+    return dmeans, dsecond, dnorm_weight, dnorm_bias
+
+
+def combine(
+    base: BaseNorm, whitening: Tensor, logit: Tensor, mix: Tensor, inv_std_scale: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """W, e_n and t_n as :func:`~ce_mm.ops.equilibrium_affine` gives them, and the s^(-1/2) used.
+
+    Args:
+        base: the base norm.
+        whitening: Σ^(-1/2), (C/g, g, g).
+        logit: (N, C), what the gate's sigmoid is taken of.
+        mix: the logit of λ, (1,).
+        inv_std_scale: s^(-1/2), (1,), or None to take that of the batch.
+    """
+    n, c = logit.shape
+    weight = torch.empty_like(whitening)[None]
+    diagonal, bias = logit.new_empty(2, n, c)
+    used = logit.new_empty(1) if inv_std_scale is None else inv_std_scale
+    _launch(
+        _combine_kernel, logit, weight.shape[-1], base.scale, base.offset, whitening, logit, mix,
+        base.spread_sums if inv_std_scale is None else None, used, weight, diagonal, bias, n, c, MIN_VARIANCE,
+    )  # fmt: skip
+    return weight, diagonal, bias, used
+
+
+def combine_backward(
+    dweight: Tensor,
+    ddiagonal: Tensor,
+    dbias: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    whitening: Tensor,
+    logit: Tensor,
+    mix: Tensor,
+    inv_std_scale: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Through :func:`combine`.
+
+    Returns:
+        The gradients of whitening, scale and offset, that of the logit, and (2, tiles): those of mix and of s^(-1/2),
+        each in one part for each tile.
+    """
+    n, c = logit.shape
+    group_size = whitening.shape[-1]
+    dwhitening, dlogit = torch.empty_like(whitening), torch.empty_like(logit)
+    dscale, doffset = logit.new_empty(2, 1, c)
+    parts = logit.new_empty(2, _tiles(c, group_size))
+    _launch(
+        _combine_backward_kernel, logit, group_size, dweight.contiguous(), ddiagonal.contiguous(), dbias.contiguous(),
+        scale, offset, whitening, logit, mix, inv_std_scale, dwhitening, dscale, doffset, dlogit, *parts, n, c,
+    )  # fmt: skip
+    return dwhitening, dscale, doffset, dlogit, parts
+
+
+def can_move(averages: Sequence[tuple[Tensor, Tensor, float | Tensor]]) -> bool:
+    """Whether :func:`move_averages` takes these: few enough, and with momenta that are known here."""
+    return len(averages) <= BUFFERS and not any(isinstance(momentum, Tensor) for *_, momentum in averages)
+
+
+def move_averages(averages: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
+    """Move the buffers as :func:`ce_mm.ops.update_averages` does, and say whether they were, a bool ()."""
+    finite = torch.empty((), dtype=torch.bool, device=averages[0][1].device)
+    arguments = [(buffer, value.contiguous(), value.numel(), momentum) for buffer, value, momentum in averages]
+    largest = max(size for _, _, size, _ in arguments)
+    arguments += [(None, None, 0, 0.0)] * (BUFFERS - len(arguments))
+    with torch.cuda.device_of(finite):
+        _average_kernel[(triton.cdiv(largest, VALUES),)](finite, *sum(arguments, ()), BLOCK=VALUES)
+    return finite
+
+
+def _launch(kernel: triton.runtime.JITFunction, example: Tensor, group_size: int, *arguments, **constants) -> None:
+    """One program for each tile of the (..., C) tensor ``example``."""
+    tiles, rows = _tiles(example.shape[-1], group_size), _rows(group_size)
+    with torch.cuda.device_of(example):
+        kernel[(tiles,)](
+            *arguments, G=group_size, ROWS=rows, BLOCK=SAMPLES, **constants, num_warps=4, enable_fp_fusion=False
+        )
+
+
+_jit = triton.jit(do_not_specialize=["N", "C"])
+
+
+@triton.jit
+def _total(parts, count, BLOCK: tl.constexpr):
+    """The sum of what every tile has written."""
+    total = tl.full((BLOCK,), 0.0, tl.float32)
+    for start in range(0, count, BLOCK):
+        place = start + tl.arange(0, BLOCK)
+        total += tl.load(parts + place, mask=place < count, other=0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def _samples(start, channel, present, N, C, BLOCK: tl.constexpr):
+    """Where the tile of these channels and the samples from ``start`` lies in (N, C), and what of it exists."""
+    sample = start + tl.arange(0, BLOCK)
+    return (sample * C)[None, :] + channel[:, None], present[:, None] & (sample < N)[None, :]
+
+
+@triton.jit
+def _batch_statistics(means, channel, present, N, C, BLOCK: tl.constexpr):
+    """Mean and variance over the batch."""
+    total = tl.full(channel.shape, 0.0, tl.float32)
+    squares = tl.full(channel.shape, 0.0, tl.float32)
+    for start in range(0, N, BLOCK):
+        place, inside = _samples(start, channel, present, N, C, BLOCK)
+        total += tl.sum(tl.load(means + place, mask=inside, other=0.0), 1)
+        squares += tl.sum(tl.load(means + N * C + place, mask=inside, other=0.0), 1)
+    mean = total / N
+    return mean, squares / N - mean * mean
+
+
+@triton.jit
+def _scale(variance, norm_weight, channel, present, norm_eps):
+    """1 / sqrt(variance + eps), and the norm's a."""
+    inv_std = 1.0 / tl.sqrt_rn(variance + norm_eps)
+    if norm_weight is None:
+        return inv_std, inv_std
+    else:
+        return inv_std, inv_std * tl.load(norm_weight + channel, mask=present, other=0.0)
+
+
+@triton.jit
+def _of_groups(values, G: tl.constexpr, ROWS: tl.constexpr):
+    """For each row the sum of ``values`` over the rows of its group."""
+    row = tl.arange(0, ROWS)
+    same_group = (row // G)[:, None] == (row // G)[None, :]
+    return tl.sum(tl.where(same_group, values[None, :], 0.0), 1)
+
+
+@triton.jit
+def _on_diagonal(values, ROWS: tl.constexpr):
+    row = tl.arange(0, ROWS)
+    return tl.where(row[:, None] == row[None, :], values, 0.0)
+
+
+@triton.jit
+def _covariance(second, mean, scale, present, block, stored, eps, G: tl.constexpr, ROWS: tl.constexpr):
+    """Covariance of z, a aᵀ, and Σ with its trace divided out, on the blocks; the trace, of each row's group."""
+    of_z = tl.load(second + block, mask=stored, other=0.0)
+    of_z = tl.where(stored, of_z - mean[:, None] * mean[None, :], 0.0)
+    outer = scale[:, None] * scale[None, :]
+    sigma = of_z * outer + _on_diagonal(eps, ROWS)
+    trace = _of_groups(tl.sum(_on_diagonal(sigma, ROWS), 1), G, ROWS)
+    trace = tl.where(present, trace, 1.0)  # rows without a channel
+    return of_z, outer, sigma / trace[:, None], trace
+
+
+@triton.jit
+def _product(left, right):
+    return tl.dot(left, right, input_precision="ieee")
+
+
+@triton.jit
+def _root(sigma, STEPS: tl.constexpr, ROWS: tl.constexpr):
+    """P after so many steps of Newton-Schulz, at least 1."""
+    root = _on_diagonal(1.5, ROWS) - 0.5 * sigma
+    for _ in tl.static_range(STEPS - 1):
+        root = 1.5 * root - 0.5 * _product(_product(root, root), _product(root, sigma))
+    return root
+
+
+@_jit
+def _base_norm_kernel(
+    means, second, mean_place, variance_place, norm_weight, norm_bias,
+    scale_out, offset_out, spread, spread_sums, whitening,
+    N, C, norm_eps, eps, bessel,
+    T: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Mean and variance are written with ``second``, and read without."""
+    channel, present = _tile_channels(tl.program_id(0), C, G, ROWS)
+    if second is None:
+        mean = tl.load(mean_place + channel, mask=present, other=0.0)
+        variance = tl.load(variance_place + channel, mask=present, other=1.0)
+    else:
+        mean, variance = _batch_statistics(means, channel, present, N, C, BLOCK)
+        tl.store(mean_place + channel, mean, mask=present)
+        tl.store(variance_place + channel, variance, mask=present)
+    _, scale = _scale(variance, norm_weight, channel, present, norm_eps)
+    offset = -scale * mean
+    if norm_bias is not None:
+        offset += tl.load(norm_bias + channel, mask=present, other=0.0)
+    tl.store(scale_out + channel, scale, mask=present)
+    tl.store(offset_out + channel, offset, mask=present)
+
+    total = tl.full((ROWS,), 0.0, tl.float32)
+    for start in range(0, N, BLOCK):
+        place, inside = _samples(start, channel, present, N, C, BLOCK)
+        m = tl.load(means + place, mask=inside, other=0.0)
+        square = tl.load(means + N * C + place, mask=inside, other=0.0)
+        values = (square - m * m) * (scale * scale * bessel)[:, None]
+        tl.store(spread + place, values, mask=inside)
+        total += tl.sum(tl.where(inside, values, 0.0), 1)
+
+    if second is not None:
+        tl.store(spread_sums + tl.program_id(0), tl.sum(total, 0))
+        block, stored = _block_offsets(channel, present, G, ROWS)
+        _, _, sigma, _ = _covariance(second, mean, scale, present, block, stored, eps, G, ROWS)
+        tl.store(whitening + block, _root(sigma, T, ROWS), mask=stored)
+
+
+@_jit
+def _combine_kernel(
+    scale, offset, whitening, logit, mix, spread_sums,
+    inv_std_scale, weight, diagonal, bias,
+    N, C, min_variance,
+    G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """s^(-1/2) is written with ``spread_sums``, and read without."""
+    channel, present = _tile_channels(tl.program_id(0), C, G, ROWS)
+    if spread_sums is None:
+        of_all = tl.load(inv_std_scale)
+    else:
+        mean_spread = _total(spread_sums, tl.num_programs(0), BLOCK) / N / C
+        mean_spread = tl.where(mean_spread < min_variance, min_variance, mean_spread)  # a maximum would hide a NaN
+        of_all = 1.0 / tl.sqrt_rn(mean_spread)
+        if tl.program_id(0) == 0:
+            tl.store(inv_std_scale, of_all)
+
+    ratio = tl.sigmoid(tl.load(mix))
+    a = tl.load(scale + channel, mask=present, other=0.0)
+    b = tl.load(offset + channel, mask=present, other=0.0)
+    block, stored = _block_offsets(channel, present, G, ROWS)
+    shared = ratio * tl.load(whitening + block, mask=stored, other=0.0)
+    tl.store(weight + block, shared * a[None, :], mask=stored)
+    common = tl.sum(shared * b[None, :], 1)
+    for start in range(0, N, BLOCK):
+        place, inside = _samples(start, channel, present, N, C, BLOCK)
+        gate = tl.sigmoid(tl.load(logit + place, mask=inside, other=0.0))
+        own = gate * of_all * (1.0 - ratio)
+        tl.store(diagonal + place, own * a[:, None], mask=inside)
+        tl.store(bias + place, common[:, None] + own * b[:, None], mask=inside)
+
+
+@_jit
+def _combine_backward_kernel(
+    dweight, ddiagonal, dbias, scale, offset, whitening, logit, mix, inv_std_scale,
+    dwhitening, dscale, doffset, dlogit, dmixes, dinv_std_scales,
+    N, C,
+    G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    channel, present = _tile_channels(tl.program_id(0), C, G, ROWS)
+    ratio, of_all = tl.sigmoid(tl.load(mix)), tl.load(inv_std_scale)
+    a = tl.load(scale + channel, mask=present, other=0.0)
+    b = tl.load(offset + channel, mask=present, other=0.0)
+
+    da = tl.full((ROWS,), 0.0, tl.float32)
+    db = tl.full((ROWS,), 0.0, tl.float32)
+    dcommon = tl.full((ROWS,), 0.0, tl.float32)
+    dof_all = tl.full((ROWS,), 0.0, tl.float32)
+    for start in range(0, N, BLOCK):
+        place, inside = _samples(start, channel, present, N, C, BLOCK)
+        gate = tl.sigmoid(tl.load(logit + place, mask=inside, other=0.0))
+        of_diagonal = tl.load(ddiagonal + place, mask=inside, other=0.0)
+        of_bias = tl.load(dbias + place, mask=inside, other=0.0)
+        own = gate * of_all * (1.0 - ratio)
+        down = of_diagonal * a[:, None] + of_bias * b[:, None]
+        along = down * gate
+        tl.store(dlogit + place, along * (1.0 - ratio) * of_all * (1.0 - gate), mask=inside)
+        da += tl.sum(of_diagonal * own, 1)
+        db += tl.sum(of_bias * own, 1)
+        dcommon += tl.sum(of_bias, 1)
+        dof_all += tl.sum(along, 1)
+
+    block, stored = _block_offsets(channel, present, G, ROWS)
+    root = tl.load(whitening + block, mask=stored, other=0.0)
+    of_weight = tl.load(dweight + block, mask=stored, other=0.0)
+    dshared = tl.where(stored, of_weight * a[None, :] + dcommon[:, None] * b[None, :], 0.0)
+    tl.store(dwhitening + block, ratio * dshared, mask=stored)
+    tl.store(dscale + channel, da + tl.sum(of_weight * ratio * root, 0), mask=present)
+    tl.store(doffset + channel, db + tl.sum(ratio * root * dcommon[:, None], 0), mask=present)
+    of_gates = tl.sum(dof_all, 0)
+    dratio = tl.sum(tl.sum(dshared * root, 1), 0) - of_all * of_gates
+    tl.store(dmixes + tl.program_id(0), dratio * ratio * (1.0 - ratio))
+    tl.store(dinv_std_scales + tl.program_id(0), (1.0 - ratio) * of_gates)
+
+
+@triton.jit
+def _root_backward(grad, sigma, T: tl.constexpr, ROWS: tl.constexpr):
+    """From the gradient of :func:`_root` to -2 times that of sigma; P, its square and P Σ are symmetric."""
+    dsigma = tl.full((ROWS, ROWS), 0.0, tl.float32)
+    for step in tl.static_range(T - 1):
+        root = _root(sigma, T - 1 - step, ROWS)
+        dsquare = _product(grad, _product(root, sigma))
+        dproduct = _product(_product(root, root), grad)
+        dsigma += _product(root, dproduct)
+        inner = _product(dsquare, root) + _product(root, dsquare) + _product(dproduct, sigma)
+        grad = 1.5 * grad - 0.5 * inner
+    return dsigma + grad
+
+
+@_jit
+def _base_norm_backward_kernel(
+    dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale,
+    means, second, mean_place, variance_place, norm_weight, dmeans, dsecond, dnorm_weight, dnorm_bias,
+    N, C, norm_eps, eps, bessel, largest,
+    T: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Without ``second`` nothing but σ̃² depends on the moments."""
+    channel, present = _tile_channels(tl.program_id(0), C, G, ROWS)
+    mean = tl.load(mean_place + channel, mask=present, other=0.0)
+    inv_std, scale = _scale(
+        tl.load(variance_place + channel, mask=present, other=1.0), norm_weight, channel, present, norm_eps
+    )
+    da = tl.load(dscale + channel, mask=present, other=0.0)
+    db = tl.load(doffset + channel, mask=present, other=0.0)
+    dmean = -db * scale
+    common = 0.0
+
+    if second is not None:
+        block, stored = _block_offsets(channel, present, G, ROWS)
+        of_z, outer, sigma, trace = _covariance(second, mean, scale, present, block, stored, eps, G, ROWS)
+        dsigma = _root_backward(tl.load(dwhitening + block, mask=stored, other=0.0), sigma, T, ROWS)
+        along = _of_groups(tl.sum(tl.where(stored, dsigma * sigma, 0.0), 1), G, ROWS)
+        dsigma = (dsigma - _on_diagonal(along[:, None], ROWS)) / (-2.0 * trace[:, None])
+        dsigma = tl.where(stored, dsigma, 0.0)
+        of_second = dsigma * outer
+        tl.store(dsecond + block, of_second, mask=stored)
+        douter = dsigma * of_z
+        da += tl.sum((douter + tl.trans(douter)) * scale[None, :], 1)
+        dmean -= tl.sum((of_second + tl.trans(of_second)) * mean[None, :], 1)
+        # Of s^(-1/2), where s is the mean of σ̃² and not clamped.
+        of_all = tl.load(inv_std_scale)
+        dof_all = _total(dinv_std_scales, tl.num_programs(0), BLOCK)
+        common = tl.where(of_all < largest, -0.5 * dof_all * of_all * of_all * of_all / N / C, 0.0)
+
+    # σ̃²_n = a² bessel (E_n - m_n²).
+    dfactor = tl.full((ROWS,), 0.0, tl.float32)
+    for start in range(0, N, BLOCK):
+        place, inside = _samples(start, channel, present, N, C, BLOCK)
+        m = tl.load(means + place, mask=inside, other=0.0)
+        square = tl.load(means + N * C + place, mask=inside, other=0.0)
+        of_spread = tl.load(dspread + place, mask=inside, other=0.0) + common
+        dfactor += tl.sum(tl.where(inside, of_spread * (square - m * m), 0.0), 1)
+    da += 2.0 * bessel * scale * dfactor
+
+    # b = β - a m, a = γ / sqrt(variance + eps), variance = E - m².
+    of_weight = (da - db * mean) * inv_std
+    tl.store(dnorm_weight + channel, of_weight, mask=present)
+    tl.store(dnorm_bias + channel, db, mask=present)
+    if second is None:
+        dmean = tl.full((ROWS,), 0.0, tl.float32)
+        dsquare = dmean
+    else:
+        dsquare = -0.5 * of_weight * scale * inv_std / N
+        dmean = dmean / N - 2.0 * mean * dsquare
+    factor = scale * scale * bessel
+    for start in range(0, N, BLOCK):
+        place, inside = _samples(start, channel, present, N, C, BLOCK)
+        m = tl.load(means + place, mask=inside, other=0.0)
+        of_spread = (tl.load(dspread + place, mask=inside, other=0.0) + common) * factor[:, None]
+        tl.store(dmeans + place, dmean[:, None] - 2.0 * m * of_spread, mask=inside)
+        tl.store(dmeans + N * C + place, dsquare[:, None] + of_spread, mask=inside)
+
+
+@triton.jit
+def _part_of_sum(values, size, BLOCK: tl.constexpr):
+    if values is None:
+        return 0.0
+    else:
+        return _total(values, size, BLOCK)
+
+
+@triton.jit
+def _move(buffer, value, size, momentum, finite, BLOCK: tl.constexpr):
+    if buffer is not None:
+        place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        old = tl.load(buffer + place, mask=place < size, other=0.0).to(tl.float32)
+        moved = old + momentum * (tl.load(value + place, mask=place < size, other=0.0) - old)
+        tl.store(buffer + place, tl.where(finite, moved, old), mask=place < size)
+
+
+@triton.jit
+def _average_kernel(
+    finite_out,
+    buffer0, value0, size0, momentum0, buffer1, value1, size1, momentum1,
+    buffer2, value2, size2, momentum2, buffer3, value3, size3, momentum3,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Every program sums all values, to know by itself whether they are finite, and moves its part of each buffer."""
+    total = _part_of_sum(value0, size0, BLOCK) + _part_of_sum(value1, size1, BLOCK)
+    total += _part_of_sum(value2, size2, BLOCK) + _part_of_sum(value3, size3, BLOCK)
+    finite = total - total == 0.0
+    if tl.program_id(0) == 0:
+        tl.store(finite_out, finite)
+    _move(buffer0, value0, size0, momentum0, finite, BLOCK)
+    _move(buffer1, value1, size1, momentum1, finite, BLOCK)
+    _move(buffer2, value2, size2, momentum2, finite, BLOCK)
+    _move(buffer3, value3, size3, momentum3, finite, BLOCK)

@@ -1,0 +1,214 @@
+"""The coefficients by Triton's kernels are those of plain PyTorch: on a GPU where there is one, else interpreted."""
+import sys
+
+import pytest
+import torch
+from torch import nn
+from triton_modules import load
+
+from ce_mm import ops
+from ce_mm.layers import CENorm
+from ce_mm.ops import plain
+from ce_mm.ops.channel_equilibrium import MIN_VARIANCE
+
+triton = pytest.importorskip("triton")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+KERNELS = ["_base_norm_kernel", "_base_norm_backward_kernel", "_combine_kernel", "_combine_backward_kernel"]
+
+
+@pytest.fixture
+def choose(runnable, monkeypatch):
+    """A function that has everything computed by Triton, or nothing."""
+
+    def by_triton(yes):
+        for user in ("moments", "group_affine", "joint"):
+            module = sys.modules[f"ce_mm.ops.{user}"]
+            monkeypatch.setattr(module, "kernels", lambda x: runnable.kernels if yes and not x.is_meta else plain)
+        for user in ("equilibrium", "moving_average"):
+            module = sys.modules[f"ce_mm.ops.{user}"]
+            monkeypatch.setattr(module, "coefficient_kernels", lambda means: runnable.coefficients if yes else None)
+
+    for name in ("_sums_kernel", "_affine_kernel", "_input_gradient_kernel"):
+        kernel = getattr(runnable.kernels, name)
+        monkeypatch.setattr(kernel, "configs", kernel.configs[:1])
+    return by_triton
+
+
+def problem(n=3, c=32, g=16, positions=9, affine=True, tiny=False, dtype=torch.float64):
+    """The tensors of a layer, without those of the norm if asked; ``tiny``: of a map of next to no variance."""
+    generator = torch.Generator().manual_seed(n * c + g)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    x = (1e-4 * draw(n, c, positions, 1) if tiny else 1.5 * draw(n, c, positions, 1) + draw(c, 1, 1)).to(DEVICE)
+    means, second = plain.moments(x, x.new_zeros(c), g, True, False)
+    hidden = max(c // 4, 1)
+    norm = (1 + 0.2 * draw(c), draw(c)) if affine else (None, None)
+    gate = draw(hidden, c) / c**0.5, 1 + 0.2 * draw(hidden), 0.3 * draw(hidden), draw(c, hidden) / hidden**0.5
+    tensors = means, second, *norm, *gate, draw(1)
+    given = [None if t is None else t.detach().to(DEVICE, dtype).requires_grad_() for t in tensors]
+    results = draw(1, c // g, g, g), draw(n, c), draw(n, c)
+    return given, [result.to(DEVICE, dtype) for result in results]
+
+
+def results_and_gradients(given, douts, iterations=3, bessel=1.125, norm_eps=1e-5, statistics=None):
+    """Coefficients, the statistics used, and the gradients of all that is given, but of E not where it is not used."""
+    means, second, gamma, beta, *gate, mix = given
+    coefficients, used = ops.equilibrium(
+        means, statistics or second, gamma, beta, ops.Gate(*gate, 1e-5), mix, norm_eps=norm_eps, eps=1e-5,
+        iterations=iterations, bessel=bessel,
+    )  # fmt: skip
+    inputs = [t for t in given if t is not None and not (t is second and statistics)]
+    return *coefficients, *used, *torch.autograd.grad(coefficients, inputs, douts)
+
+
+def assert_close(mine, exact):
+    for one, other in zip(mine, exact, strict=True):
+        assert (one.shape, one.dtype) == (other.shape, torch.float32)
+        if other.numel():
+            assert (one.double() - other).abs().max() <= 5e-6 * other.abs().max().clamp_min(1e-30)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    "shape",
+    [dict(n=3, c=32, g=16), dict(n=40, c=64, g=16), dict(n=2, c=58, g=2), dict(n=2, c=18, g=6), dict(n=1, c=24, g=8)],
+    ids=str,
+)
+def test_the_coefficients_and_their_gradients_agree_with_float64(choose, shape, iterations):
+    choose(False)
+    exact = results_and_gradients(*problem(**shape), iterations)
+    choose(True)
+    assert_close(results_and_gradients(*problem(**shape, dtype=torch.float32), iterations), exact)
+
+
+def test_a_norm_without_parameters_agrees(choose):
+    choose(False)
+    exact = results_and_gradients(*problem(affine=False))
+    choose(True)
+    assert_close(results_and_gradients(*problem(affine=False, dtype=torch.float32)), exact)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [dict(n=3, c=32, g=16), dict(n=40, c=58, g=2), dict(n=0, c=16, g=16)], ids=str)
+def test_with_statistics_given_the_coefficients_and_gradients_agree(choose, shape, affine):
+    c, g = shape["c"], shape["g"]
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.rand(*shape, generator=generator).double().to(DEVICE)  # noqa: E731
+    statistics = ops.Statistics(draw(c), draw(c) + 0.1, draw(c // g, g, g), draw(1) + 1)
+    choose(False)
+    exact = results_and_gradients(*problem(**shape, affine=affine), statistics=statistics)
+    choose(True)
+    statistics = ops.Statistics(*(value.float() for value in statistics))
+    mine = results_and_gradients(*problem(**shape, affine=affine, dtype=torch.float32), statistics=statistics)
+    assert_close(mine, exact)
+
+
+def test_where_the_mean_variance_is_clamped_no_gradient_passes_it(choose):
+    given, douts = problem(tiny=True, dtype=torch.float32)
+    choose(False)
+    expected = results_and_gradients(given, douts, norm_eps=1.0)
+    torch.testing.assert_close(expected[6].item(), MIN_VARIANCE**-0.5)
+    choose(True)
+    assert_close(results_and_gradients(given, douts, norm_eps=1.0)[:8], [r.double() for r in expected[:8]])
+
+
+def test_the_variance_of_a_single_position_is_exactly_zero(choose, runnable):
+    means, *others = (tensor.detach() for tensor in problem(n=2, c=16, dtype=torch.float32)[0][:4])
+    means = torch.stack([means[0], means[0].square()])
+    second, *norm = others
+    base = runnable.coefficients.base_norm(means, second, None, None, *norm, 1e-5, 1e-5, 3, 1.0)
+    assert not base.spread.any()
+    assert not base.spread_sums.any()
+
+
+def test_two_runs_give_the_same_bits(choose):
+    choose(True)
+    one, two = (results_and_gradients(*problem(dtype=torch.float32)) for _ in range(2))
+    assert all(map(torch.equal, one, two))
+
+
+def test_a_value_that_is_not_finite_is_seen_in_the_statistics(choose):
+    choose(True)
+    given, douts = problem(dtype=torch.float32)
+    with torch.no_grad():
+        given[0][0, 1, 3] = torch.nan
+    found = results_and_gradients(given, douts)
+    assert found[3].isnan().nonzero().tolist() == [[3]]
+    assert found[6].isnan().all()
+
+
+@pytest.mark.parametrize("change", [dict(g=32), dict(dtype=torch.float64)], ids=str)
+def test_what_the_kernels_do_not_take_is_left_to_plain_pytorch(choose, runnable, monkeypatch, change):
+    for name in KERNELS:
+        monkeypatch.setattr(runnable.coefficients, name, None)
+    choose(True)
+    assert len(results_and_gradients(*problem(**dict(dtype=torch.float32) | change))) == 16
+
+
+@pytest.mark.parametrize("poison", [None, torch.nan, torch.inf])
+def test_the_averages_move_all_or_none(choose, poison):
+    def moved(by_triton):
+        choose(by_triton)
+        generator = torch.Generator().manual_seed(0)
+        draw = lambda *shape: torch.randn(*shape, generator=generator).to(DEVICE)  # noqa: E731
+        averages = [(draw(1500), draw(1500), 0.1), (draw(1500).half(), draw(1500), 0.5), (draw(90, 4, 4),) * 2 + (1.0,)]
+        if poison is not None:
+            averages.append((draw(1), torch.full((1,), poison, device=DEVICE), 0.25))
+        return *ops.update_averages(averages), *(buffer for buffer, _, _ in averages)
+
+    for mine, theirs in zip(moved(True), moved(False), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=2e-3 if mine.dtype == torch.half else 1e-6)
+
+
+def test_averages_that_the_kernel_does_not_take_are_left_to_plain_pytorch(choose, runnable, monkeypatch):
+    monkeypatch.setattr(runnable.coefficients, "_average_kernel", None)
+    choose(True)
+    for averages in (
+        [(torch.zeros(1, device=DEVICE), torch.ones(1, device=DEVICE), torch.tensor(0.5, device=DEVICE))],
+        [(torch.zeros(1, device=DEVICE), torch.ones(1, device=DEVICE), 0.5) for _ in range(5)],
+    ):
+        assert all(flag for flag in ops.update_averages(averages))
+        assert all(buffer == 0.5 for buffer, _, _ in averages)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_layer_trains_the_same(choose, dtype, frozen):
+    def trained(by_triton):
+        choose(by_triton)
+        torch.manual_seed(0)
+        layer = CENorm(32).to(DEVICE)
+        nn.init.normal_(layer.norm.weight)
+        layer.norm.train(not frozen)
+        x = torch.randn(3, 32, 5, 7, device=DEVICE).to(dtype).requires_grad_()
+        y = layer(x, relu=True)
+        y.square().sum().backward()
+        return y, x.grad, *(p.grad for p in layer.parameters()), *layer.buffers(), torch.tensor(layer.finite is None)
+
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for mine, theirs in zip(trained(True), trained(False), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert (mine.double() - theirs.double()).abs().max() <= tolerance * theirs.double().abs().max()
+
+
+@pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET is set: nothing compiles in this process")
+@pytest.mark.parametrize("name", [*KERNELS, "_average_kernel"])
+@pytest.mark.parametrize("all_given", [True, False])
+def test_the_kernels_compile_for_a_gpu(monkeypatch, tmp_path, name, all_given):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    kernel = getattr(load("triton_coefficients"), name)
+    numbers = dict(N="i32", C="i32", **{f"size{k}": "i32" for k in range(4)})
+    numbers |= dict.fromkeys(("norm_eps", "eps", "bessel", "largest", "min_variance"), "fp32")
+    numbers |= {f"momentum{k}": "fp32" for k in range(4)} | dict(finite_out="*i1")
+    absent = () if all_given else ("norm_weight", "norm_bias", "second", "spread_sums", "buffer3", "value3")
+    constants = dict(T=3, G=16, ROWS=16, BLOCK=32) | dict.fromkeys(absent)
+    signature, known = {}, {}
+    for place, parameter in enumerate(kernel.params):
+        if parameter.name in constants:
+            signature[parameter.name], known[place,] = "constexpr", constants[parameter.name]
+        else:
+            signature[parameter.name] = numbers.get(parameter.name, "*fp32")
+    target = triton.backends.compiler.GPUTarget("cuda", 90, 32)
+    source = triton.compiler.ASTSource(kernel, signature, known)
+    options = dict(num_warps=4, enable_fp_fusion=False)
+    assert ".entry" in triton.compile(source, target=target, options=options).asm["ptx"]
