@@ -120,6 +120,7 @@ class _Fused(torch.autograd.Function):
             fc2, mix, base.scale, base.offset, base.spread, hidden, centre, inv_std, active, logit,
         )  # fmt: skip
         ctx.kernels, ctx.numbers = kernels, numbers
+        ctx.set_materialize_grads(False)  # a launch for each of the statistics
         if second is None:
             return tuple(coefficients)
         statistics = base.mean, base.variance, whitening, used
@@ -128,14 +129,19 @@ class _Fused(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dweight: Tensor, ddiagonal: Tensor, dbias: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, dweight: Tensor | None, ddiagonal: Tensor | None, dbias: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
         (
             means, second, mean, variance, whitening, inv_std_scale, norm_weight, norm_bias, fc1, ln_weight, ln_bias,
             fc2, mix, scale, offset, spread, hidden, centre, inv_std, active, logit,
         ) = ctx.saved_tensors  # fmt: skip
         dwhitening, dscale, doffset, dlogit, (dmixes, dinv_std_scales) = ctx.kernels.combine_backward(
-            dweight, ddiagonal, dbias, scale, offset, whitening, logit, mix, inv_std_scale
-        )
+            torch.zeros_like(whitening)[None] if dweight is None else dweight,
+            torch.zeros_like(logit) if ddiagonal is None else ddiagonal,
+            torch.zeros_like(logit) if dbias is None else dbias,
+            scale, offset, whitening, logit, mix, inv_std_scale,
+        )  # fmt: skip
         dnormed = torch.ops.aten.threshold_backward(dlogit @ fc2, active, 0)
         dhidden, dln_weight, dln_bias = torch.ops.aten.native_layer_norm_backward(
             dnormed, hidden, ln_weight.shape, centre, inv_std, ln_weight, ln_bias, [True, True, True]

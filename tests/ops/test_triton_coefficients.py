@@ -1,9 +1,11 @@
 """The coefficients by Triton's kernels are those of plain PyTorch: on a GPU where there is one, else interpreted."""
 import sys
+from collections import Counter
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from triton_modules import load
 
 from ce_mm import ops
@@ -135,6 +137,39 @@ def test_a_value_that_is_not_finite_is_seen_in_the_statistics(choose):
     found = results_and_gradients(given, douts)
     assert found[3].isnan().nonzero().tolist() == [[3]]
     assert found[6].isnan().all()
+
+
+@pytest.mark.parametrize("used", range(3))
+def test_a_coefficient_that_nobody_uses_has_no_part_in_the_gradients(choose, used):
+    def gradients(by_triton, dtype):
+        choose(by_triton)
+        given, douts = problem(dtype=dtype)
+        means, second, gamma, beta, *gate, mix = given
+        coefficients, _ = ops.equilibrium(means, second, gamma, beta, ops.Gate(*gate, 1e-5), mix, norm_eps=1e-5,
+                                          eps=1e-5, iterations=3, bessel=1.0)  # fmt: skip
+        return torch.autograd.grad(coefficients[used], (means, gamma), douts[used])
+
+    assert_close(gradients(True, torch.float32), gradients(False, torch.float64))
+
+
+def test_a_training_step_takes_few_launches(choose, runnable, monkeypatch):
+    launches = Counter()
+
+    class Launches(TorchDispatchMode):
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            launches["of PyTorch"] += not operator.is_view and "empty" not in operator.name()
+            return operator(*args, **kwargs or {})
+
+    monkeypatch.setattr(runnable.coefficients, "_launch", lambda *_, **__: launches.update(["of Triton"]))
+    arguments = problem(dtype=torch.float32)
+    choose(True)
+    with Launches():
+        results_and_gradients(*arguments)
+    assert launches == {"of Triton": 4, "of PyTorch": 11}
+    choose(False)
+    with Launches():
+        results_and_gradients(*arguments)
+    assert launches.total() > 8 * 15
 
 
 @pytest.mark.parametrize("change", [dict(g=32), dict(dtype=torch.float64)], ids=str)
