@@ -28,7 +28,7 @@ def coefficient_kernels(means: Tensor) -> ModuleType | None:
 
     None too while somebody looks at the calls: a compiler joins the small ones by itself.
     """
-    if kernels(means) is plain or is_watched((means,)):
+    if is_watched((means,)) or kernels(means) is plain:
         return None
     from ce_mm.ops import triton_coefficients
 

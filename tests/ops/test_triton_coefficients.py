@@ -166,10 +166,11 @@ def test_a_training_step_takes_few_launches(choose, runnable, monkeypatch):
     with Launches():
         results_and_gradients(*arguments)
     assert launches == {"of Triton": 4, "of PyTorch": 11}
+    launches.clear()
     choose(False)
     with Launches():
         results_and_gradients(*arguments)
-    assert launches.total() > 8 * 15
+    assert launches["of PyTorch"] > 120
 
 
 @pytest.mark.parametrize("change", [dict(g=32), dict(dtype=torch.float64)], ids=str)
