@@ -76,15 +76,15 @@ def equilibrium(
         tensors = means, second, *given, norm_weight, norm_bias, gate.fc1, gate.ln_weight, gate.ln_bias, gate.fc2, mix
         results = _Fused.apply(kernels, *tensors, gate.eps, norm_eps, eps, iterations, bessel)
         return Coefficients(*results[:3]), Statistics(*results[3:]) if of_batch else source
-    mean, variance = batch_statistics(means) if of_batch else source[:2]
+    mean, variance, whitening, inv_std_scale = (*batch_statistics(means), None, None) if of_batch else source
     scale, offset = batch_norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
     if of_batch:
-        whitening, inv_std_scale = newton_schulz(covariance(mean, source, scale, eps), iterations), None
-    else:
-        whitening, inv_std_scale = source[2:]
+        whitening = newton_schulz(covariance(mean, source, scale, eps), iterations)
     instance, inv_std_scale = reweighting(means, scale, gate, bessel, inv_std_scale)
-    used = Statistics(mean.detach(), variance.detach(), whitening.detach(), inv_std_scale)
-    return Coefficients(*equilibrium_affine(scale, offset, whitening, instance, mix)), used
+    coefficients = Coefficients(*equilibrium_affine(scale, offset, whitening, instance, mix))
+    if of_batch:
+        source = Statistics(mean.detach(), variance.detach(), whitening.detach(), inv_std_scale)
+    return coefficients, source
 
 
 class _Fused(torch.autograd.Function):
