@@ -6,7 +6,6 @@ read of x, one write of y).
 from ce_mm.ops.all_reduce import all_reduce_sum, all_reduce_sums, spans_processes
 from ce_mm.ops.channel_equilibrium import (
     MIN_VARIANCE,
-    Gate,
     batch_norm_affine,
     batch_statistics,
     covariance,
@@ -15,6 +14,7 @@ from ce_mm.ops.channel_equilibrium import (
     reweighting,
 )
 from ce_mm.ops.equilibrium import Coefficients, Statistics, equilibrium
+from ce_mm.ops.gate import Gate
 from ce_mm.ops.group_affine import group_affine
 from ce_mm.ops.moments import Moments, compute_dtype, data_shift, moments, needed_shift
 from ce_mm.ops.moving_average import Average, update_averages

@@ -23,12 +23,12 @@ def kernels(x: Tensor) -> ModuleType:
     return plain
 
 
-def coefficient_kernels(means: Tensor) -> ModuleType | None:
-    """:mod:`ce_mm.ops.triton_coefficients` for moments that the Triton kernels took, else None.
+def coefficient_kernels(*tensors: Tensor) -> ModuleType | None:
+    """:mod:`ce_mm.ops.triton_coefficients` for tensors where the Triton kernels run, by the first one, else None.
 
     None too while somebody looks at the calls: a compiler joins the small ones by itself.
     """
-    if is_watched((means,)) or kernels(means) is plain:
+    if is_watched(tensors) or kernels(tensors[0]) is plain:
         return None
     from ce_mm.ops import triton_coefficients
 

@@ -7,25 +7,16 @@ Neither x nor x̃ appears here; their statistics follow from the moments m_n and
 The backward of what has many operations is written by hand: the tensors are so small that autograd's nodes would cost
 more than the arithmetic, and at small maps more than the maps.
 """
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ce_mm.ops.gate import Between, Gate, logit, logit_backward
+
 #: s, the mean instance variance, is clamped from below at this.
 MIN_VARIANCE = 1e-5
-
-
-class Gate(NamedTuple):
-    """The parameters of ``f = Sigmoid(W2 ReLU(LayerNorm(W1 σ̃²)))`` (paper eq. 21)."""
-
-    fc1: Tensor  #: W1, (C/r, C)
-    ln_weight: Tensor  #: (C/r,)
-    ln_bias: Tensor  #: (C/r,)
-    fc2: Tensor  #: W2, (C, C/r)
-    eps: float  #: of the LayerNorm
 
 
 def fit_group_size(channels: int, group_size: int) -> int:
@@ -182,33 +173,22 @@ class _Reweighting(torch.autograd.Function):
         ctx.of_batch = inv_std_scale is None
         if inv_std_scale is None:
             inv_std_scale = variance.mean().clamp_(min=MIN_VARIANCE).rsqrt_().view(1)
-        hidden = variance @ fc1.mT
-        normed, centre, inv_std = torch.native_layer_norm(hidden, ln_weight.shape, ln_weight, ln_bias, eps)
-        active = normed.relu_()
-        gate = (active @ fc2.mT).sigmoid_()
+        parameters = Gate(fc1, ln_weight, ln_bias, fc2, eps)
+        gate, between = logit(variance, parameters)
+        gate.sigmoid_()
         ctx.save_for_backward(
-            mean, scale, of_z, factor, variance, inv_std_scale, hidden, centre, inv_std, active, gate, fc1, ln_weight,
-            ln_bias, fc2,
-        )  # fmt: skip
-        ctx.bessel = bessel
+            mean, scale, of_z, factor, variance, inv_std_scale, gate, *between, fc1, ln_weight, ln_bias, fc2
+        )
+        ctx.eps, ctx.bessel = eps, bessel
         ctx.mark_non_differentiable(inv_std_scale)
         return gate * inv_std_scale, inv_std_scale
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        (
-            mean, scale, of_z, factor, variance, inv_std_scale, hidden, centre, inv_std, active, gate, fc1, ln_weight,
-            ln_bias, fc2,
-        ) = ctx.saved_tensors  # fmt: skip
+        mean, scale, of_z, factor, variance, inv_std_scale, gate, *rest = ctx.saved_tensors
         dlogit = torch.ops.aten.sigmoid_backward(grad * inv_std_scale, gate)
-        dfc2 = dlogit.mT @ active
-        dnormed = torch.ops.aten.threshold_backward(dlogit @ fc2, active, 0)
-        dhidden, dln_weight, dln_bias = torch.ops.aten.native_layer_norm_backward(
-            dnormed, hidden, ln_weight.shape, centre, inv_std, ln_weight, ln_bias, [True, True, True]
-        )
-        dfc1 = _sum_of_outer_products(dhidden, variance)
-        dvariance = dhidden @ fc1
+        dvariance, dgate = logit_backward(dlogit, variance, Gate(*rest[4:], ctx.eps), Between(*rest[:4]))
         if ctx.of_batch:
             # Of s^(-1/2) with s the mean: -s^(-3/2) / 2 for each of the variances; nothing where s is clamped.
             cube = inv_std_scale**3 * (inv_std_scale < MIN_VARIANCE**-0.5)
@@ -218,14 +198,7 @@ class _Reweighting(torch.autograd.Function):
         torch.mul(dvariance, factor, out=dmeans[1])
         torch.mul(dmeans[1], mean, out=dmeans[0]).mul_(-2)
         dinv_std_scale = (grad * gate).sum().view(1) if ctx.needs_input_grad[8] else None
-        return dmeans, dscale, dfc1, dln_weight, dln_bias, dfc2, None, None, dinv_std_scale
-
-
-def _sum_of_outer_products(left: Tensor, right: Tensor) -> Tensor:
-    """``leftᵀ @ right`` of few rows, (N, A) and (N, B), as a batch of products: BLAS is slow at one that thin."""
-    n, rows = left.shape
-    parts = math.gcd(rows, 8)
-    return torch.bmm(left.T.view(parts, rows // parts, n), right.expand(parts, -1, -1)).view(rows, -1)
+        return dmeans, dscale, *dgate, None, dinv_std_scale
 
 
 def equilibrium_affine(

@@ -12,13 +12,13 @@ from torch.autograd.function import once_differentiable
 
 from ce_mm.ops.backend import coefficient_kernels
 from ce_mm.ops.channel_equilibrium import (
-    Gate,
     batch_norm_affine,
     batch_statistics,
     covariance,
     equilibrium_affine,
     reweighting,
 )
+from ce_mm.ops.gate import Between, Gate, logit, logit_backward
 from ce_mm.ops.newton_schulz import newton_schulz
 
 
@@ -56,7 +56,8 @@ def equilibrium(
 
     Args:
         means: (2, N, C), m_n and diag E_n.
-        source: E, (1, C/g, g, g), to take the statistics from this batch; or the statistics to take instead.
+        source: E, (1, C/g, g, g), to take the statistics from this batch; or the statistics to take instead, which no
+            gradient reaches.
         norm_weight, norm_bias: γ and β, (C,), or None for 1 and 0.
         gate: f.
         mix: the logit of λ, (1,).
@@ -68,23 +69,23 @@ def equilibrium(
     Returns:
         In the type of means: the coefficients, differentiable once, and without gradient the statistics used.
     """
-    of_batch = isinstance(source, Tensor)
-    group_size = (source if of_batch else source.whitening).shape[-1]
-    kernels = coefficient_kernels(means)
-    if kernels is not None and kernels.in_reach(means, group_size):
-        second, given = (source, (None,) * 4) if of_batch else (None, source)
-        tensors = means, second, *given, norm_weight, norm_bias, gate.fc1, gate.ln_weight, gate.ln_bias, gate.fc2, mix
+    if isinstance(source, Tensor):
+        second, given = source, None
+    else:
+        second, given = None, Statistics(*(value.detach() for value in source))
+    tensors = means, second, *(given or (None,) * 4), norm_weight, norm_bias, *gate[:4], mix
+    kernels = coefficient_kernels(*(tensor for tensor in tensors if tensor is not None))
+    if kernels is not None and kernels.in_reach(means, (source if given is None else given.whitening).shape[-1]):
+        tensors = (None if tensor is None else tensor.contiguous() for tensor in tensors)
         results = _Fused.apply(kernels, *tensors, gate.eps, norm_eps, eps, iterations, bessel)
-        return Coefficients(*results[:3]), Statistics(*results[3:]) if of_batch else source
-    mean, variance, whitening, inv_std_scale = (*batch_statistics(means), None, None) if of_batch else source
+        return Coefficients(*results[:3]), given or Statistics(*results[3:])
+    mean, variance, whitening, inv_std_scale = given or (*batch_statistics(means), None, None)
     scale, offset = batch_norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
-    if of_batch:
-        whitening = newton_schulz(covariance(mean, source, scale, eps), iterations)
+    if given is None:
+        whitening = newton_schulz(covariance(mean, second, scale, eps), iterations)
     instance, inv_std_scale = reweighting(means, scale, gate, bessel, inv_std_scale)
     coefficients = Coefficients(*equilibrium_affine(scale, offset, whitening, instance, mix))
-    if of_batch:
-        source = Statistics(mean.detach(), variance.detach(), whitening.detach(), inv_std_scale)
-    return coefficients, source
+    return coefficients, given or Statistics(mean.detach(), variance.detach(), whitening.detach(), inv_std_scale)
 
 
 class _Fused(torch.autograd.Function):
@@ -108,22 +109,19 @@ class _Fused(torch.autograd.Function):
         ln_eps: float,
         *numbers: Any,
     ) -> tuple[Tensor, ...]:
-        base = kernels.base_norm(means, second, mean, variance, norm_weight, norm_bias, *numbers)
-        whitening = base.whitening if whitening is None else whitening
-        hidden = base.spread @ fc1.mT
-        normed, centre, inv_std = torch.native_layer_norm(hidden, ln_weight.shape, ln_weight, ln_bias, ln_eps)
-        active = normed.relu_()
-        logit = active @ fc2.mT
-        *coefficients, used = kernels.combine(base, whitening, logit, mix, inv_std_scale)
+        normed = kernels.base_norm(means, second, mean, variance, norm_weight, norm_bias, *numbers)
+        whitening = normed.whitening if whitening is None else whitening
+        values, between = logit(normed.spread, Gate(fc1, ln_weight, ln_bias, fc2, ln_eps))
+        *coefficients, inv_std_scale = kernels.combine(normed, whitening, values, mix, inv_std_scale)
+        statistics = normed.mean, normed.variance, whitening, inv_std_scale
         ctx.save_for_backward(
-            means, second, base.mean, base.variance, whitening, used, norm_weight, norm_bias, fc1, ln_weight, ln_bias,
-            fc2, mix, base.scale, base.offset, base.spread, hidden, centre, inv_std, active, logit,
+            means, second, norm_weight, *statistics, mix, normed.scale, normed.offset, normed.spread, values, *between,
+            fc1, ln_weight, ln_bias, fc2,
         )  # fmt: skip
-        ctx.kernels, ctx.numbers = kernels, numbers
+        ctx.kernels, ctx.ln_eps, ctx.numbers = kernels, ln_eps, numbers
         ctx.set_materialize_grads(False)  # a launch for each of the statistics
         if second is None:
             return tuple(coefficients)
-        statistics = base.mean, base.variance, whitening, used
         ctx.mark_non_differentiable(*statistics)
         return *coefficients, *statistics
 
@@ -133,25 +131,22 @@ class _Fused(torch.autograd.Function):
         ctx: Any, dweight: Tensor | None, ddiagonal: Tensor | None, dbias: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
         (
-            means, second, mean, variance, whitening, inv_std_scale, norm_weight, norm_bias, fc1, ln_weight, ln_bias,
-            fc2, mix, scale, offset, spread, hidden, centre, inv_std, active, logit,
+            means, second, norm_weight, mean, variance, whitening, inv_std_scale, mix, scale, offset, spread, values,
+            *rest,
         ) = ctx.saved_tensors  # fmt: skip
-        dwhitening, dscale, doffset, dlogit, (dmixes, dinv_std_scales) = ctx.kernels.combine_backward(
+        dwhitening, dscale, doffset, dvalues, (dmixes, dinv_std_scales) = ctx.kernels.combine_backward(
             torch.zeros_like(whitening)[None] if dweight is None else dweight,
-            torch.zeros_like(logit) if ddiagonal is None else ddiagonal,
-            torch.zeros_like(logit) if dbias is None else dbias,
-            scale, offset, whitening, logit, mix, inv_std_scale,
+            torch.zeros_like(values) if ddiagonal is None else ddiagonal,
+            torch.zeros_like(values) if dbias is None else dbias,
+            scale, offset, whitening, values, mix, inv_std_scale,
         )  # fmt: skip
-        dnormed = torch.ops.aten.threshold_backward(dlogit @ fc2, active, 0)
-        dhidden, dln_weight, dln_bias = torch.ops.aten.native_layer_norm_backward(
-            dnormed, hidden, ln_weight.shape, centre, inv_std, ln_weight, ln_bias, [True, True, True]
-        )
+        dspread, dgate = logit_backward(dvalues, spread, Gate(*rest[4:], ctx.ln_eps), Between(*rest[:4]))
         dmeans, dsecond, dnorm_weight, dnorm_bias = ctx.kernels.base_norm_backward(
-            dwhitening, dscale, doffset, dhidden @ fc1, dinv_std_scales, inv_std_scale,
-            means, second, mean, variance, norm_weight, norm_bias, *ctx.numbers,
+            dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale,
+            means, second, mean, variance, norm_weight, *ctx.numbers,
         )  # fmt: skip
+        needed = ctx.needs_input_grad
         return (
-            None, dmeans, dsecond, None, None, None, None, None if norm_weight is None else dnorm_weight,
-            None if norm_bias is None else dnorm_bias, dhidden.mT @ spread, dln_weight, dln_bias,
-            dlogit.mT @ active, dmixes.sum().view(1), None, *(None,) * len(ctx.numbers),
+            None, dmeans, dsecond, None, None, None, None, dnorm_weight if needed[7] else None,
+            dnorm_bias if needed[8] else None, *dgate[:4], dmixes.sum().view(1), None, *(None,) * len(ctx.numbers),
         )  # fmt: skip

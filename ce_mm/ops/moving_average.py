@@ -21,7 +21,7 @@ def update_averages(averages: Sequence[Average], present: Tensor | None = None) 
     Returns:
         Two bools of shape () on the device: whether all values are finite, and whether the buffers were moved.
     """
-    kernels = coefficient_kernels(averages[0][1])
+    kernels = coefficient_kernels(*(value for _, value, _ in averages), *(buffer for buffer, _, _ in averages))
     if present is None and kernels is not None and kernels.can_move(averages):
         finite = kernels.move_averages(averages)
         return finite, finite

@@ -19,16 +19,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ce_mm.ops.backend import KERNEL_TYPES
 from ce_mm.ops.channel_equilibrium import MIN_VARIANCE
-from ce_mm.ops.triton_kernels import FEWEST_ROWS, _block_offsets, _rows, _tile_channels, _tiles
+from ce_mm.ops.triton_kernels import _block_offsets, _rows, _tile_channels, _tiles
 
 #: Samples that a program works on at a time.
 SAMPLES = 32
-#: Values that a program averages at a time, and how many buffers one kernel takes.
-VALUES, BUFFERS = 1024, 4
+#: The widest group whose half dozen matrices fit into a program's registers; wider ones are left to plain PyTorch.
+WIDEST_GROUP = 16
+#: Values that a program averages at a time, how many it may have to sum, and how many buffers one kernel takes.
+VALUES, MOST_VALUES, BUFFERS = 1024, 2**16, 4
 
 
-class BaseNorm(NamedTuple):
+class Normed(NamedTuple):
     """What the first kernel makes of the moments."""
 
     mean: Tensor  #: of z, (C,)
@@ -42,7 +45,7 @@ class BaseNorm(NamedTuple):
 
 def in_reach(means: Tensor, group_size: int) -> bool:
     """Whether the kernels take such moments."""
-    return means.dtype == torch.float32 and group_size <= FEWEST_ROWS
+    return means.dtype == torch.float32 and group_size <= WIDEST_GROUP
 
 
 def base_norm(
@@ -56,7 +59,7 @@ def base_norm(
     eps: float,
     iterations: int,
     bessel: float,
-) -> BaseNorm:
+) -> Normed:
     """Batch norm and σ̃², and of the batch Newton-Schulz; arguments as :func:`ce_mm.ops.equilibrium`'s.
 
     ``second`` is None where mean and variance are given, and they are where it is not.
@@ -72,7 +75,7 @@ def base_norm(
         _base_norm_kernel, means, group_size, means, second, mean, variance, norm_weight, norm_bias,
         scale, offset, spread, sums, whitening, n, c, norm_eps, eps, bessel, T=iterations,
     )  # fmt: skip
-    return BaseNorm(mean, variance, scale, offset, spread, sums, whitening)
+    return Normed(mean, variance, scale, offset, spread, sums, whitening)
 
 
 def base_norm_backward(
@@ -87,7 +90,6 @@ def base_norm_backward(
     mean: Tensor,
     variance: Tensor,
     norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
     norm_eps: float,
     eps: float,
     iterations: int,
@@ -111,18 +113,18 @@ def base_norm_backward(
     _launch(
         _base_norm_backward_kernel, means, dwhitening.shape[-1], dwhitening, dscale, doffset, dspread, dinv_std_scales,
         inv_std_scale, means, second, mean, variance, norm_weight, dmeans, dsecond, dnorm_weight, dnorm_bias,
-        n, c, norm_eps, eps, bessel, MIN_VARIANCE**-0.5, T=iterations,
+        n, c, norm_eps, eps, bessel, MIN_VARIANCE, T=iterations,
     )  # fmt: skip
     return dmeans, dsecond, dnorm_weight, dnorm_bias
 
 
 def combine(
-    base: BaseNorm, whitening: Tensor, logit: Tensor, mix: Tensor, inv_std_scale: Tensor | None
+    normed: Normed, whitening: Tensor, logit: Tensor, mix: Tensor, inv_std_scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """W, e_n and t_n as :func:`~ce_mm.ops.equilibrium_affine` gives them, and the s^(-1/2) used.
 
     Args:
-        base: the base norm.
+        normed: what base_norm gave.
         whitening: Σ^(-1/2), (C/g, g, g).
         logit: (N, C), what the gate's sigmoid is taken of.
         mix: the logit of λ, (1,).
@@ -133,8 +135,8 @@ def combine(
     diagonal, bias = logit.new_empty(2, n, c)
     used = logit.new_empty(1) if inv_std_scale is None else inv_std_scale
     _launch(
-        _combine_kernel, logit, weight.shape[-1], base.scale, base.offset, whitening, logit, mix,
-        base.spread_sums if inv_std_scale is None else None, used, weight, diagonal, bias, n, c, MIN_VARIANCE,
+        _combine_kernel, logit, weight.shape[-1], normed.scale, normed.offset, whitening, logit, mix,
+        normed.spread_sums if inv_std_scale is None else None, used, weight, diagonal, bias, n, c, MIN_VARIANCE,
     )  # fmt: skip
     return weight, diagonal, bias, used
 
@@ -169,8 +171,14 @@ def combine_backward(
 
 
 def can_move(averages: Sequence[tuple[Tensor, Tensor, float | Tensor]]) -> bool:
-    """Whether :func:`move_averages` takes these: few enough, and with momenta that are known here."""
-    return len(averages) <= BUFFERS and not any(isinstance(momentum, Tensor) for *_, momentum in averages)
+    """Whether :func:`move_averages` takes these: dense, not too many, and with momenta that are known here."""
+    return len(averages) <= BUFFERS and all(
+        buffer.dtype in KERNEL_TYPES
+        and buffer.is_contiguous()
+        and buffer.numel() <= MOST_VALUES
+        and not isinstance(momentum, Tensor)
+        for buffer, _, momentum in averages
+    )
 
 
 def move_averages(averages: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
@@ -181,6 +189,8 @@ def move_averages(averages: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
     arguments += [(None, None, 0, 0.0)] * (BUFFERS - len(arguments))
     with torch.cuda.device_of(finite):
         _average_kernel[(triton.cdiv(largest, VALUES),)](finite, *sum(arguments, ()), BLOCK=VALUES)
+    # What autograd's check of saved tensors goes by, here as after lerp_.
+    torch.autograd.graph.increment_version([buffer for buffer, _, _ in averages])
     return finite
 
 
@@ -229,7 +239,7 @@ def _batch_statistics(means, channel, present, N, C, BLOCK: tl.constexpr):
 @triton.jit
 def _scale(variance, norm_weight, channel, present, norm_eps):
     """1 / sqrt(variance + eps), and the norm's a."""
-    inv_std = 1.0 / tl.sqrt_rn(variance + norm_eps)
+    inv_std = 1.0 / tl.sqrt_rn(tl.where(present, variance + norm_eps, 1.0))
     if norm_weight is None:
         return inv_std, inv_std
     else:
@@ -268,10 +278,10 @@ def _product(left, right):
 
 
 @triton.jit
-def _root(sigma, STEPS: tl.constexpr, ROWS: tl.constexpr):
-    """P after so many steps of Newton-Schulz, at least 1."""
+def _root(sigma, steps, ROWS: tl.constexpr):
+    """P after so many steps of Newton-Schulz, at least 1; not unrolled, which would keep every step in registers."""
     root = _on_diagonal(1.5, ROWS) - 0.5 * sigma
-    for _ in tl.static_range(STEPS - 1):
+    for _ in range(steps - 1):
         root = 1.5 * root - 0.5 * _product(_product(root, root), _product(root, sigma))
     return root
 
@@ -355,6 +365,7 @@ def _combine_backward_kernel(
     N, C,
     G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """The gradients of mix and of s^(-1/2) are one part of theirs for each tile."""
     channel, present = _tile_channels(tl.program_id(0), C, G, ROWS)
     ratio, of_all = tl.sigmoid(tl.load(mix)), tl.load(inv_std_scale)
     a = tl.load(scale + channel, mask=present, other=0.0)
@@ -395,7 +406,7 @@ def _combine_backward_kernel(
 def _root_backward(grad, sigma, T: tl.constexpr, ROWS: tl.constexpr):
     """From the gradient of :func:`_root` to -2 times that of sigma; P, its square and P Σ are symmetric."""
     dsigma = tl.full((ROWS, ROWS), 0.0, tl.float32)
-    for step in tl.static_range(T - 1):
+    for step in range(T - 1):
         root = _root(sigma, T - 1 - step, ROWS)
         dsquare = _product(grad, _product(root, sigma))
         dproduct = _product(_product(root, root), grad)
@@ -409,7 +420,7 @@ def _root_backward(grad, sigma, T: tl.constexpr, ROWS: tl.constexpr):
 def _base_norm_backward_kernel(
     dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale,
     means, second, mean_place, variance_place, norm_weight, dmeans, dsecond, dnorm_weight, dnorm_bias,
-    N, C, norm_eps, eps, bessel, largest,
+    N, C, norm_eps, eps, bessel, min_variance,
     T: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Without ``second`` nothing but σ̃² depends on the moments."""
@@ -438,7 +449,8 @@ def _base_norm_backward_kernel(
         # Of s^(-1/2), where s is the mean of σ̃² and not clamped.
         of_all = tl.load(inv_std_scale)
         dof_all = _total(dinv_std_scales, tl.num_programs(0), BLOCK)
-        common = tl.where(of_all < largest, -0.5 * dof_all * of_all * of_all * of_all / N / C, 0.0)
+        cube = tl.where(of_all < 1.0 / tl.sqrt_rn(min_variance), of_all * of_all * of_all, 0.0)
+        common = -0.5 * dof_all * cube / N / C
 
     # σ̃²_n = a² bessel (E_n - m_n²).
     dfactor = tl.full((ROWS,), 0.0, tl.float32)
@@ -481,9 +493,10 @@ def _part_of_sum(values, size, BLOCK: tl.constexpr):
 def _move(buffer, value, size, momentum, finite, BLOCK: tl.constexpr):
     if buffer is not None:
         place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-        old = tl.load(buffer + place, mask=place < size, other=0.0).to(tl.float32)
-        moved = old + momentum * (tl.load(value + place, mask=place < size, other=0.0) - old)
-        tl.store(buffer + place, tl.where(finite, moved, old), mask=place < size)
+        moves = place < tl.where(finite, size, 0)
+        old = tl.load(buffer + place, mask=moves, other=0.0).to(tl.float32)
+        moved = old + momentum * (tl.load(value + place, mask=moves, other=0.0) - old)
+        tl.store(buffer + place, moved, mask=moves)
 
 
 @triton.jit

@@ -29,7 +29,7 @@ def choose(runnable, monkeypatch):
             monkeypatch.setattr(module, "kernels", lambda x: runnable.kernels if yes and not x.is_meta else plain)
         for user in ("equilibrium", "moving_average"):
             module = sys.modules[f"ce_mm.ops.{user}"]
-            monkeypatch.setattr(module, "coefficient_kernels", lambda means: runnable.coefficients if yes else None)
+            monkeypatch.setattr(module, "coefficient_kernels", lambda *_: runnable.coefficients if yes else None)
 
     for name in ("_sums_kernel", "_affine_kernel", "_input_gradient_kernel"):
         kernel = getattr(runnable.kernels, name)
@@ -67,7 +67,7 @@ def assert_close(mine, exact):
     for one, other in zip(mine, exact, strict=True):
         assert (one.shape, one.dtype) == (other.shape, torch.float32)
         if other.numel():
-            assert (one.double() - other).abs().max() <= 5e-6 * other.abs().max().clamp_min(1e-30)
+            assert (one.double() - other).abs().max() <= 2e-5 * other.abs().max().clamp_min(1e-30)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, 5])
@@ -103,6 +103,26 @@ def test_with_statistics_given_the_coefficients_and_gradients_agree(choose, shap
     statistics = ops.Statistics(*(value.float() for value in statistics))
     mine = results_and_gradients(*problem(**shape, affine=affine, dtype=torch.float32), statistics=statistics)
     assert_close(mine, exact)
+
+
+def test_tensors_need_not_be_dense(choose):
+    given, douts = problem(dtype=torch.float32)
+    strided = [torch.stack([t.detach()] * 2, -1)[..., 0].requires_grad_() for t in given]
+    statistics = ops.Statistics(*(torch.rand(2, *shape).T.to(DEVICE)[..., 0] for shape in ((32,), (32,))),
+                                torch.rand(2, 16, 16).mT.to(DEVICE), torch.rand(1).to(DEVICE))  # fmt: skip
+    choose(True)
+    for source in (None, statistics):
+        expected = results_and_gradients(given, douts, statistics=source and ops.Statistics(*map(torch.clone, source)))
+        mine = results_and_gradients(strided, [torch.stack([d] * 2, -1)[..., 0] for d in douts], statistics=source)
+        assert all(map(torch.equal, mine, expected))
+
+
+@pytest.mark.parametrize("shape", [dict(c=24, g=8), dict(c=18, g=6), dict(c=32, g=16)], ids=str)
+def test_without_an_eps_in_the_norm_tiles_that_are_not_full_give_finite_numbers(choose, shape):
+    choose(False)
+    exact = results_and_gradients(*problem(**shape), norm_eps=0.0)
+    choose(True)
+    assert_close(results_and_gradients(*problem(**shape, dtype=torch.float32), norm_eps=0.0), exact)
 
 
 def test_where_the_mean_variance_is_clamped_no_gradient_passes_it(choose):
@@ -187,7 +207,8 @@ def test_the_averages_move_all_or_none(choose, poison):
         choose(by_triton)
         generator = torch.Generator().manual_seed(0)
         draw = lambda *shape: torch.randn(*shape, generator=generator).to(DEVICE)  # noqa: E731
-        averages = [(draw(1500), draw(1500), 0.1), (draw(1500).half(), draw(1500), 0.5), (draw(90, 4, 4),) * 2 + (1.0,)]
+        averages = [(draw(1500), draw(1500), 0.1), (draw(1500).half(), draw(1500), 0.5)]
+        averages.append((draw(90, 4, 4), draw(90, 4, 4), 1))
         if poison is not None:
             averages.append((draw(1), torch.full((1,), poison, device=DEVICE), 0.25))
         return *ops.update_averages(averages), *(buffer for buffer, _, _ in averages)
@@ -196,15 +217,33 @@ def test_the_averages_move_all_or_none(choose, poison):
         torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=2e-3 if mine.dtype == torch.half else 1e-6)
 
 
-def test_averages_that_the_kernel_does_not_take_are_left_to_plain_pytorch(choose, runnable, monkeypatch):
+@pytest.mark.parametrize(
+    "averages",
+    [
+        [(torch.zeros(1), torch.ones(1), torch.tensor(0.5))],
+        [(torch.zeros(1), torch.ones(1), 0.5) for _ in range(5)],
+        [(torch.zeros(2, 2)[:, 0], torch.ones(2), 0.5)],
+        [(torch.zeros(2**16 + 1), torch.ones(2**16 + 1), 0.5)],
+        [(torch.zeros(1, dtype=torch.float64), torch.ones(1), 0.5)],
+    ],
+    ids=["a momentum on the device", "many", "strided", "large", "float64"],
+)
+def test_averages_that_the_kernel_does_not_take_are_left_to_plain_pytorch(choose, runnable, monkeypatch, averages):
     monkeypatch.setattr(runnable.coefficients, "_average_kernel", None)
     choose(True)
-    for averages in (
-        [(torch.zeros(1, device=DEVICE), torch.ones(1, device=DEVICE), torch.tensor(0.5, device=DEVICE))],
-        [(torch.zeros(1, device=DEVICE), torch.ones(1, device=DEVICE), 0.5) for _ in range(5)],
-    ):
-        assert all(flag for flag in ops.update_averages(averages))
-        assert all(buffer == 0.5 for buffer, _, _ in averages)
+    assert all(ops.update_averages(averages))
+    assert all((buffer == 0.5).all() for buffer, _, _ in averages)
+
+
+def test_buffers_that_a_backward_still_needs_are_missed_by_it(choose):
+    choose(True)
+    layer, x = CENorm(16).to(DEVICE), torch.randn(2, 16, 3, 3, device=DEVICE)
+    layer.norm.eval()
+    y = layer(x)
+    layer.norm.train()
+    layer(x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -237,7 +276,7 @@ def test_the_kernels_compile_for_a_gpu(monkeypatch, tmp_path, name, all_given):
     numbers |= dict.fromkeys(("norm_eps", "eps", "bessel", "largest", "min_variance"), "fp32")
     numbers |= {f"momentum{k}": "fp32" for k in range(4)} | dict(finite_out="*i1")
     absent = () if all_given else ("norm_weight", "norm_bias", "second", "spread_sums", "buffer3", "value3")
-    constants = dict(T=3, G=16, ROWS=16, BLOCK=32) | dict.fromkeys(absent)
+    constants = dict(T=3, G=16, ROWS=16, BLOCK=32, size2=1) | dict.fromkeys(absent)  # of one value: as when launched
     signature, known = {}, {}
     for place, parameter in enumerate(kernel.params):
         if parameter.name in constants:
