@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import traceback
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,8 @@ def test_a_kill_at_any_call_leaves_what_resume_needs(halfway, whole, tmp_path):
                 torch.set_num_threads(1)  # OpenMP's others are not in a copy of the process, which would wait for them
                 with dying_while_saving("epoch_3", call, note):
                     train(folder, 3)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)  # not reached
         _, status = os.waitpid(child, 0)
