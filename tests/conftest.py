@@ -3,11 +3,16 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 import ce_mm  # noqa: F401  (before any test imports mmdet, which needs what stands in for mmcv's operators)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A process whose first backward comes after a FakeTensorMode (as torch.export's), which pretends to have a GPU, has
+# threads for that GPU and may not fork any more. Tests that fork must not depend on which tests came before.
+torch.ones((), requires_grad=True).backward()
 
 # The same examples every time, however long they take: neither chance nor the clock decides whether the tests pass.
 settings.register_profile("steady", derandomize=True, deadline=None)
