@@ -180,9 +180,7 @@ class CENorm(nn.Module):
         )  # fmt: skip
         if learns:
             averages = running_averages(norm, found.mean + shift, found.variance, shape[0] * positions)
-            averages.append((bd.running_whitening, found.whitening, self.momentum))
-            averages.append((ir.running_inv_std_scale, found.inv_std_scale, self.momentum))
-            self._update_averages(averages, base)
+            self._update_averages(averages + self._averages(found.whitening, found.inv_std_scale), base)
         return coefficients
 
     def _of_any_norm(
@@ -208,21 +206,27 @@ class CENorm(nn.Module):
                 whitening = bd(x, moments, affine.mean, affine.scale, affine.offset)
         scale, offset, _, averages = affine
 
-        if bd is not None:
-            if learns:
-                averages.append((bd.running_whitening, whitening, self.momentum))
-            else:
-                whitening = bd.running_whitening.to(shift.dtype)
+        if bd is not None and not learns:
+            whitening = bd.running_whitening.to(shift.dtype)
         if ir is not None:
             if not learns:
                 inv_std_scale = ir.running_inv_std_scale.to(shift.dtype)
             reweighting, inv_std_scale = ir(moments, scale, positions, inv_std_scale)
-            if learns:
-                averages.append((ir.running_inv_std_scale, inv_std_scale, self.momentum))
+        if learns:
+            averages += self._averages(whitening, inv_std_scale)
         if averages:
             self._update_averages(averages, base, present)
 
         return ops.equilibrium_affine(scale, offset, whitening, reweighting, mix)
+
+    def _averages(self, whitening: Tensor | None, inv_std_scale: Tensor | None) -> list[ops.Average]:
+        """What moves the buffers of the branches that there are."""
+        averages = []
+        if self.bd is not None:
+            averages.append((self.bd.running_whitening, whitening, self.momentum))
+        if self.ir is not None:
+            averages.append((self.ir.running_inv_std_scale, inv_std_scale, self.momentum))
+        return averages
 
     def _update_averages(
         self, averages: list[ops.Average], base: base_norm.BaseNorm, present: Tensor | None = None

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ce_mm.ops.backend import KERNEL_TYPES
 from ce_mm.ops.channel_equilibrium import MIN_VARIANCE
+from ce_mm.ops.moving_average import Average
 from ce_mm.ops.triton_kernels import _block_offsets, _rows, _tile_channels, _tiles
 
 #: Samples that a program works on at a time.
@@ -170,7 +171,7 @@ def combine_backward(
     return dwhitening, dscale, doffset, dlogit, parts
 
 
-def can_move(averages: Sequence[tuple[Tensor, Tensor, float | Tensor]]) -> bool:
+def can_move(averages: Sequence[Average]) -> bool:
     """Whether :func:`move_averages` takes these: dense, not too many, and with momenta that are known here."""
     return len(averages) <= BUFFERS and all(
         buffer.dtype in KERNEL_TYPES
@@ -181,7 +182,7 @@ def can_move(averages: Sequence[tuple[Tensor, Tensor, float | Tensor]]) -> bool:
     )
 
 
-def move_averages(averages: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
+def move_averages(averages: Sequence[Average]) -> Tensor:
     """Move the buffers as :func:`ce_mm.ops.update_averages` does, and say whether they were, a bool ()."""
     finite = torch.empty((), dtype=torch.bool, device=averages[0][1].device)
     arguments = [(buffer, value.contiguous(), value.numel(), momentum) for buffer, value, momentum in averages]
