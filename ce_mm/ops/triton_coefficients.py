@@ -4,9 +4,9 @@ There the arithmetic of the coefficients costs nothing and their launches cost e
 group of channels is one kernel forward, from the moments to Σ^(-1/2) and σ̃², and one backward; what joins the branches
 is another pair. Between the two lies IR's gate, which joins all channels and is two matrix products of PyTorch's.
 
-A program works on a tile of channels, as many whole groups as fit into ROWS, their matrices on the diagonal of one, as
-in :mod:`ce_mm.ops.triton_kernels`. Backward computes again what forward had in registers. What is summed over all
-channels is written tile by tile and summed by whoever needs it, so that the same call gives the same bits.
+A program works on a tile of channels (:mod:`ce_mm.ops.triton_tiles`). Backward computes again what forward had in
+registers. What is summed over all channels is written tile by tile and summed by whoever needs it, so that the same
+call gives the same bits.
 
 Everything is float32 and every product "ieee". Multiplications and additions are not fused, since of a map of one
 position the variance E - m² must be 0.
@@ -22,7 +22,7 @@ from torch import Tensor
 from ce_mm.ops.backend import KERNEL_TYPES
 from ce_mm.ops.channel_equilibrium import MIN_VARIANCE
 from ce_mm.ops.moving_average import Average
-from ce_mm.ops.triton_kernels import _block_offsets, _rows, _tile_channels, _tiles
+from ce_mm.ops.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
 
 #: Samples that a program works on at a time.
 SAMPLES = 32
@@ -71,7 +71,7 @@ def base_norm(
     sums = whitening = None
     if second is not None:
         mean, variance = means.new_empty(2, c)
-        sums, whitening = means.new_empty(_tiles(c, group_size)), torch.empty_like(second[0])
+        sums, whitening = means.new_empty(tiles_of(c, group_size)), torch.empty_like(second[0])
     _launch(
         _base_norm_kernel, means, group_size, means, second, mean, variance, norm_weight, norm_bias,
         scale, offset, spread, sums, whitening, n, c, norm_eps, eps, bessel, T=iterations,
@@ -163,7 +163,7 @@ def combine_backward(
     group_size = whitening.shape[-1]
     dwhitening, dlogit = torch.empty_like(whitening), torch.empty_like(logit)
     dscale, doffset = logit.new_empty(2, 1, c)
-    parts = logit.new_empty(2, _tiles(c, group_size))
+    parts = logit.new_empty(2, tiles_of(c, group_size))
     _launch(
         _combine_backward_kernel, logit, group_size, dweight.contiguous(), ddiagonal.contiguous(), dbias.contiguous(),
         scale, offset, whitening, logit, mix, inv_std_scale, dwhitening, dscale, doffset, dlogit, *parts, n, c,
@@ -197,7 +197,7 @@ def move_averages(averages: Sequence[Average]) -> Tensor:
 
 def _launch(kernel: triton.runtime.JITFunction, example: Tensor, group_size: int, *arguments, **constants) -> None:
     """One program for each tile of the (..., C) tensor ``example``."""
-    tiles, rows = _tiles(example.shape[-1], group_size), _rows(group_size)
+    tiles, rows = tiles_of(example.shape[-1], group_size), rows_of(group_size)
     with torch.cuda.device_of(example):
         kernel[(tiles,)](
             *arguments, G=group_size, ROWS=rows, BLOCK=SAMPLES, **constants, num_warps=4, enable_fp_fusion=False
@@ -295,7 +295,7 @@ def _base_norm_kernel(
     T: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Mean and variance are written with ``second``, and read without."""
-    channel, present = _tile_channels(tl.program_id(0), C, G, ROWS)
+    channel, present = tile_channels(tl.program_id(0), C, G, ROWS)
     if second is None:
         mean = tl.load(mean_place + channel, mask=present, other=0.0)
         variance = tl.load(variance_place + channel, mask=present, other=1.0)
@@ -321,7 +321,7 @@ def _base_norm_kernel(
 
     if second is not None:
         tl.store(spread_sums + tl.program_id(0), tl.sum(total, 0))
-        block, stored = _block_offsets(channel, present, G, ROWS)
+        block, stored = block_offsets(channel, present, G, ROWS)
         _, _, sigma, _ = _covariance(second, mean, scale, present, block, stored, eps, G, ROWS)
         tl.store(whitening + block, _root(sigma, T, ROWS), mask=stored)
 
@@ -334,7 +334,7 @@ def _combine_kernel(
     G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """s^(-1/2) is written with ``spread_sums``, and read without."""
-    channel, present = _tile_channels(tl.program_id(0), C, G, ROWS)
+    channel, present = tile_channels(tl.program_id(0), C, G, ROWS)
     if spread_sums is None:
         of_all = tl.load(inv_std_scale)
     else:
@@ -347,7 +347,7 @@ def _combine_kernel(
     ratio = tl.sigmoid(tl.load(mix))
     a = tl.load(scale + channel, mask=present, other=0.0)
     b = tl.load(offset + channel, mask=present, other=0.0)
-    block, stored = _block_offsets(channel, present, G, ROWS)
+    block, stored = block_offsets(channel, present, G, ROWS)
     shared = ratio * tl.load(whitening + block, mask=stored, other=0.0)
     tl.store(weight + block, shared * a[None, :], mask=stored)
     common = tl.sum(shared * b[None, :], 1)
@@ -367,7 +367,7 @@ def _combine_backward_kernel(
     G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradients of mix and of s^(-1/2) are one part of theirs for each tile."""
-    channel, present = _tile_channels(tl.program_id(0), C, G, ROWS)
+    channel, present = tile_channels(tl.program_id(0), C, G, ROWS)
     ratio, of_all = tl.sigmoid(tl.load(mix)), tl.load(inv_std_scale)
     a = tl.load(scale + channel, mask=present, other=0.0)
     b = tl.load(offset + channel, mask=present, other=0.0)
@@ -390,7 +390,7 @@ def _combine_backward_kernel(
         dcommon += tl.sum(of_bias, 1)
         dof_all += tl.sum(along, 1)
 
-    block, stored = _block_offsets(channel, present, G, ROWS)
+    block, stored = block_offsets(channel, present, G, ROWS)
     root = tl.load(whitening + block, mask=stored, other=0.0)
     of_weight = tl.load(dweight + block, mask=stored, other=0.0)
     dshared = tl.where(stored, of_weight * a[None, :] + dcommon[:, None] * b[None, :], 0.0)
@@ -425,7 +425,7 @@ def _base_norm_backward_kernel(
     T: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Without ``second`` nothing but σ̃² depends on the moments."""
-    channel, present = _tile_channels(tl.program_id(0), C, G, ROWS)
+    channel, present = tile_channels(tl.program_id(0), C, G, ROWS)
     mean = tl.load(mean_place + channel, mask=present, other=0.0)
     inv_std, scale = _scale(
         tl.load(variance_place + channel, mask=present, other=1.0), norm_weight, channel, present, norm_eps
@@ -436,7 +436,7 @@ def _base_norm_backward_kernel(
     common = 0.0
 
     if second is not None:
-        block, stored = _block_offsets(channel, present, G, ROWS)
+        block, stored = block_offsets(channel, present, G, ROWS)
         of_z, outer, sigma, trace = _covariance(second, mean, scale, present, block, stored, eps, G, ROWS)
         dsigma = _root_backward(tl.load(dwhitening + block, mask=stored, other=0.0), sigma, T, ROWS)
         along = _of_groups(tl.sum(tl.where(stored, dsigma * sigma, 0.0), 1), G, ROWS)

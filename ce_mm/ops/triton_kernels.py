@@ -1,10 +1,9 @@
 """The four passes over a map as Triton kernels for NVIDIA GPUs: the functions and results of :mod:`ce_mm.ops.plain`.
 
 Both backward and forward have a pass that sums (:func:`moments` is :func:`output_sums` with z in the gradient's place,
-so they share a kernel) and a pass that maps. A program works on tiles of channels × positions, read in place in either
-memory format. The rows of a tile are as many whole groups as fit, 16 rows at least, because the matrix units take no
-fewer; the matrices of a tile's groups make one block-diagonal matrix in registers, and what a product has off the
-blocks is never stored. So a value that is not finite may spread to the other groups of its tile.
+so they share a kernel) and a pass that maps. A program works on tiles of channels (:mod:`ce_mm.ops.triton_tiles`) ×
+positions, read in place in either memory format; what a product has off the blocks of its matrices is never stored. So
+a value that is not finite may spread to the other groups of its tile.
 
 Where sums are taken, the samples and positions are shared out among enough programs to fill the GPU, each writes its
 part to a workspace, and torch adds the parts up: no atomics, so the same call gives the same bits for as long as the
@@ -25,9 +24,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ce_mm.ops import plain
+from ce_mm.ops.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
 
-#: Rows of the smallest tile, the fewest that a matrix product takes.
-FEWEST_ROWS = 16
 #: The widest group whose matrices fit into the registers of a program; wider ones are left to plain PyTorch.
 WIDEST_GROUP = 64
 #: Programs for each multiprocessor that a pass of sums is shared out to, about.
@@ -150,7 +148,7 @@ def _sums(
     Or ``means``, of v zᵀ those over the samples too, unless ``per_sample``.
     """
     n, c, h, w = x.shape
-    tiles = _tiles(c, group_size)
+    tiles = tiles_of(c, group_size)
     samples, splits = _shares(x, tiles, per_sample)
     chunks = triton.cdiv(n, samples)
     sums = shift.new_empty(splits, 2, n, c)
@@ -202,17 +200,9 @@ def _in_reach(x: Tensor, group_size: int) -> bool:
     return x.numel() > 0 and group_size <= WIDEST_GROUP
 
 
-def _rows(group_size: int) -> int:
-    return max(triton.next_power_of_2(group_size), FEWEST_ROWS)
-
-
-def _tiles(channels: int, group_size: int) -> int:
-    return triton.cdiv(channels, _rows(group_size) // group_size * group_size)
-
-
 def _one_program_per_tile(x: Tensor, group_size: int) -> Callable[[dict[str, int]], tuple[int]]:
     n, c, h, w = x.shape
-    tiles, rows = _tiles(c, group_size), _rows(group_size)
+    tiles, rows = tiles_of(c, group_size), rows_of(group_size)
     return lambda chosen: (tiles * triton.cdiv(h * w, chosen["TILE"] // rows) * n,)
 
 
@@ -225,7 +215,7 @@ def _shape_arguments(x: Tensor, group_size: int) -> dict[str, object]:
         "P": h * w,
         "bucket": triton.next_power_of_2(h * w),
         "G": group_size,
-        "ROWS": _rows(group_size),
+        "ROWS": rows_of(group_size),
         "LAST": last,
         "ALIGN": math.gcd(c if last else h * w, 16),
         "PRECISION": "ieee" if x.dtype == torch.float32 else "tf32",
@@ -274,14 +264,6 @@ def _aligned(C, P, LAST: tl.constexpr, ALIGN: tl.constexpr):
 
 
 @triton.jit
-def _tile_channels(tile, C, G: tl.constexpr, ROWS: tl.constexpr):
-    """The channels of a tile's rows, and which rows have one."""
-    row = tl.arange(0, ROWS)
-    channel = tile * (ROWS // G * G) + row
-    return channel, (row < ROWS // G * G) & (channel < C)
-
-
-@triton.jit
 def _offsets(sample, channel, column, C, P, LAST: tl.constexpr):
     """Where the tile of these rows and columns lies in a map; 64 bits wide, as ``sample`` is."""
     if LAST:
@@ -299,18 +281,10 @@ def _tile_of_program(C, P, G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constex
     tiles, blocks = tl.cdiv(C, ROWS // G * G), tl.cdiv(P, BLOCK)
     tile, block = tl.program_id(0) % tiles, tl.program_id(0) // tiles % blocks
     sample = (tl.program_id(0) // tiles // blocks).to(tl.int64)
-    channel, present = _tile_channels(tile, C, G, ROWS)
+    channel, present = tile_channels(tile, C, G, ROWS)
     column = block * BLOCK + tl.arange(0, BLOCK)
     offset = _offsets(sample, channel, column, C, P, LAST)
     return sample, channel, present, offset, present[:, None] & (column < P)[None, :]
-
-
-@triton.jit
-def _block_offsets(channel, present, G: tl.constexpr, ROWS: tl.constexpr):
-    """Where a tile's block-diagonal matrix lies in (C/g, g, g), and which of its elements do."""
-    row = tl.arange(0, ROWS)
-    same_group = (row // G)[:, None] == (row // G)[None, :]
-    return channel[:, None] * G + (row % G)[None, :], same_group & present[:, None] & present[None, :]
 
 
 @triton.jit
@@ -347,7 +321,7 @@ def _sums_kernel(
     tiles = tl.cdiv(C, ROWS // G * G)
     tile, part = tl.program_id(0) % tiles, tl.program_id(0) // tiles
     chunk, split = part // splits, part % splits
-    channel, present = _tile_channels(tile, C, G, ROWS)
+    channel, present = tile_channels(tile, C, G, ROWS)
     share = tl.cdiv(P, splits * BLOCK) * BLOCK
     products = tl.full((ROWS, ROWS), 0.0, tl.float32)
     for n in range(chunk * samples, tl.minimum(chunk * samples + samples, N)):
@@ -378,7 +352,7 @@ def _sums_kernel(
         tl.store(sums + place, tl.sum(totals, 1) * of_sums, mask=present)
         tl.store(sums + place + tl.cast(N, tl.int64) * C, tl.sum(inners, 1) * of_sums, mask=present)
     if product is not None:
-        place, stored = _block_offsets(channel, present, G, ROWS)
+        place, stored = block_offsets(channel, present, G, ROWS)
         tl.store(product + tl.cast(part, tl.int64) * C * G + place, products * of_products, mask=stored)
 
 
@@ -396,7 +370,7 @@ def _affine_kernel(
     z -= tl.load(shift + sample * shift_stride + channel, mask=present, other=0.0)[:, None]
     matrix, scale = None, None
     if weight is not None:
-        place, stored = _block_offsets(channel, present, G, ROWS)
+        place, stored = block_offsets(channel, present, G, ROWS)
         matrix = tl.load(weight + sample * weight_stride + place, mask=stored, other=0.0)
     if diagonal is not None:
         scale = tl.load(diagonal + sample * C + channel, mask=present, other=0.0)
@@ -419,7 +393,7 @@ def _input_gradient_kernel(
     """One tile of dx."""
     C, P = _aligned(C, P, LAST, ALIGN)
     sample, channel, present, offset, inside = _tile_of_program(C, P, G, ROWS, LAST, TILE // ROWS)
-    place, stored = _block_offsets(channel, present, G, ROWS)
+    place, stored = block_offsets(channel, present, G, ROWS)
     result = tl.full((ROWS, TILE // ROWS), 0.0, tl.float32)
     if dmean is not None:
         result += (tl.load(dmean + sample * C + channel, mask=present, other=0.0) / P)[:, None]

@@ -15,9 +15,8 @@ def loaded():
     with pytest.MonkeyPatch.context() as patch:
         if on_cpu:
             patch.setenv("TRITON_INTERPRET", "1")
-        kernels = load("triton_kernels")
-        patch.setitem(sys.modules, "ce_mm.ops.triton_kernels", kernels)
-        coefficients = load("triton_coefficients")
+        patch.setitem(sys.modules, "ce_mm.ops.triton_tiles", load("triton_tiles"))
+        kernels, coefficients = load("triton_kernels"), load("triton_coefficients")
         language = vars(triton.language)
         functions = {name: f for name, f in language.items() if isinstance(f, triton.runtime.JITFunction)}
         library = {name: triton.jit(f.fn) for name, f in functions.items()} if on_cpu else {}

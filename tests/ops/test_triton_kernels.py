@@ -121,7 +121,7 @@ def test_a_group_wider_than_the_kernels_take_is_left_to_plain_pytorch(kernels, n
 def test_a_tile_that_groups_do_not_fill_leaves_the_next_tile_s_channels_alone(kernels, monkeypatch):
     p = problem(1, 18, 2, 2, 6)  # two groups in 16 rows, and the third in a tile of its own
     expected = plain.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False)
-    monkeypatch.setattr(kernels, "_tiles", lambda channels, group_size: 1)
+    monkeypatch.setattr(kernels, "tiles_of", lambda channels, group_size: 1)
     monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
     y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False)
     assert_same([y[:, :12]], [expected[:, :12]])

@@ -54,12 +54,14 @@ def machine(device: str) -> dict[str, object]:
 
 
 def _cpu_name() -> str:
+    """Its name and the vector instructions that PyTorch uses on it, which tell apart what clouds sell by one name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def command_line(tool: str, arguments: Sequence[str]) -> str:
