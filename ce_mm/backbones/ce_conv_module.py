@@ -4,17 +4,21 @@ from torch import Tensor, nn
 
 from ce_mm.layers import CENorm
 
+#: The rectifiers that CENorm can take into its last pass, by their exact classes, each with its ceiling.
+CEILINGS = {nn.ReLU: None, nn.ReLU6: 6.0}
+
 
 class CEConvModule(ConvModule):
-    """ConvModule whose norm is CENorm, which takes a plain ReLU behind it into its own last pass over the map."""
+    """ConvModule whose norm is CENorm, which takes a ReLU or ReLU6 behind it into its own last pass over the map."""
 
     def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
         """As ConvModule's."""
         out = super().forward(x, activate=False, norm=False)
         rectifies = activate and self.with_activation
-        relu = norm and rectifies and type(self.activate) is nn.ReLU  # exactly: CENorm knows no other rectifier
+        relu = norm and rectifies and type(self.activate) in CEILINGS
         if norm:
-            out = self.norm(out, relu=relu, overwrite=unseen(self.conv))
+            ceiling = CEILINGS[type(self.activate)] if relu else None
+            out = self.norm(out, relu=relu, overwrite=unseen(self.conv), ceiling=ceiling)
         return self.activate(out) if rectifies and not relu else out
 
 

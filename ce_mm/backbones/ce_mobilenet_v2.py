@@ -17,7 +17,8 @@ class CEMobileNetV2(NormEval, MobileNetV2):
         widen_factor: width multiplier.
         ce_cfg: CENorm's arguments; its base norm is ``norm_cfg`` unless given here.
         norm_cfg: of the whole network; BN by default.
-        kwargs: mmpretrain's MobileNetV2's; checkpoints of a plain MobileNetV2 work as there. Its ReLU6 stays behind CE.
+        kwargs: mmpretrain's MobileNetV2's; checkpoints of a plain MobileNetV2 work as there. The ReLU6 behind CE
+            is computed in CE's last pass over the map.
     """
 
     def __init__(

@@ -8,6 +8,7 @@ The normalised map is never formed. The layer follows its base norm: what sets `
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ce_mm import ops
@@ -103,7 +104,12 @@ class CENorm(nn.Module):
         return self._strategy(self.norm)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None = None, relu: bool = False, overwrite: bool = False
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        relu: bool = False,
+        overwrite: bool = False,
+        ceiling: float | None = None,
     ) -> Tensor:
         """CE of x, then, if asked, the residual add and the ReLU that follow it in a network.
 
@@ -114,6 +120,7 @@ class CENorm(nn.Module):
             overwrite: permission to write the result over x where no gradient is wanted, from callers who know that
                 nobody needs x again; see :func:`ce_mm.ops.group_affine`. A layer with hooks, which are shown x, makes
                 no use of it.
+            ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one.
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor unless x is overwritten. With ``relu`` the
@@ -132,13 +139,17 @@ class CENorm(nn.Module):
         if self.branches:
             with full_precision(x.device.type):
                 shown = self._forward_hooks or self._forward_pre_hooks
-                return self._equalize(x, residual, relu, overwrite and not shown)
+                return self._equalize(x, residual, relu, overwrite and not shown, ceiling)
         y = self.norm(x)
         if residual is not None:
             y = y.add_(residual)
-        return y.relu_() if relu else y
+        if relu:
+            y = y.relu_() if ceiling is None else F.hardtanh(y, 0.0, ceiling, inplace=True)
+        return y
 
-    def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool, overwrite: bool) -> Tensor:
+    def _equalize(
+        self, x: Tensor, residual: Tensor | None, relu: bool, overwrite: bool, ceiling: float | None
+    ) -> Tensor:
         base, bd, ir = self.base, self.bd, self.ir
         shared = self.sync and self.norm.training and ops.spans_processes(base.process_group)
         # A process with an empty batch still takes part in the sums of all, but has nothing to say of its own.
@@ -162,7 +173,7 @@ class CENorm(nn.Module):
         else:
             coefficients = self._of_any_norm(base, moments, shift, x, mix, training, learns, shared)
         link = None if moments is None else moments.link
-        return ops.group_affine(x, shift, *coefficients, residual, relu, link, overwrite)
+        return ops.group_affine(x, shift, *coefficients, residual, relu, link, overwrite, ceiling)
 
     def _of_batch_norm(
         self, base: base_norm.BatchBase, moments: ops.Moments, shape: torch.Size, mix: Tensor, learns: bool

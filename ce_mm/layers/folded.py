@@ -81,7 +81,12 @@ class FoldedCE(nn.Module):
         self.gate = None if ir is None else FoldedGate(ir, a)
 
     def forward(
-        self, x: Tensor, residual: Tensor | None = None, relu: bool = False, overwrite: bool = False
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        relu: bool = False,
+        overwrite: bool = False,
+        ceiling: float | None = None,
     ) -> Tensor:
         """CE of x, then, if asked, the residual add and the ReLU that follow it in a network.
 
@@ -90,6 +95,7 @@ class FoldedCE(nn.Module):
             residual: added to the result, of the same shape.
             relu: rectify at the end.
             overwrite: CENorm's, of which no use is made here.
+            ceiling: what the ReLU cuts its results off at, or None.
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor.
@@ -99,10 +105,10 @@ class FoldedCE(nn.Module):
             device = x.device.type
             if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 with torch.autocast(device, enabled=False):
-                    return self._equalize(x, residual, relu)
-        return self._equalize(x, residual, relu)
+                    return self._equalize(x, residual, relu, ceiling)
+        return self._equalize(x, residual, relu, ceiling)
 
-    def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool) -> Tensor:
+    def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool, ceiling: float | None) -> Tensor:
         z = self.base(x)
         scale, offset = self.scale, self.offset
         if self.gate is not None:
@@ -117,7 +123,7 @@ class FoldedCE(nn.Module):
         if residual is not None:
             y = y + residual
         if relu:
-            y = y.relu()
+            y = y.relu() if ceiling is None else F.hardtanh(y, 0.0, ceiling)
         return y.to(x.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:

@@ -24,6 +24,7 @@ def group_affine(
     relu: bool = False,
     link: Link | None = None,
     overwrite: bool = False,
+    ceiling: float | None = None,
 ) -> Tensor:
     """``y = (W + Diag(e_n)) (x - shift) + t_n`` inside each group of channels, then the residual and the ReLU.
 
@@ -41,12 +42,13 @@ def group_affine(
             map alone.
         overwrite: permission to write the result over x, for callers who know that nobody needs x again. It is made
             use of on a CPU where no gradient is wanted: there fresh memory can cost more than the arithmetic.
+        ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one.
 
     Returns:
         (N, C, H, W) in x's type and memory format; a tensor that callers may change in place, unless ``relu`` is
         set: then the backward reads from it where the ReLU let values through, and no mask needs to be kept beside it.
     """
-    inputs = dense(x), shift, weight, diagonal, bias, residual, relu
+    inputs = dense(x), shift, weight, diagonal, bias, residual, relu, ceiling
     if overwrite and x.device.type == "cpu" and not torch.is_grad_enabled() and not is_watched(inputs):
         return plain.group_affine(*inputs, overwrite=True)
     return _group_affine(*inputs, *(link or (None,) * 4))
@@ -61,21 +63,22 @@ def _group_affine(
     bias: Tensor,
     residual: Tensor | None,
     relu: bool,
+    ceiling: float | None,
     gradient_link: Tensor | None,
     output_link: Tensor | None,
     weight_link: Tensor | None,
     diagonal_link: Tensor | None,
 ) -> Tensor:
-    return kernels(x).group_affine(x, shift, weight, diagonal, bias, residual, relu)
+    return kernels(x).group_affine(x, shift, weight, diagonal, bias, residual, relu, ceiling)
 
 
 @_group_affine.register_fake
-def _(x, shift, weight, diagonal, bias, residual, relu, gradient_link, output_link, weight_link, diagonal_link):
+def _(x, shift, weight, diagonal, bias, residual, relu, ceiling, *link):
     return torch.empty_like(x)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, shift, weight, diagonal, bias, _, relu, gradient_link, *_ = inputs
+    x, shift, weight, diagonal, bias, _, relu, ctx.ceiling, gradient_link, *_ = inputs
     ctx.save_for_backward(x, shift, weight, diagonal, output if relu else None)
     ctx.linked = gradient_link is not None
     ctx.bias_shape = bias.shape
@@ -84,14 +87,17 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, dy: Tensor | None) -> tuple:
     if dy is None:
-        return (None,) * 11
+        return (None,) * 12
     x, shift, weight, diagonal, rectified = ctx.saved_tensors
     group_size, products = (1, False) if weight is None else (weight.shape[-1], ctx.needs_input_grad[2])
     per_sample = products and weight.shape[0] != 1  # 0 of an empty batch
-    # A residual has the gradient before the ReLU for its own; else nobody else needs it, and it is not written.
+    # A residual has the gradient before the ReLU for its own, and of a ceiling the second pass knows nothing; else
+    # nobody needs that gradient, and it is not written.
     to_residual = ctx.needs_input_grad[5]
-    keep = to_residual and rectified is not None
-    gradient, (total, inner), product = output_sums(dy, x, shift, rectified, keep, group_size, products, per_sample)
+    keep = rectified is not None and (to_residual or ctx.ceiling is not None)
+    gradient, (total, inner), product = output_sums(
+        dy, x, shift, rectified, ctx.ceiling, keep, group_size, products, per_sample
+    )
     gradient, rectified = (gradient, None) if keep else (dy, rectified)
     dweight = product if products else None
     ddiagonal = None if diagonal is None else inner
@@ -102,7 +108,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple:
     elif ctx.needs_input_grad[0]:
         dx = input_gradient(gradient, rectified, x, shift, weight, diagonal, None, None, None)
     residual = gradient if to_residual else None
-    return dx, None, dweight, ddiagonal, total.sum_to_size(ctx.bias_shape), residual, None, *to_link
+    return dx, None, dweight, ddiagonal, total.sum_to_size(ctx.bias_shape), residual, None, None, *to_link
 
 
 _group_affine.register_autograd(_backward, setup_context=_setup_context)

@@ -42,6 +42,7 @@ def output_sums(
     x: Tensor,
     shift: Tensor,
     rectified: Tensor | None,
+    ceiling: float | None,
     keep: bool,
     group_size: int,
     products: bool,
@@ -53,6 +54,7 @@ def output_sums(
         dy: (N, C, H, W), the gradient of y.
         x, shift, group_size: as in :func:`~ce_mm.ops.group_affine`.
         rectified: y itself, positive where the ReLU let it through, or None where there was no ReLU.
+        ceiling: what y was cut off at, or None: no gradient flows where y has it.
         keep: whether to write the gradient before a ReLU too, for others to use; without, the first result is empty.
         products: whether to sum dy zᵀ; without, the last result is empty.
         per_sample: whether to keep the products of each sample apart.
@@ -62,11 +64,11 @@ def output_sums(
         sums: (2, N, C), the gradient's sums over the positions, dt, and those of gradient ⊙ z.
         product: (N or 1, C/g, g, g), the sums of gradient zᵀ inside each group, dW.
     """
-    return kernels(x).output_sums(dy, x, shift, rectified, keep, group_size, products, per_sample)
+    return kernels(x).output_sums(dy, x, shift, rectified, ceiling, keep, group_size, products, per_sample)
 
 
 @output_sums.register_fake
-def _(dy, x, shift, rectified, keep, group_size, products, per_sample):
+def _(dy, x, shift, rectified, ceiling, keep, group_size, products, per_sample):
     product = product_shape(x, group_size, per_sample) if products else (0,)
     gradient = torch.empty_like(x, dtype=dy.dtype) if keep else dy.new_empty(0)
     return gradient, shift.new_empty(2, *x.shape[:2]), shift.new_empty(product)
@@ -88,7 +90,8 @@ def input_gradient(
 
     Args:
         gradient: (N, C, H, W), that of y, or None where y did not depend on x.
-        rectified: y itself, where the gradient has yet to pass its ReLU; None where there was none, or it has.
+        rectified: y itself, where the gradient has yet to pass its ReLU, one without a ceiling; None where there was
+            none, or it has.
         x, shift, weight, diagonal: as in :func:`~ce_mm.ops.group_affine`.
         dmean, dsquare, dsecond: the gradients of the moments, each None where nothing depends on it.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_ORDINARY = {Tensor, nn.Parameter, type(None), bool, int}
+_ORDINARY = {Tensor, nn.Parameter, type(None), bool, int, float}
 
 
 class Operator:
@@ -49,7 +49,7 @@ class Operator:
 
 
 def operator(name: str) -> Callable[[Callable], Operator]:
-    """A decorator: the function, of tensors, ints and bools by position, becomes the operator of this name."""
+    """A decorator: the function, of tensors and numbers by position, becomes the operator of this name."""
     return lambda kernel: Operator(name, kernel)
 
 

@@ -37,6 +37,7 @@ def group_affine(
     bias: Tensor,
     residual: Tensor | None,
     relu: bool,
+    ceiling: float | None,
     overwrite: bool = False,
 ) -> Tensor:
     """The affine map, residual add and ReLU, written over x if asked; see :func:`ce_mm.ops.group_affine`."""
@@ -53,7 +54,7 @@ def group_affine(
         if added is None:
             result += biases[k]
         if relu:
-            torch.clamp_min(result, 0, out=result if casts else out)
+            torch.clamp(result, 0, ceiling, out=result if casts else out)
         if casts or (overwrite and not relu):
             out.copy_(result)
     return y
@@ -64,6 +65,7 @@ def output_sums(
     x: Tensor,
     shift: Tensor,
     rectified: Tensor | None,
+    ceiling: float | None,
     keep: bool,
     group_size: int,
     products: bool,
@@ -72,7 +74,7 @@ def output_sums(
     """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
     blocks = _Blocks(x, shift, group_size)
     sums = _Sums(blocks, products, per_sample)
-    gradients = _Gradients(dy, rectified, blocks)
+    gradients = _Gradients(dy, rectified, blocks, ceiling)
     gradient = torch.empty_like(x, dtype=dy.dtype) if keep else dy.new_empty(0)
     kept = blocks.of_map(gradient) if keep else None
     for k in blocks.range:
@@ -197,10 +199,14 @@ class _Blocks:
 
 
 class _Gradients:
-    """The gradient before the ReLU, block by block: that of y where y is positive, or as it comes without a ReLU."""
+    """The gradient before the ReLU, block by block: as it comes without one, else that of y where y is positive (and
+    below the ReLU's ceiling).
+    """
 
-    def __init__(self, dy: Tensor, rectified: Tensor | None, blocks: _Blocks) -> None:
-        self.blocks, self.dy = blocks, blocks.of_map(dy)
+    def __init__(
+        self, dy: Tensor, rectified: Tensor | None, blocks: _Blocks, ceiling: float | None = None
+    ) -> None:
+        self.blocks, self.dy, self.ceiling = blocks, blocks.of_map(dy), ceiling
         self.rectified = None if rectified is None else blocks.of_map(rectified)
 
     def take(self, k: int, out: Tensor | None = None) -> Tensor:
@@ -209,7 +215,9 @@ class _Gradients:
         if self.rectified is None:
             return dy
         out = self.blocks.memory("gradient", k, dy.dtype) if out is None else out
-        return torch.ops.aten.threshold_backward.grad_input(dy, self.rectified[k], 0, grad_input=out)
+        if self.ceiling is None:
+            return torch.ops.aten.threshold_backward.grad_input(dy, self.rectified[k], 0, grad_input=out)
+        return torch.ops.aten.hardtanh_backward.grad_input(dy, self.rectified[k], 0, self.ceiling, grad_input=out)
 
 
 class _Sums:

@@ -38,7 +38,7 @@ def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sampl
     """Means of z and z², and, if asked, of z zᵀ inside each group; see :func:`ce_mm.ops.moments`."""
     if not _in_reach(x, group_size):
         return plain.moments(x, shift, group_size, products, per_sample)
-    return _sums(x, shift, None, None, None, group_size, products, per_sample, means=True)
+    return _sums(x, shift, None, None, None, None, group_size, products, per_sample, means=True)
 
 
 def group_affine(
@@ -49,11 +49,12 @@ def group_affine(
     bias: Tensor,
     residual: Tensor | None,
     relu: bool,
+    ceiling: float | None,
 ) -> Tensor:
     """The affine map, residual add and ReLU; see :func:`ce_mm.ops.group_affine`."""
     group_size = 1 if weight is None else weight.shape[-1]
     if not _in_reach(x, group_size):
-        return plain.group_affine(x, shift, weight, diagonal, bias, residual, relu)
+        return plain.group_affine(x, shift, weight, diagonal, bias, residual, relu, ceiling)
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
         _affine_kernel[_one_program_per_tile(x, group_size)](
@@ -64,6 +65,7 @@ def group_affine(
             bias.contiguous(),
             None if residual is None else plain.in_format_of(x, residual),
             y,
+            ceiling,
             **_shape_arguments(x, group_size),
             shift_stride=_sample_stride(_of_samples(shift, x)),
             weight_stride=_sample_stride(weight),
@@ -78,6 +80,7 @@ def output_sums(
     x: Tensor,
     shift: Tensor,
     rectified: Tensor | None,
+    ceiling: float | None,
     keep: bool,
     group_size: int,
     products: bool,
@@ -85,11 +88,11 @@ def output_sums(
 ) -> tuple[Tensor, ...]:
     """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
     if not _in_reach(x, group_size):
-        return plain.output_sums(dy, x, shift, rectified, keep, group_size, products, per_sample)
+        return plain.output_sums(dy, x, shift, rectified, ceiling, keep, group_size, products, per_sample)
     dy = plain.in_format_of(x, dy)
     rectified = None if rectified is None else plain.in_format_of(x, rectified)
     gradient = torch.empty_like(dy) if keep else None
-    sums = _sums(x, shift, dy, rectified, gradient, group_size, products, per_sample)
+    sums = _sums(x, shift, dy, rectified, ceiling, gradient, group_size, products, per_sample)
     return dy.new_empty(0) if gradient is None else gradient, *sums
 
 
@@ -137,6 +140,7 @@ def _sums(
     shift: Tensor,
     dy: Tensor | None,
     rectified: Tensor | None,
+    ceiling: float | None,
     gradient: Tensor | None,
     group_size: int,
     products: bool,
@@ -159,6 +163,7 @@ def _sums(
             shift.contiguous(),
             dy,
             rectified,
+            ceiling,
             gradient,
             sums,
             product,
@@ -310,7 +315,7 @@ def _mapped(values, matrix, diagonal, ROWS: tl.constexpr, PRECISION: tl.constexp
 
 @_tuned((1024, 1), (1024, 2), (2048, 4), (4096, 8))
 def _sums_kernel(
-    x, shift, dy, rectified, gradient, sums, product,
+    x, shift, dy, rectified, ceiling, gradient, sums, product,
     N, C, P, bucket, shift_stride, samples, splits, of_sums, of_products,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
@@ -341,6 +346,8 @@ def _sums_kernel(
                 if rectified is not None:
                     y = tl.load(rectified + offset, mask=inside, other=0.0).to(tl.float32)
                     left = tl.where(y <= 0.0, 0.0, left)  # a NaN lets the gradient through, as in PyTorch
+                    if ceiling is not None:
+                        left = tl.where(y >= ceiling, 0.0, left)
                 if gradient is not None:
                     tl.store(gradient + offset, left, mask=inside)
             totals += left
@@ -358,7 +365,7 @@ def _sums_kernel(
 
 @_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
 def _affine_kernel(
-    x, shift, weight, diagonal, bias, residual, y,
+    x, shift, weight, diagonal, bias, residual, y, ceiling,
     C, P, bucket, shift_stride, weight_stride, bias_stride,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     RELU: tl.constexpr, TILE: tl.constexpr,
@@ -380,6 +387,8 @@ def _affine_kernel(
         result += tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
     if RELU:
         result = tl.where(result < 0.0, 0.0, result)  # a maximum would hide a NaN
+        if ceiling is not None:
+            result = tl.where(result > ceiling, ceiling, result)
     tl.store(y + offset, result, mask=inside)
 
 

@@ -109,12 +109,13 @@ def test_outputs_gradients_and_buffers_equal_the_paper_s_equations(kwargs, train
     layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     training=st.booleans(),
     has_residual=st.booleans(),
-    relu=st.booleans(),
+    rectifier=st.sampled_from([(False, None), (True, None), (True, 0.5)]),
     far=st.booleans(),
 )
 def test_any_layer_equals_the_paper_s_equations(
-    shape, group_size, branches, dtype, layout, training, has_residual, relu, far
+    shape, group_size, branches, dtype, layout, training, has_residual, rectifier, far
 ):
+    relu, ceiling = rectifier
     n, c, h, w = shape
     ce = layer(c, group_size=group_size, branches=branches, reduction=2).train(training)
     far = far and dtype == torch.float32  # the oracle itself, in float64, is good enough only for float32
@@ -127,10 +128,10 @@ def test_any_layer_equals_the_paper_s_equations(
     twin = copy.deepcopy(ce).double()
     expected = oracle(twin, x.double(), branches=branches, group_size=group_size)[0]
     expected = expected if residual is None else expected + residual.double()
-    y = ce(x, residual, relu)
+    y = ce(x, residual, relu, ceiling=ceiling)
     assert y.dtype == dtype
     assert y.is_contiguous(memory_format=layout)
-    error = (y.double() - (expected.relu() if relu else expected)).abs().max()
+    error = (y.double() - (expected.clamp(0, ceiling) if relu else expected)).abs().max()
     rounding = {torch.float64: 1e-11, torch.float32: 1e-5, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
     assert error <= rounding * expected.abs().max()
 
@@ -194,10 +195,13 @@ def test_the_state_has_the_names_that_checkpoints_use():
     }
 
 
-def test_residual_and_relu_are_those_of_the_network():
-    ce, x, residual = layer(), batch(), batch(seed=2)
+@pytest.mark.parametrize("branches", [("bd", "ir"), ()])
+@pytest.mark.parametrize("ceiling", [None, 6.0])
+def test_residual_and_rectifier_are_those_of_the_network(ceiling, branches):
+    ce, x, residual = layer(branches=branches), batch(), batch(seed=2) * 6
     plain = copy.deepcopy(ce)(x)
-    torch.testing.assert_close(ce(x, residual=residual, relu=True), (plain + residual).relu())
+    rectifier = torch.nn.ReLU() if ceiling is None else torch.nn.ReLU6()
+    torch.testing.assert_close(ce(x, residual=residual, relu=True, ceiling=ceiling), rectifier(plain + residual))
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -266,12 +270,13 @@ def test_two_runs_are_identical_to_the_last_bit():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_backward_keeps_no_map_but_the_input_and_the_rectified_output(training):
+@pytest.mark.parametrize("ceiling", [None, 6.0])
+def test_backward_keeps_no_map_but_the_input_and_the_rectified_output(training, ceiling):
     ce, kept = CENorm(32).train(training), []
     x, residual = torch.randn(4, 32, 20, 20, requires_grad=True), torch.randn(4, 32, 20, 20, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         plain = ce(x)
-        rectified = ce(x, residual, relu=True)
+        rectified = ce(x, residual, relu=True, ceiling=ceiling)
     maps = {tensor.data_ptr() for tensor in kept if tensor.numel() >= x.numel() / 4}
     assert maps == {x.data_ptr(), rectified.data_ptr()}
     assert plain.data_ptr() not in maps

@@ -84,7 +84,8 @@ def test_a_folded_layer_computes_what_the_layer_does(kwargs, dtype, tolerance):
     folded = fold(ce)
     assert isinstance(folded, FoldedCE)
     assert relative_error(folded(x), ce(x)) < tolerance
-    assert relative_error(folded(x, residual=residual, relu=True), ce(x, residual=residual, relu=True)) < tolerance
+    for rectifier in (dict(relu=True), dict(relu=True, ceiling=0.5)):
+        assert relative_error(folded(x, residual=residual, **rectifier), ce(x, residual, **rectifier)) < tolerance
 
 
 def test_a_mean_of_a_thousand_spreads_costs_no_precision():
@@ -275,4 +276,5 @@ def test_a_folded_layer_can_be_scripted(kwargs):
     ce = moved(CENorm(16, correction=1, **kwargs))
     scripted, x, residual = torch.jit.script(fold(ce)), batch(), batch(seed=2)
     torch.testing.assert_close(scripted(x), ce(x))
-    torch.testing.assert_close(scripted(x, residual, relu=True), ce(x, residual, relu=True))
+    for rectifier in (dict(relu=True), dict(relu=True, ceiling=0.5)):
+        torch.testing.assert_close(scripted(x, residual, **rectifier), ce(x, residual, **rectifier))

@@ -56,8 +56,8 @@ def all_passes(module, p):
     """The results of all four passes, every one with all it can have."""
     return (
         *module.moments(p.x, p.shift, p.g, True, False),
-        module.group_affine(p.x, p.shift, p.weight, p.diagonal, p.bias, p.residual, True),
-        *module.output_sums(p.dy, p.x, p.shift, p.rectified, True, p.g, True, False),
+        module.group_affine(p.x, p.shift, p.weight, p.diagonal, p.bias, p.residual, True, None),
+        *module.output_sums(p.dy, p.x, p.shift, p.rectified, None, True, p.g, True, False),
         module.input_gradient(p.dy, p.rectified, p.x, p.shift, p.weight, p.diagonal, p.dmean, p.dsquare, p.dsecond),
     )
 
@@ -120,23 +120,23 @@ def test_a_group_wider_than_the_kernels_take_is_left_to_plain_pytorch(kernels, n
 
 def test_a_tile_that_groups_do_not_fill_leaves_the_next_tile_s_channels_alone(kernels, monkeypatch):
     p = problem(1, 18, 2, 2, 6)  # two groups in 16 rows, and the third in a tile of its own
-    expected = plain.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False)
+    expected = plain.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False, None)
     monkeypatch.setattr(kernels, "tiles_of", lambda channels, group_size: 1)
     monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
-    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False)
+    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False, None)
     assert_same([y[:, :12]], [expected[:, :12]])
     assert not y[:, 12:].any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize("relu", [False, True])
-def test_the_affine_map_agrees_whatever_it_is_made_of(kernels, layout, samples, relu):
+@pytest.mark.parametrize(("relu", "ceiling"), [(False, None), (True, None), (True, 0.5)])
+def test_the_affine_map_agrees_whatever_it_is_made_of(kernels, layout, samples, relu, ceiling):
     p = problem(3, 12, 3, 5, 4, samples=samples, layout=layout)
     for weight, diagonal, residual in itertools.product((p.weight, None), (p.diagonal, None), (p.residual, None)):
         if weight is None and diagonal is None:
             continue
-        arguments = p.x, p.shift, weight, diagonal, p.bias[:samples], residual, relu
+        arguments = p.x, p.shift, weight, diagonal, p.bias[:samples], residual, relu, ceiling
         assert_same([kernels.group_affine(*arguments)], [plain.group_affine(*arguments)])
 
 
@@ -146,8 +146,11 @@ def test_the_sums_agree_with_and_without_products(kernels, products, per_sample)
     p = problem(3, 12, 3, 5)
     arguments = p.x, p.shift, p.g, products, per_sample
     assert_same(kernels.moments(*arguments), plain.moments(*arguments))
-    for rectified, keep in ((p.rectified, True), (p.rectified, False), (None, False)):
-        arguments = p.dy, p.x, p.shift, rectified, keep, p.g, products, per_sample
+    capped = p.rectified.clamp(max=0.5)
+    for rectified, ceiling, keep in (
+        (p.rectified, None, True), (p.rectified, None, False), (capped, 0.5, True), (None, None, False),
+    ):  # fmt: skip
+        arguments = p.dy, p.x, p.shift, rectified, ceiling, keep, p.g, products, per_sample
         assert_same(kernels.output_sums(*arguments), plain.output_sums(*arguments))
 
 
@@ -208,12 +211,13 @@ def test_a_mean_of_a_thousand_spreads_costs_no_accuracy(kernels):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_a_nan_goes_through_the_rectifier_and_back(kernels, dtype):
+@pytest.mark.parametrize("ceiling", [None, 1e3])
+def test_a_nan_goes_through_the_rectifier_and_back(kernels, dtype, ceiling):
     p = problem(1, 16, 1, 3, 16, dtype=dtype)
     p.x[0, 0, 0, 1] = torch.nan
-    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, True)
+    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, True, ceiling)
     assert y.isnan()[0, :, 0].tolist() == [[False, True, False]] * 16
-    gradient = kernels.output_sums(p.dy, p.x, p.shift, y, True, p.g, False, False)[0]
+    gradient = kernels.output_sums(p.dy, p.x, p.shift, y, ceiling, True, p.g, False, False)[0]
     assert torch.equal(gradient[..., 1], p.dy[..., 1])
     ones = torch.ones_like(p.diagonal, dtype=torch.float32)
     dx = kernels.input_gradient(p.dy, y, p.x, p.shift, None, ones, None, None, None)
@@ -259,7 +263,7 @@ def test_the_kernels_compile_for_a_gpu_and_load_whole_vectors(monkeypatch, tmp_p
                 signature[name], known[place,] = "constexpr", constants[name]
             elif name in ("x", "dy", "rectified", "gradient", "residual", "y", "dx"):
                 signature[name], aligned[place,] = "*bf16", [["tt.divisibility", 16]]
-            elif name.startswith("of_"):
+            elif name.startswith("of_") or name == "ceiling":
                 signature[name] = "fp32"
             elif parameter.do_not_specialize:
                 signature[name] = "i32"

@@ -128,7 +128,7 @@ def passes(settings: Settings, shape: Sequence[int], g: int = 16) -> dict:
     return dict(
         moments=lambda: ops.moments(x, group_size=g, shift=shift),
         group_affine=lambda: ops.group_affine(x, shift, matrix, vector, vector, relu=True),
-        output_sums=lambda: output_sums(dy, x, shift, y, False, g, True, False),
+        output_sums=lambda: output_sums(dy, x, shift, y, None, False, g, True, False),
         input_gradient=lambda: input_gradient(dy, y, x, shift, matrix, vector, vector, vector, matrix),
     )
 
