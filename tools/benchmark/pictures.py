@@ -18,7 +18,7 @@ def draw_op(numbers: dict, out: Path) -> None:
     figure = Figure(figsize=(16, 4.5 * rows), dpi=110, layout="constrained")
     axes = list(figure.subplots(rows, 4, squeeze=False))
     if layers:
-        labels = ["×".join(map(str, layer["shape"])) for layer in layers]
+        labels = ["×".join(map(str, layer["shape"][1:])) for layer in layers]  # the batch is in the title
         for axis, (kind, title) in zip(axes.pop(0), PANELS.items(), strict=True):
             _bars(axis, kind, title, labels, [layer["variants"] for layer in layers])
     if scaling:
@@ -76,8 +76,9 @@ def _bars(axis, kind: str, title: str, labels: Sequence[str], groups: Sequence[d
     axis.axhline(1, color="0.3", lw=0.8, ls=":")
     axis.set(title=f"{title}, over BN's", xticks=range(len(labels)))
     axis.set_xticklabels(labels, fontsize="small")
+    axis.margins(y=0.4)  # room for the legend above the bars
     if names:
-        axis.legend(frameon=False, fontsize="small")
+        axis.legend(frameon=False, fontsize="small", ncols=2)
 
 
 def _lines(axis, name: str, series: dict) -> None:
