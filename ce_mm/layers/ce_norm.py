@@ -120,7 +120,8 @@ class CENorm(nn.Module):
             overwrite: permission to write the result over x where no gradient is wanted, from callers who know that
                 nobody needs x again; see :func:`ce_mm.ops.group_affine`. A layer with hooks, which are shown x, makes
                 no use of it.
-            ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one.
+            ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one. A number that x's
+                type represents exactly: by it the backward knows where no gradient flows.
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor unless x is overwritten. With ``relu`` the

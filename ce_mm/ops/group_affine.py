@@ -42,7 +42,8 @@ def group_affine(
             map alone.
         overwrite: permission to write the result over x, for callers who know that nobody needs x again. It is made
             use of on a CPU where no gradient is wanted: there fresh memory can cost more than the arithmetic.
-        ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one.
+        ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one. A number that x's
+            type represents exactly: by it the backward knows where no gradient flows.
 
     Returns:
         (N, C, H, W) in x's type and memory format; a tensor that callers may change in place, unless ``relu`` is
