@@ -1,12 +1,48 @@
 """Files are there whole or not at all: they are written under a temporary name and moved into place."""
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 #: What a file system says that has no hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class DestinationError(ValueError):
+    """A place that cannot be written to, or must not be: the message names it, the reason and the way out."""
+
+
+def check_destination(path: Path, inputs: Iterable[Path], replace: bool = True) -> None:
+    """Look at the place of a file that is to be written, before any work is done.
+
+    Args:
+        path: the file.
+        inputs: what it is made from; a link to one of these, or another spelling of its name, is that one.
+        replace: whether a file that is there by now may go.
+
+    Raises:
+        DestinationError: it is one of the inputs, a folder, there and not to be replaced, or in a folder that is
+            missing or not for writing.
+    """
+    for source in inputs:
+        if _is_same(path, source):
+            raise DestinationError(f"{path}: is {source}, from which it would be made; choose another name")
+    if path.is_dir():
+        raise DestinationError(f"{path}: is a folder; expected the name of a file to write")
+    if not path.parent.is_dir():
+        raise DestinationError(f"{path}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise DestinationError(f"{path}: the folder {path.parent} may not be written to; choose another")
+    if not replace and os.path.lexists(path):
+        raise DestinationError(f"{path}: is there already, and is not replaced; choose another name or remove it first")
+
+
+def _is_same(path: Path, source: Path) -> bool:
+    try:
+        return os.path.samefile(path, source)
+    except OSError:  # one of them is not there
+        return os.path.realpath(path) == os.path.realpath(source)
 
 
 @contextmanager
