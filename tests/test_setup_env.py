@@ -113,18 +113,36 @@ def test_an_interrupted_deletion_leaves_nothing_that_is_reused(setup_env, reposi
         raise KeyboardInterrupt
 
     setup_env.set_up(repository)
-    monkeypatch.setattr(shutil, "rmtree", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        setup_env.remove(repository / ".venv")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            setup_env.remove(repository / ".venv")
     assert not setup_env.is_reusable(repository)
-
-
-def test_a_link_in_place_of_the_environment_is_removed_and_not_what_it_points_to(setup_env, repository, tmp_path):
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    (repository / ".venv").symlink_to(elsewhere)
     setup_env.set_up(repository)
-    assert elsewhere.is_dir() and not list(elsewhere.iterdir())
+    assert setup_env.is_reusable(repository)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "file"])
+def test_an_environment_of_somebody_else_s_is_left_alone(setup_env, repository, tmp_path, kind):
+    venv, elsewhere = repository / ".venv", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if kind == "folder":
+        venv.mkdir()
+        (venv / "pyvenv.cfg").write_text("mine")
+    elif kind == "link":
+        venv.symlink_to(elsewhere)
+    else:
+        venv.write_text("mine")
+    with pytest.raises(setup_env.SetUpError, match=r"\.venv is there already, and this script did not make it"):
+        setup_env.set_up(repository)
+    assert not (repository / "log").exists()
+    assert {"folder": (venv / "pyvenv.cfg").is_file(), "link": venv.is_symlink(), "file": venv.is_file()}[kind]
+
+
+def test_an_empty_folder_is_nobody_s_environment(setup_env, repository):
+    (repository / ".venv").mkdir()
+    setup_env.set_up(repository)
+    assert setup_env.is_reusable(repository)
 
 
 def test_a_failing_step_is_reported_with_the_end_of_its_output(setup_env, repository, monkeypatch):

@@ -20,9 +20,13 @@ say() { printf '\n\033[1m%s\033[0m  (%dm%02ds)\n' "$1" $((SECONDS / 60)) $((SECO
 progress() { awk '/Epoch\(/ { sub(/.* - INFO - /, "  "); print; fflush() }'; }
 finished() { grep -qsF "epoch_$2.pth" "$1/last_checkpoint"; }  # written after the checkpoint itself
 
-# Results of another recipe are not this one's.
+# Results of another recipe are not this one's, but perhaps somebody's.
 recipe=$(cat configs/_base_/ce.py "$pretrain" "$detector" tools/demo.sh - <<< "$PWD" | cksum)
-[ "$(cat "$work/recipe" 2>/dev/null || true)" = "$recipe" ] || rm -rf "$work"
+if [ -e "$work" ] && [ "$(cat "$work/recipe" 2>/dev/null || true)" != "$recipe" ]; then
+    earlier=$work.$(date +%Y%m%d-%H%M%S)
+    mv "$work" "$earlier"
+    echo "$work held the results of another recipe; they are in $earlier now"
+fi
 mkdir -p "$work"
 printf '%s\n' "$recipe" > "$work/recipe"
 

@@ -2,9 +2,10 @@
 
     python3 tools/setup_env.py
 
-The stamp inside `.venv` is written last and holds a hash of requirements.txt, setup.py, the interpreter's version and
-the folder. With that stamp `.venv` is reused; without it, or with another, it is deleted and made afresh, so a set-up
-that was interrupted anywhere is simply started again. Of two set-ups at once, the second waits and then reuses. Needs
+The stamp inside `.venv` says that this script made it; when all is done, it holds a hash of requirements.txt, setup.py,
+the interpreter's version and the folder. With that hash `.venv` is reused; with another text it is deleted and made
+afresh, so a set-up that was interrupted anywhere is simply started again; without a stamp it is somebody's own, and the
+set-up refuses to begin. Of two set-ups at once, the second waits and then reuses. Needs
 Python 3.11 to 3.13 somewhere on PATH (this file itself runs on 3.8). Writes below the repository root only, apart from
 pip's cache.
 """
@@ -34,6 +35,8 @@ SUPPORTED = ((3, 11), (3, 12), (3, 13))
 NEEDED_BYTES = 10 * 10**9
 """A finished `.venv` holds 6.5 GB; while it is made, the downloaded archives lie beside it."""
 STAMP = "ce_mm-stamp"
+UNFINISHED = "unfinished"
+"""What the stamp says while `.venv` is made or deleted."""
 LEAKING = ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
 """Settings that would let other packages in, or put ours elsewhere."""
 TAIL_LINES = 30
@@ -150,15 +153,31 @@ def check_space(root: Path) -> None:
         )
 
 
+def check_ownership(venv: Path) -> None:
+    """Raise SetUpError if there is a `.venv` that this script did not make."""
+    is_folder = venv.is_dir() and not venv.is_symlink()
+    is_ours = is_folder and ((venv / STAMP).is_file() or not any(venv.iterdir()))
+    if os.path.lexists(str(venv)) and not is_ours:
+        raise SetUpError(
+            f"{venv} is there already, and this script did not make it (there is no {STAMP} in it). Nothing was "
+            "changed. Move it to another name, or delete it if nobody needs it, and run this again."
+        )
+
+
 def remove(venv: Path) -> None:
-    """Delete `.venv`, whatever it is; its stamp goes first, so that a half-deleted one is never reused."""
-    if venv.is_symlink() or venv.is_file():
-        venv.unlink()
-    elif venv.is_dir():
-        with contextlib.suppress(FileNotFoundError):
-            (venv / STAMP).unlink()
-        say("deleting the old .venv")
-        shutil.rmtree(venv)
+    """Delete a `.venv` of this script's, its stamp last: one that is half deleted is still known, and never reused."""
+    if not venv.is_dir():
+        return
+    say("deleting the old .venv")
+    stamp = venv / STAMP
+    stamp.write_text(UNFINISHED)
+    for entry in venv.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry != stamp:
+            entry.unlink()
+    stamp.unlink()
+    venv.rmdir()
 
 
 def clean_environment(root: Path) -> dict[str, str]:
@@ -267,7 +286,7 @@ def set_up(root: Path) -> None:
     """Leave a finished `.venv` in ``root``.
 
     Raises:
-        SetUpError: if there is no fitting Python, too little disk space, or a step fails.
+        SetUpError: if there is a `.venv` of somebody else's, no fitting Python, too little disk space, or a step fails.
         OSError: if the folder cannot be written.
     """
     venv = root / ".venv"
@@ -275,10 +294,13 @@ def set_up(root: Path) -> None:
         if is_reusable(root):
             say(".venv is up to date")
             return
+        check_ownership(venv)
         interpreter = find_interpreter()
         check_space(root)
         remove(venv)
-        (venv / "tmp").mkdir(parents=True)
+        venv.mkdir()
+        (venv / STAMP).write_text(UNFINISHED)
+        (venv / "tmp").mkdir()
         for step in steps(root, interpreter):
             run(step, root, lock)
         shutil.rmtree(venv / "tmp")
