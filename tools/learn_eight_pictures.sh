@@ -20,7 +20,7 @@ mkdir -p $work $record
 "$python" tools/subset_coco.py "$annotations" $subset --pictures 8
 "$python" tools/train.py $config --work-dir $work/train --resume --cfg-options \
     train_dataloader.dataset.dataset.data_prefix.img="$pictures" val_dataloader.dataset.data_prefix.img="$pictures"
-"$python" tools/test.py $config "$(cat $work/train/last_checkpoint)" --work-dir $work/test --out $work/results.pkl \
+"$python" tools/test.py $config "$work/train/$(basename -- "$(cat $work/train/last_checkpoint)")" --work-dir $work/test --out $work/results.pkl \
     --cfg-options test_dataloader.dataset.data_prefix.img="$pictures"
 "$python" tools/analysis/plot_training.py $work/train $record/training.png
 "$python" tools/analysis/draw_predictions.py $subset "$pictures" $work/results.pkl $record/predictions.jpg --images 8
