@@ -22,7 +22,7 @@ from ce_mm.checkpoints.saving import discard, saving, unfinished
 _LAST = "last_checkpoint"
 
 
-@HOOKS.register_module(name="CheckpointHook", force=True)
+@HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` on a local or mounted disk; other storage (s3://) has its own means of being whole.
 

@@ -11,6 +11,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, Mix
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.utils.data import DataLoader
 
+import ce_mm.training  # noqa: F401  (for launchers without a GPU, and for FSDP that resumes)
 from ce_mm.checkpoints.reading import read_checkpoint
 from ce_mm.layers import CENorm
 

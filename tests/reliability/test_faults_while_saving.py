@@ -60,7 +60,7 @@ def train(folder, epochs=EPOCHS):
         val_cfg=dict(),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)),
         custom_hooks=[dict(type="StepSeedsHook")],
-        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1, save_best="acc")),
+        default_hooks=dict(checkpoint=dict(type="SafeCheckpointHook", interval=1, max_keep_ckpts=1, save_best="acc")),
         default_scope="mmengine",
         randomness=dict(seed=0),
         resume=True,
