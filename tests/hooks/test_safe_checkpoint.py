@@ -349,12 +349,13 @@ def test_an_evaluation_by_itself_saves_nothing(save_best, tmp_path):
     assert files(tmp_path) == []
 
 
-def test_under_a_name_without_a_number_the_newest_is_kept(tmp_path):
-    train(tmp_path, 3, filename_tmpl="newest.pth", max_keep_ckpts=1, save_best="acc")
-    assert files(tmp_path) == ["best_acc_newest.pth", "last_checkpoint", "newest.pth"]
-    train(tmp_path, 4, resume=True, name="second", filename_tmpl="newest.pth", max_keep_ckpts=1, save_best="acc")
+@pytest.mark.parametrize("save_best", [None, "acc"])
+def test_under_a_name_without_a_number_the_newest_is_kept(save_best, tmp_path):
+    settings = dict(filename_tmpl="newest.pth", max_keep_ckpts=1, save_best=save_best)
+    train(tmp_path, 3, **settings)
+    train(tmp_path, 4, resume=True, name="second", **settings)
     assert read_checkpoint(tmp_path / "newest.pth")["meta"]["epoch"] == 4
-    assert files(tmp_path) == ["best_acc_newest.pth", "last_checkpoint", "newest.pth"]
+    assert files(tmp_path) == ["best_acc_newest.pth"] * (save_best is not None) + ["last_checkpoint", "newest.pth"]
 
 
 def test_other_names_after_a_resume_leave_those_of_before(tmp_path):
