@@ -10,7 +10,7 @@ checkpoint of another folder says of that folder means nothing in this one.
 """
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ class SafeCheckpointHook(CheckpointHook):
         if runner.iter == 0 or not self._lies_here(start):
             known = {}
         if "last_ckpt" in known:  # mmengine forgets it, and would not save a checkpoint that knows of a new best
-            self.last_ckpt = self._own(known["last_ckpt"])
+            self.last_ckpt = self._own(known["last_ckpt"], self._is_step)
         self._take_over_best(runner, known)
         steps = known.get("keep_ckpt_ids", [])
         surplus = steps[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
@@ -69,14 +69,14 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process():
             if self._is_local():
                 for folder in {Path(self.out_dir), Path(runner.work_dir)}:
-                    remove_unfinished(folder, lambda name: name == LAST or self._fits(name))
+                    remove_unfinished(folder, lambda name: name == LAST or self._is_step(name) or self._is_best(name))
             self._remove_superseded(runner, [*known.get("superseded_ckpt_ids", []), *surplus])
 
     def _take_over_best(self, runner: Runner, known: dict) -> None:
         for metric in self.key_indicators if self.save_best else ():
             alone = len(self.key_indicators) == 1
             entry = "best_ckpt" if alone else f"best_ckpt_{metric}"
-            path = self._own(known.get(entry))
+            path = self._own(known.get(entry), self._is_best)
             if alone:
                 self.best_ckpt_path = path
             else:
@@ -150,16 +150,23 @@ class SafeCheckpointHook(CheckpointHook):
             return path is not None and path == self._path(os.path.basename(path))
         return os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.out_dir)
 
-    def _own(self, path: str | None) -> str | None:
+    def _own(self, path: str | None, is_ours: Callable[[str], bool]) -> str | None:
         """The checkpoint of that name in this run's folder, if it is one of its own and there."""
         name = os.path.basename(path or "")
-        return self._path(name) if self._fits(name) and self._exists(self._path(name)) else None
+        return self._path(name) if is_ours(name) and self._exists(self._path(name)) else None
 
-    def _fits(self, name: str) -> bool:
-        """Whether a run with these templates saves under that name: ``epoch_7.pth`` or ``best_acc_epoch_7.pth``."""
-        steps = [0, *map(int, re.findall(r"\d{1,18}", name))]
-        saved = [self.filename_tmpl.format(step).replace("/", "_") for step in steps]
-        return name in saved or (name.startswith("best_") and name.endswith(tuple(f"_{each}" for each in saved)))
+    def _is_step(self, name: str) -> bool:
+        """Whether such a run saves a step under that name: ``epoch_7.pth``."""
+        return name in self._steps(name)
+
+    def _is_best(self, name: str) -> bool:
+        """Whether such a run saves a best checkpoint under that name: ``best_acc_epoch_7.pth``."""
+        return name.startswith("best_") and name.endswith(tuple(f"_{step}" for step in self._steps(name)))
+
+    def _steps(self, name: str) -> list[str]:
+        """What the template makes of each number in a name, and of one that it leaves out."""
+        numbers = [0, *map(int, re.findall(r"\d{1,18}", name))]
+        return [self.filename_tmpl.format(number).replace("/", "_") for number in numbers]
 
     def _is_local(self) -> bool:
         backend = self.file_backend

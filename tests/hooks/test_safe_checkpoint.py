@@ -280,20 +280,21 @@ def precious(tmp_path):
     return tmp_path / "work", [tmp_path / "x.txt", tmp_path / "folder" / "epoch_1.pth"]
 
 
-@pytest.mark.parametrize("named", ["../x.txt", "/x.txt", "/folder", "../folder/epoch_1.pth", "best_mine.pth"])
+@pytest.mark.parametrize("named", ["../x.txt", "/x.txt", "/folder", "/work/best_mine.pth", "/work/epoch_9.pth"])
 def test_what_a_checkpoint_names_is_not_removed_for_that(named, precious):
     folder, places = precious
     train(folder, 2, max_keep_ckpts=1, save_best="acc")
-    (folder / "best_mine.pth").write_text("mine")
+    places += [folder / "best_mine.pth", folder / "epoch_9.pth"]
+    for place in places[-2:]:
+        place.write_text("mine")
     path = str(folder.parent / named[1:]) if named.startswith("/") else named
     change(folder / "epoch_2.pth", superseded_ckpts=[path], best_ckpt=path)
 
     train(folder, 4, resume=True, name="second", max_keep_ckpts=1, save_best="acc")
 
-    for place in [*places, folder / "best_mine.pth"]:
-        assert place.read_text() == "mine"
-    kept = ["best_acc_epoch_2.pth", "best_acc_epoch_4.pth", "best_mine.pth", "epoch_4.pth", "last_checkpoint"]
-    assert files(folder) == kept
+    assert [place.read_text() for place in places] == ["mine"] * 4
+    kept = ["best_acc_epoch_2.pth", "best_acc_epoch_4.pth", "best_mine.pth", "epoch_4.pth", "epoch_9.pth"]
+    assert files(folder) == [*kept, "last_checkpoint"]
 
 
 @pytest.mark.parametrize("save_best", ["acc", ["acc", "loss"]])
