@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ce_mm.compat.requirements import MissingRequirementError, require
+from ce_mm.compat.without_gpu import launch_without_gpu
 from ce_mm.launching.preflight import PreflightError, Task, check, read_config
 
 SCOPES = ("mmdet", "mmpretrain")
@@ -49,6 +50,7 @@ def launch(task: Task, argv: Sequence[str]) -> int:
     except (PreflightError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    launch_without_gpu()  # also for a config without CE, which asks for nothing of ce_mm
     tool.main()
     return 0
 

@@ -9,17 +9,17 @@ import os
 import re
 import traceback
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, DefaultScope
-from mmengine.runner import find_latest_checkpoint
 from torch import Tensor, nn
 
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
+from ce_mm.checkpoints.resuming import latest_checkpoint, read_resumable
 from ce_mm.evaluation.annotations import AnnotationError, check_annotation_file
 
 Task = Literal["train", "test"]
@@ -69,8 +69,9 @@ def check(task: Task, cfg: Config, args: Namespace) -> None:
             if type_name(evaluator) == "CocoMetric" and _is_local(evaluator.get("ann_file")):
                 _check_annotations(evaluator["ann_file"], f"{part}_evaluator")
     if task == "train":
-        for setting, checkpoint in _checkpoints_to_train_from(cfg, args):
-            _read(checkpoint, setting)
+        for setting, checkpoint, read in _checkpoints_to_train_from(cfg, args):
+            if not (cfg.get("runner_type") and os.path.isdir(checkpoint)):  # of parts, as FlexibleRunner saves
+                _read(checkpoint, setting, read)
         _build_model(cfg)
     elif _is_local(args.checkpoint):
         weights = _read(args.checkpoint, "the checkpoint to test")
@@ -185,27 +186,35 @@ def _check_annotations(path: str, setting: str) -> None:
         raise PreflightError(f"{setting}: {error}") from error
 
 
-def _checkpoints_to_train_from(cfg: Config, args: Namespace) -> Iterator[tuple[str, str]]:
-    """(setting, path) of every local checkpoint that training will read."""
+def _checkpoints_to_train_from(cfg: Config, args: Namespace) -> Iterator[tuple[str, str, Callable[..., dict]]]:
+    """(setting, path, how it is read) of every local checkpoint that training will read."""
     if args.resume in (None, "auto"):
         resumes = args.resume == "auto" or cfg.get("resume", False)
         if args.resume is None and _is_local(cfg.get("load_from")):
-            yield "load_from", cfg.load_from
+            yield "load_from", cfg.load_from, read_resumable if resumes else read_checkpoint
         elif resumes:
             work_dir = args.work_dir or cfg.get("work_dir") or os.path.join("work_dirs", Path(args.config).stem)
-            latest = find_latest_checkpoint(work_dir)
+            latest = _latest(work_dir, cfg)
             if _is_local(latest):
-                yield "--resume", latest
+                yield "--resume", latest, read_resumable
     elif _is_local(args.resume):
-        yield "--resume", args.resume
+        yield "--resume", args.resume, read_resumable
     for node in dicts(cfg.model):
         if type_name(node) in ("Pretrained", "PretrainedInit") and _is_local(node.get("checkpoint")):
-            yield "init_cfg of the model", node["checkpoint"]
+            yield "init_cfg of the model", node["checkpoint"], read_checkpoint
 
 
-def _read(path: str, setting: str) -> dict:
+def _latest(work_dir: str, cfg: Config) -> str | None:
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     try:
-        return read_checkpoint(os.path.expanduser(path), map_location="cpu")
+        return latest_checkpoint(work_dir, hook.get("out_dir"))
+    except CheckpointError as error:
+        raise PreflightError(f"--resume: {error}") from error
+
+
+def _read(path: str, setting: str, read: Callable[..., dict] = read_checkpoint) -> dict:
+    try:
+        return read(os.path.expanduser(path), map_location="cpu")
     except (CheckpointError, OSError) as error:
         raise PreflightError(f"{setting}: {error}") from error
 

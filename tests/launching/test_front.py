@@ -73,6 +73,12 @@ def test_the_scope_of_the_config_decides_whose_tool_runs_after_the_checks(upstre
     assert sys.argv == ["train.py", config, "--cfg-options", "a=b.py"]
 
 
+def test_a_config_without_ce_starts_without_a_gpu_too(upstream, monkeypatch):
+    monkeypatch.setattr(front, "launch_without_gpu", lambda: upstream.append("launchers"))
+    launch("test", [write_config("default_scope = 'mmpretrain'")])
+    assert upstream[-2:] == ["launchers", "main"]
+
+
 def test_the_config_is_the_first_argument_that_ends_like_one_and_sets_nothing(upstream):
     write_config("default_scope = 'mmdet'")
     launch("train", ["--cfg-options", "other=config2.py", "config.py"])

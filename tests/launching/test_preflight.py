@@ -165,6 +165,28 @@ def test_resuming_by_itself_reads_the_last_checkpoint_or_none():
         check_training(config(resume=True))
 
 
+@pytest.mark.parametrize("text", ["", "absent.pth"])
+def test_a_last_checkpoint_that_names_none_is_said(text):
+    Path("work_dirs/config").mkdir(parents=True)
+    Path("work_dirs/config/last_checkpoint").write_text(text)
+    with pytest.raises(PreflightError, match=r"^--resume: work_dirs/config/last_checkpoint: (is empty|names 'absent)"):
+        check_training(config(), resume="auto")
+
+
+def test_weights_alone_start_a_training_and_do_not_resume_one():
+    check_training(config(load_from="fits.pth"))
+    for changes, args in ((dict(load_from="fits.pth", resume=True), {}), ({}, dict(resume="fits.pth"))):
+        with pytest.raises(PreflightError, match=r"fits\.pth: no training can go on from it, as meta is missing"):
+            check_training(config(**changes), **args)
+
+
+def test_the_parts_of_a_checkpoint_from_all_processes_are_left_to_the_runner_that_saved_them():
+    Path("parts.pth").mkdir()
+    check_training(config(runner_type="FlexibleRunner"), resume="parts.pth")
+    with pytest.raises(PreflightError, match="this is a folder"):
+        check_training(config(), resume="parts.pth")
+
+
 def test_checkpoints_that_upstream_fetches_are_left_to_it():
     remote = "https://example.org/a.pth"
     check_training(config(load_from=remote))
