@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 from ce_mm.compat.requirements import MissingRequirementError, require
-from ce_mm.launching.preflight import PreflightError, Task, check, read_config
+from ce_mm.launching.config import PreflightError, read_config
+from ce_mm.launching.preflight import Task, check
 
 SCOPES = ("mmdet", "mmpretrain")
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")

@@ -8,7 +8,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from ce_mm.launching.preflight import PreflightError, check
+from ce_mm.launching.config import PreflightError
+from ce_mm.launching.preflight import check
 
 COCO = {
     "images": [{"id": 1, "file_name": "1.png", "width": 8, "height": 8}],
