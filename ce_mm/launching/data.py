@@ -1,14 +1,20 @@
-"""The data of a run, looked at before it starts: annotation files, picture folders, bad pictures."""
+"""The data of a run, looked at before it starts: annotation files, picture folders, what is made of bad pictures.
+
+Looking for a file costs nothing, and does not prove that a run needs it: names in an annotation file may be absolute,
+pictures may come out of an archive. So where one is missing, the data set is asked for its first sample.
+"""
+import copy
 import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, DefaultScope
+from mmengine.registry import DATASETS, METRICS
 
 from ce_mm.evaluation.annotations import AnnotationError, check_annotation_file
-from ce_mm.launching.config import PreflightError, dicts, is_local, type_name
+from ce_mm.launching.config import PreflightError, dicts, inherits, is_local, registered, type_name
+from ce_mm.launching.trial import trial
 
 
 def check_data(part: str, cfg: Config) -> None:
@@ -21,13 +27,13 @@ def check_data(part: str, cfg: Config) -> None:
         PreflightError: for the first of these that fails: annotation files and picture folders of the dataloader, what
             those of validation and test make of bad pictures, annotation files of their evaluators.
     """
+    scope = cfg.get("default_scope")
     for dataset in _datasets(cfg.get(f"{part}_dataloader")):
-        _check_dataset(dataset, f"{part}_dataloader", cfg.default_scope)
+        _check_dataset(dataset, f"{part}_dataloader", scope)
     if part != "train":
         _check_that_no_picture_is_left_out(cfg.get(f"{part}_dataloader"), f"{part}_dataloader")
     for evaluator in dicts(cfg.get(f"{part}_evaluator")):
-        if type_name(evaluator) == "CocoMetric" and is_local(evaluator.get("ann_file")):
-            _check_annotations(evaluator["ann_file"], f"{part}_evaluator")
+        _check_evaluator(evaluator, f"{part}_evaluator", scope)
 
 
 def _datasets(dataloader: dict | None) -> Iterator[dict]:
@@ -44,25 +50,43 @@ def _datasets(dataloader: dict | None) -> Iterator[dict]:
                 yield node
 
 
-def _check_dataset(dataset: dict, setting: str, scope: str) -> None:
-    backend = (dataset.get("backend_args") or {}).get("backend", "local")
-    root = dataset.get("data_root") or ""
-    if backend not in ("local", "LocalBackend") or "://" in root:
+def _check_dataset(dataset: dict, setting: str, scope: str | None) -> None:
+    kind = registered(DATASETS, dataset, scope)
+    if kind is None:
+        raise PreflightError(
+            f"the dataset type {dataset.get('type')!r} is unknown in {scope}; expected a registered name "
+            "(a dataset of your own: put its module into custom_imports)"
+        )
+    if not _is_on_disk(dataset) or dataset.get("download", "download" in inspect.signature(kind).parameters):
         return
+    missing = _missing(dataset)
+    if missing:
+        with trial(f"{setting}: {missing}, and its first sample cannot be had without", scope):
+            DATASETS.build(copy.deepcopy(dataset))[0]
+    elif inherits(kind, "mmdet.datasets.coco.CocoDataset", "load_data_list", "parse_data_info"):
+        _check_annotations(os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or ""), setting)
+
+
+def _is_on_disk(node: dict) -> bool:
+    root = node.get("data_root") or ""
+    backend = (node.get("backend_args") or {}).get("backend", "local")
+    return backend in ("local", "LocalBackend") and isinstance(root, str) and "://" not in root
+
+
+def _missing(dataset: dict) -> str | None:
+    """What a data set names that is not there."""
+    root = dataset.get("data_root") or ""
     annotations = dataset.get("ann_file")
     if is_local(annotations):
         path = os.path.join(root, annotations)
-        if type_name(dataset) == "CocoDataset":
-            _check_annotations(path, setting)
-        elif not os.path.isfile(os.path.expanduser(path)):
-            raise PreflightError(f"{setting}: {path}: there is no such annotation file (data_root and ann_file)")
-    if _downloads_itself(dataset, scope):
-        return
+        if not os.path.isfile(path):
+            return f"{path}: there is no such annotation file (data_root and ann_file)"
     prefixes = dataset.get("data_prefix") or ""
     for prefix in prefixes.values() if isinstance(prefixes, dict) else [prefixes]:
-        folder = os.path.join(root, prefix)
-        if is_local(folder) and not os.path.isdir(os.path.expanduser(folder)):
-            raise PreflightError(f"{setting}: {folder}: there is no such picture folder (data_root and data_prefix)")
+        folder = os.path.join(root, prefix) if isinstance(prefix, str) else None
+        if is_local(folder) and not os.path.isdir(folder):
+            return f"{folder}: there is no such picture folder (data_root and data_prefix)"
+    return None
 
 
 def _check_that_no_picture_is_left_out(dataloader: dict | None, setting: str) -> None:
@@ -74,20 +98,19 @@ def _check_that_no_picture_is_left_out(dataloader: dict | None, setting: str) ->
             )
 
 
-def _downloads_itself(dataset: dict, scope: str) -> bool:
-    with DefaultScope.overwrite_default_scope(scope), DATASETS.switch_scope_and_registry(None) as registry:
-        kind = dataset.get("type")
-        kind = registry.get(kind) if isinstance(kind, str) else kind
-    if kind is None:
-        raise PreflightError(
-            f"the dataset type {dataset.get('type')!r} is unknown in {scope}; expected a registered name "
-            "(a dataset of your own: put its module into custom_imports)"
-        )
-    return bool(dataset.get("download", "download" in inspect.signature(kind).parameters))
+def _check_evaluator(evaluator: dict, setting: str, scope: str | None) -> None:
+    path = evaluator.get("ann_file")
+    if not is_local(path) or not _is_on_disk(evaluator):
+        return
+    kind = registered(METRICS, evaluator, scope)
+    if inherits(kind, "mmdet.evaluation.metrics.coco_metric.CocoMetric", "__init__"):
+        _check_annotations(path, setting)
+    elif not os.path.isfile(path):
+        raise PreflightError(f"{setting}: {path}: there is no such annotation file")
 
 
 def _check_annotations(path: str, setting: str) -> None:
     try:
-        check_annotation_file(Path(path).expanduser())
+        check_annotation_file(Path(path))
     except (AnnotationError, OSError) as error:
         raise PreflightError(f"{setting}: {error}") from error

@@ -4,7 +4,6 @@ Without it, upstream finds such faults minutes later, one after the other, each 
 already made. Only what lies on this machine is looked at: paths with ``://`` and datasets of other file backends are
 left to upstream.
 """
-from argparse import Namespace
 from typing import Literal
 
 import torch
@@ -12,32 +11,31 @@ from mmengine.config import Config
 
 from ce_mm.launching.config import PreflightError, dicts, read_config, type_name
 from ce_mm.launching.data import check_data
-from ce_mm.launching.model import check_model
+from ce_mm.launching.model import check_fit, check_training
+from ce_mm.launching.settings import check_settings
 
-__all__ = ["PreflightError", "check", "check_device", "dicts", "read_config", "type_name"]
+__all__ = ["PreflightError", "check", "check_data", "check_device", "check_fit", "dicts", "read_config", "type_name"]
 
 Task = Literal["train", "test"]
-PARTS = {"train": ("train", "val"), "test": ("test",)}
-"""Task -> the prefixes of the ``*_cfg``, ``*_dataloader`` and ``*_evaluator`` settings that it uses."""
 
 
-def check(task: Task, cfg: Config, args: Namespace) -> None:
+def check(task: Task, cfg: Config) -> None:
     """Check what ``task`` will reach for.
 
     Args:
-        cfg: the config as it was read; ``args.cfg_options`` are merged into it.
-        args: what upstream's parser of that task made of the command line.
+        cfg: the config as a runner of mmengine's would get it, with ``work_dir`` and, for a test, ``load_from``.
 
     Raises:
-        PreflightError: for the first of these that fails: annotation files and picture folders of the dataloaders in
-            use, what those of validation and test make of bad pictures, annotation files of their evaluators,
-            checkpoints, building the model, the fit of the checkpoint to test and the model.
+        PreflightError: for the first fault of the settings, the data in use, or the model and its checkpoints.
     """
-    _merge(cfg, args)
-    for part in PARTS[task]:
+    check_settings(task, cfg)
+    for part in ("train", "val") if task == "train" else ("test",):
         if cfg.get(f"{part}_cfg") is not None:
             check_data(part, cfg)
-    check_model(task, cfg, args)
+    if task == "train":
+        check_training(cfg)
+    else:
+        check_fit(cfg)
 
 
 def check_device(device: str) -> None:
@@ -53,13 +51,3 @@ def check_device(device: str) -> None:
         raise PreflightError(
             f"the device {device!r} cannot be used: {reason}; expected cpu, or cuda with a GPU"
         ) from None
-
-
-def _merge(cfg: Config, args: Namespace) -> None:
-    if getattr(args, "no_validate", False):  # an option of mmpretrain's
-        cfg.val_cfg = None
-    if args.cfg_options is not None:
-        try:
-            cfg.merge_from_dict(args.cfg_options)
-        except Exception as error:  # depends on what stands in the config at that place
-            raise PreflightError(f"--cfg-options {args.cfg_options}: {type(error).__name__}: {error}") from error
