@@ -10,7 +10,7 @@ from ce_mm.compat.requirements import MissingRequirementError, require
 PIECES = {
     "ce_mm.layers": ("MODELS", ("CE", "SN")),
     "ce_mm.backbones": ("MODELS", ("CEResNet", "CEMobileNetV2", "CEShuffleNetV2", "CEVGG")),
-    "ce_mm.hooks": ("HOOKS", ("ChannelInhibitionHook", "NonFiniteHook", "StepSeedsHook")),
+    "ce_mm.hooks": ("HOOKS", ("ChannelInhibitionHook", "NonFiniteHook", "SafeCheckpointHook", "StepSeedsHook")),
     "ce_mm.transforms": ("TRANSFORMS", ("LoadImage",)),
 }
 

@@ -2,18 +2,13 @@
 
 
 def apply() -> None:
-    """Give mmcv its missing operators, make mmengine read checkpoints as data and its launchers run without a GPU.
+    """Give mmcv its missing operators and make mmengine read checkpoints as data; a second call does nothing.
 
-    A second call does nothing. Needs mmengine and mmcv: ``ce_mm.compat.requirements.require`` says clearly when they
-    are absent.
+    Needs mmengine and mmcv: ``ce_mm.compat.requirements.require`` says clearly when they are absent.
     """
     # Imported here because `ce_mm.compat.requirements` must work where mmengine and mmcv do not.
-    from ce_mm.compat.fsdp_resume import make_fsdp_resume
     from ce_mm.compat.mmcv_ext import install_mmcv_ext
     from ce_mm.compat.safe_load import make_loading_safe
-    from ce_mm.compat.without_gpu import launch_without_gpu
 
     install_mmcv_ext()
     make_loading_safe()
-    launch_without_gpu()
-    make_fsdp_resume()

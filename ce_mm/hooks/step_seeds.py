@@ -49,7 +49,8 @@ class StepSeedsHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep it until it is known whether the training goes on from here."""
-        self.resumed_sampler_seed = checkpoint.get("meta", {}).get("sampler_seed")
+        meta = checkpoint.get("meta")  # anything, in a checkpoint of weights alone
+        self.resumed_sampler_seed = meta.get("sampler_seed") if isinstance(meta, dict) else None
 
     def before_train(self, runner: Runner) -> None:
         """Shuffle as before, place the batches, and say in which cases the run will differ."""

@@ -17,6 +17,7 @@ from unittest.mock import patch
 from mmengine.config import Config
 
 from ce_mm.compat.requirements import MissingRequirementError, require
+from ce_mm.compat.without_gpu import launch_without_gpu
 from ce_mm.launching.config import PreflightError, read_config, scope_of
 from ce_mm.launching.preflight import Task, check
 
@@ -51,6 +52,7 @@ def launch(task: Task, argv: Sequence[str]) -> int:
     except (PreflightError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    launch_without_gpu()  # also for a config without CE, which asks for nothing of ce_mm
     tool.main()
     return 0
 

@@ -10,10 +10,11 @@ from mmengine.config import Config
 from mmengine.model import BaseTTAModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
-from mmengine.runner import find_latest_checkpoint, load_state_dict
+from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
+from ce_mm.checkpoints.resuming import latest_checkpoint, read_resumable
 from ce_mm.launching.config import PreflightError, inherits, is_local, type_name
 from ce_mm.launching.trial import trial
 
@@ -27,7 +28,9 @@ def check_training(cfg: Config) -> None:
             optimizer.
     """
     setting, path = _start(cfg)
-    start = _read(path, setting) if is_local(path) else None
+    start = None
+    if is_local(path) and not (cfg.get("runner_type") and os.path.isdir(path)):  # of parts, as FlexibleRunner saves
+        start = _read(path, setting, read_resumable if cfg.get("resume") else read_checkpoint)
     model = build_model(cfg)
     for name, module, checkpoint in _pretrained(model, "model"):
         _read(checkpoint, f"init_cfg of {name}")
@@ -74,9 +77,13 @@ def build_model(cfg: Config) -> nn.Module:
 
 def _start(cfg: Config) -> tuple[str, str | None]:
     """(setting, path) of the checkpoint that training starts from; None for the path if there is none."""
-    if not cfg.get("resume", False):
-        return "load_from", cfg.get("load_from")
-    return "--resume", find_latest_checkpoint(cfg.work_dir) if cfg.get("load_from") is None else cfg.load_from
+    if not cfg.get("resume") or cfg.get("load_from") is not None:
+        return "--resume" if cfg.get("resume") else "load_from", cfg.get("load_from")
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    try:
+        return "--resume", latest_checkpoint(cfg.work_dir, hook.get("out_dir"))
+    except CheckpointError as error:
+        raise PreflightError(f"--resume: {error}") from error
 
 
 def _pretrained(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, str]]:
@@ -92,9 +99,9 @@ def _pretrained(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, 
         yield from _pretrained(child, f"{name}.{child_name}")
 
 
-def _read(path: str, setting: str) -> dict:
+def _read(path: str, setting: str, read: Callable[..., dict] = read_checkpoint) -> dict:
     try:
-        return read_checkpoint(os.path.expanduser(path), map_location="cpu")
+        return read(os.path.expanduser(path), map_location="cpu")
     except (CheckpointError, OSError) as error:
         raise PreflightError(f"{setting}: {error}") from error
 

@@ -1,4 +1,4 @@
-# What every CE config needs: the package, with which come checkpoints that a kill cannot spoil; an eye on batches that
-# are not finite; and random numbers by which a resumed training is the one that was interrupted.
-custom_imports = dict(imports=["ce_mm"], allow_failed_imports=False)
+# What every CE config needs: the package; checkpoints that a kill cannot spoil, and processes that start without a GPU;
+# an eye on batches that are not finite; and random numbers by which a resumed training is the one that was interrupted.
+custom_imports = dict(imports=["ce_mm", "ce_mm.training"], allow_failed_imports=False)
 custom_hooks = [dict(type="NonFiniteHook"), dict(type="StepSeedsHook")]

@@ -23,6 +23,7 @@ def started(monkeypatch, tmp_path):
     """Starts one process with a launcher, and returns with what the process group would have been made."""
     if get_device() != "cpu":
         pytest.skip("there is an accelerator here")
+    without_gpu.launch_without_gpu()
     calls = []
     monkeypatch.setattr(utils.torch_dist, "init_process_group", lambda **settings: calls.append(settings))
     monkeypatch.setattr(without_gpu, "DEVICES", tmp_path)

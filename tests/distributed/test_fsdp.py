@@ -1,4 +1,7 @@
 """CE under FSDP: PyTorch's first one, as mmengine's FlexibleRunner runs it, and ``fully_shard``."""
+import os
+import shutil
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,6 +14,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, Mix
 from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.utils.data import DataLoader
 
+import ce_mm.training  # noqa: F401  (for launchers without a GPU, and for FSDP that resumes)
 from ce_mm.checkpoints.reading import read_checkpoint
 from ce_mm.layers import CENorm
 
@@ -48,11 +52,11 @@ def by_hand(rank, epochs=1):
     return net
 
 
-def train_with_mmengine(folder, epochs, resume=False):
+def train_with_mmengine(folder, epochs, resume=False, saved="full"):
     runner = FlexibleRunner(
         TinyNetwork(),
         work_dir=folder,
-        strategy=dict(type="FSDPStrategy", state_dict_cfg="full"),
+        strategy=dict(type="FSDPStrategy", state_dict_cfg=saved),
         train_dataloader=DataLoader(
             data(), batch_size=PER_RANK, sampler=DefaultSampler(data(), shuffle=False), collate_fn=stacked
         ),
@@ -83,6 +87,21 @@ def mmengine_trains_saves_and_resumes(rank, folder):
 
     resumed = train_with_mmengine(folder, epochs=2, resume=True)
     torch.testing.assert_close(of_all(resumed), list(by_hand(rank, epochs=2).parameters()))
+
+
+def a_moved_folder_resumes(rank, folder):
+    train_with_mmengine(f"{folder}/here", epochs=1)
+    if rank == 0:
+        shutil.move(f"{folder}/here", f"{folder}/there")
+    dist.barrier()
+    resumed = train_with_mmengine(f"{folder}/there", epochs=2, resume=True)
+    torch.testing.assert_close(of_all(resumed), list(by_hand(rank, epochs=2).parameters()))
+
+
+def the_parts_of_all_are_saved_together(rank, folder):
+    train_with_mmengine(folder, epochs=1, saved="local")
+    assert sorted(os.listdir(f"{folder}/epoch_1.pth")) == ["rank0.pth", "rank1.pth"]
+    assert not [name for name in os.listdir(folder) if name.startswith(".")]
 
 
 def fully_shard_trains_saves_and_loads(rank):
@@ -137,6 +156,11 @@ def coefficients_stay_float32(rank, fsdp):
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_mmengine(world_size, tmp_path):
     on_ranks(mmengine_trains_saves_and_resumes, world_size, str(tmp_path))
+
+
+@pytest.mark.parametrize("check", [a_moved_folder_resumes, the_parts_of_all_are_saved_together])
+def test_checkpoints_of_mmengine(check, tmp_path):
+    on_ranks(check, 2, str(tmp_path))
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

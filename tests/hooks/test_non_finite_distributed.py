@@ -13,6 +13,7 @@ from ranks import on_ranks
 from torch import nn
 from torch.utils.data import DataLoader
 
+import ce_mm.training  # noqa: F401  (for launchers without a GPU)
 from ce_mm.layers import CENorm
 
 STEPS = 6

@@ -223,6 +223,13 @@ def test_fine_tuning_from_a_checkpoint_takes_its_weights_and_not_its_order(tmp_p
     assert tuned.train_dataloader.sampler.seed == 5
 
 
+@pytest.mark.parametrize("checkpoint", [{}, dict(meta=None), dict(meta=["a"])])
+def test_weights_alone_may_have_anything_for_meta(checkpoint):
+    hook = StepSeedsHook()
+    hook.after_load_checkpoint(None, checkpoint)
+    assert hook.resumed_sampler_seed is None
+
+
 def log(folder):
     return "\n".join(path.read_text() for path in folder.rglob("*.log"))
 

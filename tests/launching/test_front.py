@@ -88,6 +88,12 @@ def test_the_scope_or_the_model_of_the_config_decides_whose_tool_runs_after_the_
     assert started == f"{scope} train" and cfg.a == "b.py"
 
 
+def test_a_config_without_ce_starts_without_a_gpu_too(upstream, monkeypatch):
+    monkeypatch.setattr(front, "launch_without_gpu", lambda: upstream.append("launchers"))
+    launch("test", [write_config("default_scope = 'mmpretrain'"), "a.pth"])
+    assert upstream[1:] == ["launchers", "mmpretrain test"]
+
+
 def test_a_config_may_derive_from_others_in_pure_python(upstream):
     write_config("from mmpretrain.models import ImageClassifier\nmodel = dict(type=ImageClassifier)", "base.py")
     derived = "from mmengine.config import read_base\nwith read_base():\n    from .base import *\nmodel.update(a=1)"

@@ -47,6 +47,27 @@ def test_resuming_by_itself_reads_the_last_checkpoint_or_none():
     check_training(config())
 
 
+@pytest.mark.parametrize("text", ["", "absent.pth"])
+def test_a_last_checkpoint_that_names_none_is_said(text):
+    Path("out").mkdir()
+    Path("out/last_checkpoint").write_text(text)
+    with pytest.raises(PreflightError, match=r"^--resume: out/last_checkpoint: (is empty|names 'absent)"):
+        check_training(config(resume=True))
+
+
+def test_weights_alone_start_a_training_and_do_not_resume_one():
+    check_training(config(load_from="fits.pth"))
+    with pytest.raises(PreflightError, match=r"^--resume: fits\.pth: no training can go on from it, as meta"):
+        check_training(config(load_from="fits.pth", resume=True))
+
+
+def test_the_parts_of_a_checkpoint_from_all_processes_are_left_to_the_runner_that_saved_them():
+    Path("parts.pth").mkdir()
+    check_training(config(load_from="parts.pth", resume=True, runner_type="FlexibleRunner"))
+    with pytest.raises(PreflightError, match="this is a folder"):
+        check_training(config(load_from="parts.pth", resume=True))
+
+
 def test_checkpoints_that_upstream_fetches_are_left_to_it():
     remote = "https://example.org/a.pth"
     check_training(config(load_from=remote))
@@ -90,9 +111,8 @@ def save_sizes_of_another(model, path, prefix=""):
 
 def test_a_training_does_not_start_from_weights_of_which_none_fits():
     save_sizes_of_another(MODEL, "other.pth")
-    for changes in (dict(load_from="other.pth"), dict(load_from="other.pth", resume=True)):
-        with pytest.raises(PreflightError, match=r"^(load_from|--resume): other\.pth: none of its weights fits"):
-            check_training(config(**changes))
+    with pytest.raises(PreflightError, match=r"^load_from: other\.pth: none of its weights fits"):
+        check_training(config(load_from="other.pth"))
     check_training(config(model=WIDE, load_from="fits.pth"))  # all but the classes
 
 

@@ -60,7 +60,7 @@ def train(folder, epochs=EPOCHS):
         val_cfg=dict(),
         optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1, momentum=0.9)),
         custom_hooks=[dict(type="StepSeedsHook")],
-        default_hooks=dict(checkpoint=dict(type="CheckpointHook", interval=1, max_keep_ckpts=1, save_best="acc")),
+        default_hooks=dict(checkpoint=dict(type="SafeCheckpointHook", interval=1, max_keep_ckpts=1, save_best="acc")),
         default_scope="mmengine",
         randomness=dict(seed=0),
         resume=True,
@@ -108,7 +108,7 @@ def check_the_end(folder, whole):
     momenta = [part["optimizer"]["state"] for part in (end, whole)]
     assert all(state["momentum_buffer"].equal(momenta[1][i]["momentum_buffer"]) for i, state in momenta[0].items())
     names = {path.name for path in folder.iterdir() if path.is_file()} - {"last_checkpoint"}
-    assert not any(name.endswith(".tmp") for name in names)
+    assert not any(name.endswith((".tmp", ".lock")) for name in names)
     assert {name for name in names if name.startswith("epoch_")} == {f"epoch_{EPOCHS}.pth"}
     return {name for name in names if name.startswith("best_")}
 
@@ -163,7 +163,7 @@ def test_a_full_disk_is_said_and_costs_the_new_checkpoint_at_most(call, halfway,
     assert error.value.errno == errno.ENOSPC
     for text in (str(folder), "was not saved (No space left on device)", "bytes are free", "Make room", "--resume"):
         assert text in str(error.value)
-    assert not [path for path in folder.iterdir() if path.name.endswith(".tmp")], calls
+    assert not [path for path in folder.iterdir() if path.name.endswith((".tmp", ".lock"))], calls
     check_what_is_left(folder)
     train(folder)
     check_the_end(folder, whole)

@@ -1,6 +1,7 @@
 """What may happen at any system call by which a checkpoint is saved: here, at a chosen one of them, it happens."""
 import errno
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -26,6 +27,11 @@ def dying_while_saving(checkpoint: str, after: int, note: Path) -> AbstractConte
         os.kill(os.getpid(), signal.SIGKILL)
 
     return interrupting(checkpoint, after, die)
+
+
+def of_any_run(name: str) -> str:
+    """The name of a temporary file or its lock, without the part that tells one run from another."""
+    return re.sub(r"\.[0-9a-f]{8}(?=\.(tmp|lock)$)", "", name)
 
 
 def fail(code: int) -> Callable[[str], None]:
@@ -56,7 +62,7 @@ def interrupting(checkpoint: str, after: int, act: Callable[[str], None]) -> Ite
 
     def before(name: str, path: Any, half: Callable[[], object] = lambda: None) -> None:
         if calls or (name == "write" and checkpoint in str(path)):
-            calls.append(f"{name} {'the folder' if Path(path).is_dir() else Path(path).name}")
+            calls.append(f"{name} {'the folder' if Path(path).is_dir() else of_any_run(Path(path).name)}")
             if len(calls) == after + 1:
                 half()
                 act(calls[-1])

@@ -23,7 +23,7 @@ NOTICED = r"^\[rank\d+\]: |closing signal|exitcode"  # by a worker, or by its la
 
 CONFIG = """
 _base_ = ["{root}/configs/shapes/ce-resnet18_shapes.py"]
-custom_imports = dict(imports=["ce_mm", "weights_digest"], allow_failed_imports=False)
+custom_imports = dict(imports=[*_base_.custom_imports.imports, "weights_digest"], allow_failed_imports=False)
 custom_hooks = [*_base_.custom_hooks, dict(type="SyncBuffersHook"), dict(type="WeightsDigestHook")]
 model = dict(backbone=dict(stem_channels=16, base_channels=16), head=dict(in_channels=128))
 train_dataloader = dict(batch_size=8, dataset=dict(data_root="{data}/crops/train"))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from deaths import dying_while_saving
+from deaths import dying_while_saving, of_any_run
 from launched import free_port
 from mmengine.runner import find_latest_checkpoint
 from PIL import Image
@@ -189,7 +189,7 @@ class _Training:
             process.join()
         if processes[0].exitcode != -signal.SIGKILL:
             raise RuntimeError(f"a training ended before it was killed {moment}:\n{log.read_text()[-4000:]}")
-        left = sorted(path.name for path, _ in self._half_written())
+        left = sorted(of_any_run(path.name) for path, _ in self._half_written())
         self._read_new()
         last = self._last()
         if last is not None:
