@@ -44,7 +44,7 @@ def scope_of(cfg: Config) -> str:
     if scope in SCOPES:
         return scope
     model = cfg.get("model")
-    kind = registered(MODELS, model, scope) if isinstance(model, dict) else None
+    kind = registered(MODELS, model, default_scope(cfg)) if isinstance(model, dict) else None
     for base in getattr(kind, "__mro__", ()):
         package = base.__module__.partition(".")[0]
         if package in SCOPES:
@@ -53,6 +53,11 @@ def scope_of(cfg: Config) -> str:
         f"the config's default_scope is {scope!r}, and its model is of no library that is known here; expected the "
         f"default_scope {' or '.join(map(repr, SCOPES))}"
     )
+
+
+def default_scope(cfg: Config) -> str | None:
+    """The scope in which mmengine's Runner takes the names of a config: its own one if the config says nothing."""
+    return cfg.get("default_scope", "mmengine")
 
 
 def registered(registry: Registry, node: dict, scope: str | None) -> Any:

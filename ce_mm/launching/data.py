@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS
 
 from ce_mm.evaluation.annotations import AnnotationError, check_annotation_file
-from ce_mm.launching.config import PreflightError, dicts, inherits, is_local, registered, type_name
+from ce_mm.launching.config import PreflightError, default_scope, dicts, inherits, is_local, registered, type_name
 from ce_mm.launching.trial import trial
 
 
@@ -27,7 +27,7 @@ def check_data(part: str, cfg: Config) -> None:
         PreflightError: for the first of these that fails: annotation files and picture folders of the dataloader, what
             those of validation and test make of bad pictures, annotation files of their evaluators.
     """
-    scope = cfg.get("default_scope")
+    scope = default_scope(cfg)
     for dataset in _datasets(cfg.get(f"{part}_dataloader")):
         _check_dataset(dataset, f"{part}_dataloader", scope)
     if part != "train":

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
 from ce_mm.checkpoints.resuming import latest_checkpoint, read_resumable
-from ce_mm.launching.config import PreflightError, inherits, is_local, type_name
+from ce_mm.launching.config import PreflightError, default_scope, inherits, is_local, type_name
 from ce_mm.launching.trial import trial
 
 
@@ -71,7 +71,7 @@ def build_model(cfg: Config) -> nn.Module:
     if cfg.get("data_preprocessor") is not None:
         settings.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
     # Not on the meta device, although it is enough for names and shapes: mmpretrain's ResNet asks for values.
-    with trial(f"the model of {cfg.filename} cannot be built", cfg.get("default_scope")):
+    with trial(f"the model of {cfg.filename} cannot be built", default_scope(cfg)):
         return MODELS.build(settings)
 
 
@@ -119,7 +119,7 @@ def _check_that_some_arrive(module: nn.Module, load: Callable[[], object], compl
     values = [value for value in chain(module.parameters(), module.buffers()) if value.is_floating_point()]
     for value in values:
         value.data = torch.full_like(value, math.nan)
-    with trial(f"{complaint}: cannot be loaded", cfg.get("default_scope")):
+    with trial(f"{complaint}: cannot be loaded", default_scope(cfg)):
         load()
     if values and all(value.isnan().all() for value in values):
         raise PreflightError(
@@ -133,7 +133,7 @@ def _check_optimizer(model: nn.Module, cfg: Config) -> None:
     if cfg.get("runner_type") is not None or not ({"optimizer", "constructor"} & set(settings)):
         return  # other runners build it in their own way
     if type_name(settings.get("optimizer") or {}) != "ZeroRedundancyOptimizer":  # which needs its other processes
-        with trial("optim_wrapper cannot be built", cfg.get("default_scope")):
+        with trial("optim_wrapper cannot be built", default_scope(cfg)):
             build_optim_wrapper(model, settings)
 
 

@@ -14,7 +14,7 @@ from mmengine.dist import is_distributed
 from mmengine.optim import AmpOptimWrapper
 from torch.utils.data import DataLoader
 
-from ce_mm.launching.config import PreflightError, dicts, registered, type_name
+from ce_mm.launching.config import PreflightError, default_scope, dicts, registered, type_name
 from ce_mm.launching.trial import trial
 
 TYPES = {
@@ -91,7 +91,7 @@ def _check_launcher(launcher: str) -> None:
 
 
 def _check_precision(cfg: Config) -> None:
-    kind = registered(registries.OPTIM_WRAPPERS, cfg.optim_wrapper, cfg.get("default_scope"))
+    kind = registered(registries.OPTIM_WRAPPERS, cfg.optim_wrapper, default_scope(cfg))
     if not (inspect.isclass(kind) and issubclass(kind, AmpOptimWrapper)):
         return
     try:
@@ -104,7 +104,7 @@ def _check_precision(cfg: Config) -> None:
 
 
 def _check_types(task: str, cfg: Config) -> None:
-    scope = cfg.get("default_scope")
+    scope = default_scope(cfg)
     unused = ("test_evaluator",) if task == "train" else ("optim_wrapper.optimizer", "param_scheduler", "val_evaluator")
     for setting in sorted(TYPES.keys() - unused):
         value = reduce(lambda node, key: (node or {}).get(key), setting.split("."), cfg)

@@ -223,6 +223,48 @@ def test_the_tools_train_and_test_with_upstreams_options():
     assert "accuracy" in Path("metrics.json").read_text()
 
 
+PURE_PYTHON = """
+from mmengine.dataset import DefaultSampler
+from mmengine.optim import OptimWrapper
+from mmpretrain.datasets import CustomDataset, LoadImageFromFile, PackInputs
+from mmpretrain.models import ClsDataPreprocessor, ClsHead, ImageClassifier, LeNet5
+from torch.optim import SGD
+
+default_scope = None
+model = dict(
+    type=ImageClassifier, backbone=dict(type=LeNet5, num_classes=2), head=dict(type=ClsHead),
+    data_preprocessor=dict(type=ClsDataPreprocessor, mean=[127.0], std=[64.0], num_classes=2),
+)
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type=DefaultSampler, shuffle=True),
+    dataset=dict(
+        type=CustomDataset, data_root="pictures",
+        pipeline=[dict(type=LoadImageFromFile, color_type="grayscale"), dict(type=PackInputs)],
+    ),
+)
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=0.1))
+"""
+
+
+def test_a_config_in_pure_python_and_of_an_odd_name_trains():
+    write_config(PURE_PYTHON, "lr=0.1.py")
+    make_pictures()
+    trained = run_tool("train.py", "--work-dir", "out", "--no-persistent-workers", "lr=0.1.py")
+    assert trained.returncode == 0, trained.stderr
+    assert Path("out/epoch_1.pth").exists()
+
+
+def test_a_tool_says_in_one_line_what_this_machine_does_not_have(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write_config(TINY_CLASSIFIER)
+    make_pictures()
+    refused = run_tool("train.py", "config.py", "--work-dir", "out", "--amp")
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith("error: mixed precision (--amp, or AmpOptimWrapper")
+    assert "Traceback" not in refused.stderr and not Path("out").exists()
+
+
 def test_a_refused_run_leaves_no_folder_behind(capsys):
     write_config(TINY_CLASSIFIER)
     make_pictures()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.model import BaseModule
+from mmpretrain.models import ClsHead, ImageClassifier, LeNet5
 from small_run import MODEL, config, state_dict
 
 from ce_mm.launching.config import PreflightError
@@ -79,6 +80,15 @@ def test_a_model_that_cannot_be_built_is_an_error_with_the_place():
     for check in (check_training, check_fit):
         with pytest.raises(PreflightError, match=r"cannot be built: KeyError: .*resnet\.py, line \d+"):
             check(config(model=MODEL | dict(backbone=dict(type="ResNet", depth=7)), load_from="fits.pth"))
+
+
+def test_names_are_taken_in_the_scope_in_which_the_runner_takes_them():
+    cfg = config(model=MODEL | dict(type=ImageClassifier, backbone=dict(type=LeNet5), head=dict(type=ClsHead)))
+    cfg.default_scope = None
+    check_training(cfg)
+    cfg.pop("default_scope")
+    with pytest.raises(PreflightError, match=r"KeyError: '.* is not in the mmengine::model registry"):
+        check_training(cfg)
 
 
 def test_weights_from_a_parallel_run_and_without_batch_counters_fit():

@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from ce_mm.launching.config import default_scope
 from ce_mm.launching.model import build_model
 from ce_mm.launching.preflight import check_data, check_device, check_fit, read_config
 
@@ -64,7 +65,7 @@ class Source:
         for setting in ("test_dataloader", "test_evaluator"):
             if cfg.get(setting) is None:
                 raise ValueError(f"{self.config} has no {setting}, which says on what data and how to measure")
-        with DefaultScope.overwrite_default_scope(cfg.default_scope), _quietly():
+        with DefaultScope.overwrite_default_scope(default_scope(cfg)), _quietly():
             return Subject(model, cfg, self.samples)
 
     def _load(self, with_data: bool) -> tuple[Config, nn.Module]:
@@ -90,7 +91,7 @@ class Subject:
 
     def __init__(self, model: nn.Module, cfg: Config, samples: int | None) -> None:
         self.model = model
-        self._scope = cfg.default_scope
+        self._scope = default_scope(cfg)
         settings = cfg.test_dataloader.copy()
         dataset = DATASETS.build(settings["dataset"])
         if hasattr(dataset, "full_init"):
