@@ -26,12 +26,17 @@ def read_config(path: str, options: dict | None = None) -> Config:
     try:
         cfg = Config.fromfile(path)
     except Exception as error:  # a config is a Python program, and may fail as any program may
-        raise PreflightError(f"config file {path}: {type(error).__name__}: {error}") from error
+        raise PreflightError(f"config file {path}: {one_line(error)}") from error
     try:
         cfg.merge_from_dict(options or {})
     except Exception as error:  # depends on what stands in the config at that place
-        raise PreflightError(f"--cfg-options {options}: {type(error).__name__}: {error}") from error
+        raise PreflightError(f"--cfg-options {options}: {one_line(error)}") from error
     return cfg
+
+
+def one_line(error: Exception) -> str:
+    """What an error of other code says, and its kind, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def scope_of(cfg: Config) -> str:

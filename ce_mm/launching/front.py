@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from ce_mm.compat.requirements import MissingRequirementError, require
 from ce_mm.compat.without_gpu import launch_without_gpu
-from ce_mm.launching.config import PreflightError, read_config, scope_of
+from ce_mm.launching.config import PreflightError, one_line, read_config, scope_of
 from ce_mm.launching.preflight import Task, check
 
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
@@ -125,7 +125,7 @@ def settled_config(tool: ModuleType) -> Config:
     except _StartedError as started:
         return started.args[0]
     except Exception as error:  # whatever the tool makes of options and config
-        raise PreflightError(f"this config with these options: {type(error).__name__}: {error}") from error
+        raise PreflightError(f"this config with these options: {one_line(error)}") from error
 
 
 class _StartedError(Exception):

@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stdout
 
 from mmengine.registry import DefaultScope
 
-from ce_mm.launching.config import PreflightError
+from ce_mm.launching.config import PreflightError, one_line
 
 
 @contextmanager
@@ -30,9 +30,6 @@ def trial(complaint: str, scope: str | None) -> Iterator[None]:
             yield
     except Exception as error:  # whatever upstream's code or the user's makes of its settings
         place = traceback.extract_tb(error.__traceback__)[-1]
-        reason = " ".join(str(error).split())
-        raise PreflightError(
-            f"{complaint}: {type(error).__name__}: {reason} ({place.filename}, line {place.lineno})"
-        ) from error
+        raise PreflightError(f"{complaint}: {one_line(error)} ({place.filename}, line {place.lineno})") from error
     finally:
         logging.disable(disabled)

@@ -155,6 +155,7 @@ def test_help_without_a_config_says_where_the_options_are_listed(capsys):
         (["absent.py"], "config file absent.py: there is no such file"),
         (["no_suffix"], "config file no_suffix: there is no such file"),
         (["broken.py"], "config file broken.py: "),
+        (["raising.py"], "config file raising.py: RuntimeError: one two\n"),
         (["baseless.py"], "config file baseless.py: FileNotFoundError"),
         (["scopeless.py"], "default_scope is None, and its model is of no library that is known here; expected the "
          "default_scope 'mmpretrain' or 'mmdet'"),
@@ -167,6 +168,7 @@ def test_help_without_a_config_says_where_the_options_are_listed(capsys):
 )
 def test_a_command_line_that_starts_no_run_is_one_error(capsys, argv, said):
     write_config("a = (", "broken.py")
+    write_config("raise RuntimeError('one\\ntwo')", "raising.py")
     write_config("_base_ = 'nowhere.py'", "baseless.py")
     write_config("model = dict(type='Unknown')", "scopeless.py")
     write_config("default_scope = 'mmseg'", "other_scope.py")
