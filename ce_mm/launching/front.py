@@ -1,19 +1,26 @@
 """Thin fronts of upstream's own tools: mmdet's or mmpretrain's train.py and test.py, whichever a config asks for.
 
 The options are upstream's, parsed by upstream's parser, and upstream's ``main()`` does the work. In front of it stand
-``import ce_mm``, as they import mmcv's operators before they read a config, and the checks of `preflight`.
+``import ce_mm``, as they import mmcv's operators before they read a config, and the checks of `preflight`, which see
+the config as upstream's ``main()`` would hand it to its runner.
 """
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import NoReturn
+from unittest.mock import patch
+
+from mmengine.config import Config
 
 from ce_mm.compat.requirements import MissingRequirementError, require
 from ce_mm.compat.without_gpu import launch_without_gpu
-from ce_mm.launching.preflight import PreflightError, Task, check, read_config
+from ce_mm.launching.config import PreflightError, one_line, read_config, scope_of
+from ce_mm.launching.preflight import Task, check
 
-SCOPES = ("mmdet", "mmpretrain")
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
 
 
@@ -22,31 +29,26 @@ def launch(task: Task, argv: Sequence[str]) -> int:
 
     Args:
         task: which tool.
-        argv: the arguments without the program's name. The first that ends like a config file and holds no ``=`` is
-            the config, and decides whose options the others are.
+        argv: the arguments without the program's name. The config among them decides whose options the others are.
 
     Returns:
         0, or 2 after one line on stderr if the run could not start. Upstream's parser exits by itself.
     """
-    config = next((word for word in argv if word.endswith(CONFIG_SUFFIXES) and "=" not in word), None)
+    sys.argv = [f"{task}.py", *argv]  # upstream's parser reads it
     usage = (
         f"usage: python tools/{task}.py CONFIG [...]\n"
-        f"The rest is as for mmdet's or mmpretrain's own tools/{task}.py, whichever is the default_scope of CONFIG;\n"
+        f"The rest is as for mmdet's or mmpretrain's own tools/{task}.py, whichever CONFIG is for;\n"
         f"python tools/{task}.py CONFIG --help lists it."
     )
-    if config is None and {"-h", "--help"} & set(argv):
-        print(usage)
-        return 0
-    sys.argv = [f"{task}.py", *argv]  # upstream's parser reads it
     try:
+        config = find_config(task, argv)
+        if config is None and {"-h", "--help"} & set(argv):
+            print(usage)
+            return 0
         if config is None:
             raise PreflightError(f"no config file is given (*{', *'.join(CONFIG_SUFFIXES)})\n{usage}")
-        cfg = read_config(config)
-        tool = load_tool(cfg.get("default_scope"), task)
-        args = tool.parse_args()
-        if args.config != config:
-            raise PreflightError(f"{config} was taken for the config, but it is {args.config}; put the config first")
-        check(task, cfg, args)
+        tool = load_tool(scope_of(read_config(config)), task)
+        check(task, settled_config(tool))
     except (PreflightError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -55,15 +57,43 @@ def launch(task: Task, argv: Sequence[str]) -> int:
     return 0
 
 
-def load_tool(scope: str | None, task: Task) -> ModuleType:
+def find_config(task: Task, argv: Sequence[str]) -> str | None:
+    """The config of a command line, as upstream's parser sees it; None if there is none.
+
+    Where that parser refuses the command line, or is asked for help, it is the first argument that ends like a config:
+    for it the parser is to say so.
+
+    Raises:
+        PreflightError: ``--cfg-options`` has taken something that sets nothing, the config behind it for example.
+        MissingRequirementError: neither library is installed.
+    """
+    tool = _any_tool(task)
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            return tool.parse_args().config
+    except SystemExit:
+        return next((word for word in argv if word.endswith(CONFIG_SUFFIXES) and not word.startswith("-")), None)
+    except ValueError:
+        raise PreflightError(
+            "--cfg-options takes all words up to the next option, and one of them is no KEY=VALUE; put the config first"
+        ) from None
+
+
+def _any_tool(task: Task) -> ModuleType:
+    """The one with the most options that is installed: mmpretrain's parser knows all that mmdet's does."""
+    try:
+        return load_tool("mmpretrain", task)
+    except MissingRequirementError:
+        return load_tool("mmdet", task)
+
+
+def load_tool(scope: str, task: Task) -> ModuleType:
     """Import tools/train.py or tools/test.py as mmdet and mmpretrain install it.
 
     Raises:
-        PreflightError: ``scope`` is neither of these two, or the installed package has no such file.
+        PreflightError: the installed package has no such file.
         MissingRequirementError: the package is not installed.
     """
-    if scope not in SCOPES:
-        raise PreflightError(f"the config's default_scope is {scope!r}; expected {' or '.join(map(repr, SCOPES))}")
     require(scope)
     path = Path(sys.modules[scope].__file__).parent / ".mim" / "tools" / f"{task}.py"
     if not path.is_file():
@@ -72,3 +102,31 @@ def load_tool(scope: str | None, task: Task) -> ModuleType:
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     return tool
+
+
+def settled_config(tool: ModuleType) -> Config:
+    """The config as a tool's ``main()`` gives it to its runner: with all that it makes of the command line.
+
+    ``main()`` runs up to where its runner would start. It has written nothing until then.
+
+    Raises:
+        PreflightError: it fails before, for a setting that an option reaches for and the config does not have, say.
+    """
+    def build(cfg: Config) -> SimpleNamespace:
+        def start() -> NoReturn:
+            raise _StartedError(cfg)
+
+        return SimpleNamespace(train=start, test=start, test_evaluator=SimpleNamespace(metrics=[]))
+
+    runner = SimpleNamespace(from_cfg=build, build=build)
+    try:
+        with patch.multiple(tool, Runner=runner, RUNNERS=runner):
+            tool.main()
+    except _StartedError as started:
+        return started.args[0]
+    except Exception as error:  # whatever the tool makes of options and config
+        raise PreflightError(f"this config with these options: {one_line(error)}") from error
+
+
+class _StartedError(Exception):
+    """A runner would start now, with this config."""

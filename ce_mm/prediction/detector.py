@@ -6,7 +6,6 @@ the config that a checkpoint holds, and the weights are read as data (:mod:`ce_m
 """
 import re
 import warnings
-from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from ce_mm.launching.preflight import check, check_device, read_config, type_name
+from ce_mm.launching.preflight import check_device, check_fit, read_config, type_name
 from ce_mm.transforms import LoadImage, PictureError
 
 LOADERS = ("LoadImageFromFile", "LoadImage")
@@ -61,8 +60,8 @@ class Detector:
         device = get_device() if device is None else device
         check_device(device)
         loader = _take_loader(cfg)
-        cfg.test_cfg = None  # by which the checks leave out the data
-        check("test", cfg, Namespace(config=config, checkpoint=checkpoint, cfg_options=None))
+        cfg.load_from = checkpoint
+        check_fit(cfg)
         if cfg.get("data_preprocessor") is not None:
             cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
         # Nothing that is drawn here belongs into the folders and services that a training logs to.

@@ -16,6 +16,8 @@ def recorded(tmp_path):
     for name in ("python", "python3", "srun"):
         recorder(tmp_path / "bin" / name, log)
 
+    (tmp_path / "my config.py").touch()
+
     def run(script, *args, **environment):
         log.unlink(missing_ok=True)
         path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
@@ -78,6 +80,46 @@ def test_a_script_without_its_arguments_says_how_it_is_used(recorded, script):
     assert done.returncode == 2
     assert done.stderr.startswith(f"usage: bash tools/{script} ")
     assert calls == []
+
+
+SLURM = ("slurm_train.sh", "queue", "job", "my config.py", "out")
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "said"),
+    [
+        (("dist_train.sh", "my config.py", "eight"), {}, "GPUS is 'eight'; expected a whole number of at least 1"),
+        (("dist_train.sh", "my config.py", "--amp"), {}, "GPUS is '--amp'; expected a whole number of at least 1"),
+        (("dist_train.sh", "my config.py", ""), {}, "GPUS is ''; expected a whole number of at least 1"),
+        (("dist_train.sh", "my config.py", "9" * 30), {}, f"GPUS is '{'9' * 30}'; expected a whole number"),
+        (("dist_test.sh", "my config.py", "a.pth", "0"), {}, "GPUS is '0'; expected a whole number of at least 1"),
+        (("dist_test.sh", "my config.py", "a.pth", "-1"), {}, "GPUS is '-1'; expected a whole number of at least 1"),
+        (("dist_test.sh", "my config.py", "a.pth", "1.5"), {}, "GPUS is '1.5'; expected a whole number of at least 1"),
+        (("dist_train.sh", "no config.py", "2"), {}, "config file no config.py: there is no such file; check the path"),
+        (("slurm_test.sh", "queue", "job", "no.py", "a.pth"), {}, "config file no.py: there is no such file"),
+        (("dist_train.sh", "my config.py", "2"), {"NNODES": "two"}, "NNODES is 'two'; expected a whole number of at"),
+        (("dist_train.sh", "my config.py", "2"), {"NNODES": "2", "NODE_RANK": "2"}, "NODE_RANK is '2'; expected a "
+         "whole number from 0 to 1"),
+        (("dist_train.sh", "my config.py", "2"), {"PORT": "http"}, "PORT is 'http'; expected a whole number from 1 to "
+         "65535"),
+        (("dist_test.sh", "my config.py", "a.pth", "2"), {"PORT": "70000"}, "PORT is '70000'; expected a whole"),
+        (SLURM, {"GPUS": "many"}, "GPUS is 'many'; expected a whole number of at least 1"),
+        (SLURM, {"GPUS_PER_NODE": "0"}, "GPUS_PER_NODE is '0'; expected a whole number of at least 1"),
+        (SLURM, {"CPUS_PER_TASK": "-5"}, "CPUS_PER_TASK is '-5'; expected a whole number of at least 1"),
+    ],
+)
+def test_what_is_no_count_and_no_config_is_one_line_and_starts_nothing(recorded, command, environment, said):
+    done, calls = recorded(TOOLS / command[0], *command[1:], **environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {said}") and done.stderr.count("\n") == 1
+    assert calls == []
+
+
+@pytest.mark.parametrize("gpus", ["08", "gpu"])
+def test_counts_that_the_launcher_takes_are_passed_on(recorded, gpus):
+    done, calls = recorded(TOOLS / "dist_train.sh", "my config.py", gpus)
+    assert done.returncode == 0
+    assert f"--nproc-per-node={gpus}" in calls[0]
 
 
 @pytest.fixture

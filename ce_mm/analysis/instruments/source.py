@@ -6,7 +6,6 @@ The data are those of ``test_dataloader``, in their order, and the figure of mer
 import contextlib
 import io
 import logging
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,13 +15,15 @@ import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from ce_mm.launching.preflight import check, check_device, read_config
+from ce_mm.launching.config import default_scope
+from ce_mm.launching.model import build_model
+from ce_mm.launching.preflight import check_data, check_device, check_fit, read_config
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,18 @@ class Source:
         for setting in ("test_dataloader", "test_evaluator"):
             if cfg.get(setting) is None:
                 raise ValueError(f"{self.config} has no {setting}, which says on what data and how to measure")
-        with DefaultScope.overwrite_default_scope(cfg.default_scope), _quietly():
+        with DefaultScope.overwrite_default_scope(default_scope(cfg)), _quietly():
             return Subject(model, cfg, self.samples)
 
     def _load(self, with_data: bool) -> tuple[Config, nn.Module]:
         check_device(self.device)
-        cfg = read_config(self.config)
-        if not with_data:
-            cfg.test_cfg = None  # by which the checks leave out the data
-        check("test", cfg, Namespace(config=self.config, checkpoint=self.checkpoint, cfg_options=self.cfg_options))
-        settings = cfg.model.copy()
-        if cfg.get("data_preprocessor") is not None:
-            settings.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
-        with DefaultScope.overwrite_default_scope(cfg.default_scope), _quietly():
-            model = MODELS.build(settings)
+        cfg = read_config(self.config, self.cfg_options)
+        cfg.load_from = self.checkpoint
+        if with_data:
+            check_data("test", cfg)
+        check_fit(cfg)
+        model = build_model(cfg)
+        with _quietly():
             load_checkpoint(model, self.checkpoint, map_location="cpu")
         model.to(self.device).eval()
         return cfg, model
@@ -92,7 +91,7 @@ class Subject:
 
     def __init__(self, model: nn.Module, cfg: Config, samples: int | None) -> None:
         self.model = model
-        self._scope = cfg.default_scope
+        self._scope = default_scope(cfg)
         settings = cfg.test_dataloader.copy()
         dataset = DATASETS.build(settings["dataset"])
         if hasattr(dataset, "full_init"):

@@ -1,0 +1,103 @@
+"""Reading a config, and finding one's way in it, whether its types are names or, in a pure Python config, classes."""
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, Registry
+
+SCOPES = ("mmpretrain", "mmdet")
+"""The libraries whose configs are known here."""
+
+
+class PreflightError(ValueError):
+    """Why a run cannot start: the text names the setting or file, what is wrong with it and what was expected."""
+
+
+def read_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file with all its bases and custom imports, and replace settings of it.
+
+    Raises:
+        PreflightError: there is no such file, it cannot be read, parsed or executed, or an option reaches for what it
+            does not have.
+    """
+    if not Path(path).is_file():
+        raise PreflightError(f"config file {path}: there is no such file; check the path")
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:  # a config is a Python program, and may fail as any program may
+        raise PreflightError(f"config file {path}: {one_line(error)}") from error
+    try:
+        cfg.merge_from_dict(options or {})
+    except Exception as error:  # depends on what stands in the config at that place
+        raise PreflightError(f"--cfg-options {options}: {one_line(error)}") from error
+    return cfg
+
+
+def one_line(error: Exception) -> str:
+    """What an error of other code says, and its kind, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def scope_of(cfg: Config) -> str:
+    """Whose config it is: its default_scope, or the library that its model comes from.
+
+    Raises:
+        PreflightError: neither says it.
+    """
+    scope = cfg.get("default_scope")
+    if scope in SCOPES:
+        return scope
+    model = cfg.get("model")
+    kind = registered(MODELS, model, default_scope(cfg)) if isinstance(model, dict) else None
+    for base in getattr(kind, "__mro__", ()):
+        package = base.__module__.partition(".")[0]
+        if package in SCOPES:
+            return package
+    raise PreflightError(
+        f"the config's default_scope is {scope!r}, and its model is of no library that is known here; expected the "
+        f"default_scope {' or '.join(map(repr, SCOPES))}"
+    )
+
+
+def default_scope(cfg: Config) -> str | None:
+    """The scope in which mmengine's Runner takes the names of a config: its own one if the config says nothing."""
+    return cfg.get("default_scope", "mmengine")
+
+
+def registered(registry: Registry, node: dict, scope: str | None) -> Any:
+    """What the type of a setting stands for, seen from a scope: the class or function; None if nothing has its name."""
+    kind = node.get("type")
+    if not isinstance(kind, str):
+        return kind
+    with DefaultScope.overwrite_default_scope(scope), registry.switch_scope_and_registry(None) as nearest:
+        return nearest.get(kind)
+
+
+def inherits(kind: Any, name: str, *methods: str) -> bool:
+    """Whether ``kind`` is a class of that full name, or one derived from it that has left these methods as they are."""
+    for base in getattr(kind, "__mro__", ()):
+        if f"{base.__module__}.{base.__qualname__}" == name:
+            return all(getattr(kind, method) is getattr(base, method) for method in methods)
+    return False
+
+
+def dicts(node: Any) -> Iterator[dict]:
+    """All dicts in a tree of dicts and lists, the outer ones first."""
+    if isinstance(node, dict):
+        yield node
+        node = [value for _, value in node.items()]
+    if isinstance(node, list | tuple):
+        for child in node:
+            yield from dicts(child)
+
+
+def type_name(node: dict) -> str:
+    """The name of a registered type, without the library's scope; '' for none."""
+    kind = node.get("type", "")
+    return kind.rpartition(".")[2] if isinstance(kind, str) else kind.__name__
+
+
+def is_local(path: object) -> bool:
+    """Whether a setting is a path on this machine, of which something can be said."""
+    return isinstance(path, str) and bool(path) and "://" not in path

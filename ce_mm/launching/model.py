@@ -1,0 +1,175 @@
+"""The model of a run, looked at before it starts: that it can be built and optimised, and that its weights fit."""
+import math
+import os
+import re
+from collections.abc import Callable, Iterator
+from itertools import chain
+
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseTTAModel
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+from mmengine.runner import load_state_dict
+from torch import Tensor, nn
+
+from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
+from ce_mm.checkpoints.resuming import latest_checkpoint, read_resumable
+from ce_mm.launching.config import PreflightError, default_scope, inherits, is_local, type_name
+from ce_mm.launching.trial import trial
+
+
+def check_training(cfg: Config) -> None:
+    """Check what a training makes of its model.
+
+    Raises:
+        PreflightError: for the first of these that fails: reading the checkpoint to start from, building the model,
+            reading the checkpoints of its init_cfg, the fit of any weights of these checkpoints, building the
+            optimizer.
+    """
+    setting, path = _start(cfg)
+    start = None
+    if is_local(path) and not (cfg.get("runner_type") and os.path.isdir(path)):  # of parts, as FlexibleRunner saves
+        start = _read(path, setting, read_resumable if cfg.get("resume") else read_checkpoint)
+    model = build_model(cfg)
+    for name, module, checkpoint in _pretrained(model, "model"):
+        _read(checkpoint, f"init_cfg of {name}")
+        if path is None:
+            _check_that_some_arrive(module, module.init_weights, f"init_cfg of {name}: {checkpoint}", cfg)
+    if start is not None:
+        weights = _weights(start)
+        _check_that_some_arrive(
+            model, lambda: load_state_dict(model, weights, logger="silent"), f"{setting}: {path}", cfg
+        )
+    _check_optimizer(model, cfg)
+
+
+def check_fit(cfg: Config) -> None:
+    """Check that the model can be built, and that the checkpoint to test, ``cfg.load_from``, fits it.
+
+    Raises:
+        PreflightError: for the first of these that fails: reading the checkpoint, building the model, the fit, merging
+            what it finds in several views of a picture.
+    """
+    path = cfg.load_from
+    checkpoint = _read(path, "the checkpoint to test") if is_local(path) else None
+    model = build_model(cfg)
+    if isinstance(model, BaseTTAModel):
+        _check_that_views_merge(model)
+        model = model.module  # whose weights a checkpoint holds
+    if checkpoint is not None:
+        _check_weights(model, _weights(checkpoint), f"{path} does not fit the model of {cfg.filename}")
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """The model of a config, on the CPU, as mmengine's Runner would build it.
+
+    Raises:
+        PreflightError: it cannot be built.
+    """
+    settings = cfg.model.copy()
+    if cfg.get("data_preprocessor") is not None:
+        settings.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
+    # Not on the meta device, although it is enough for names and shapes: mmpretrain's ResNet asks for values.
+    with trial(f"the model of {cfg.filename} cannot be built", default_scope(cfg)):
+        return MODELS.build(settings)
+
+
+def _start(cfg: Config) -> tuple[str, str | None]:
+    """(setting, path) of the checkpoint that training starts from; None for the path if there is none."""
+    if not cfg.get("resume") or cfg.get("load_from") is not None:
+        return "--resume" if cfg.get("resume") else "load_from", cfg.get("load_from")
+    hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    try:
+        return "--resume", latest_checkpoint(cfg.work_dir, hook.get("out_dir"))
+    except CheckpointError as error:
+        raise PreflightError(f"--resume: {error}") from error
+
+
+def _pretrained(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, str]]:
+    """(name, module, path) for the local checkpoints that modules are initialised with."""
+    init = getattr(module, "init_cfg", None)
+    for node in init if isinstance(init, list | tuple) else [init]:
+        if isinstance(node, dict) and type_name(node) in ("Pretrained", "PretrainedInit"):
+            if is_local(node.get("checkpoint")):
+                yield name, module, node["checkpoint"]
+            if node is init:
+                return  # mmengine does not initialise what is inside, then
+    for child_name, child in module.named_children():
+        yield from _pretrained(child, f"{name}.{child_name}")
+
+
+def _read(path: str, setting: str, read: Callable[..., dict] = read_checkpoint) -> dict:
+    try:
+        return read(os.path.expanduser(path), map_location="cpu")
+    except (CheckpointError, OSError) as error:
+        raise PreflightError(f"{setting}: {error}") from error
+
+
+def _weights(checkpoint: dict) -> dict[str, Tensor]:
+    source = checkpoint.get("state_dict", checkpoint)
+    return {re.sub(r"^module\.", "", name): value for name, value in source.items() if isinstance(value, Tensor)}
+
+
+def _check_that_some_arrive(module: nn.Module, load: Callable[[], object], complaint: str, cfg: Config) -> None:
+    """Check that ``load`` writes something into a module; upstream only logs what does not fit.
+
+    What it writes is seen in the module, which is filled with NaN, as names and layouts may be translated on the way.
+    """
+    values = [value for value in chain(module.parameters(), module.buffers()) if value.is_floating_point()]
+    for value in values:
+        value.data = torch.full_like(value, math.nan)
+    with trial(f"{complaint}: cannot be loaded", default_scope(cfg)):
+        load()
+    if values and all(value.isnan().all() for value in values):
+        raise PreflightError(
+            f"{complaint}: none of its weights fits, by name and shape, and the training would start from random ones; "
+            "expected weights of the same architecture (those of a part of a model: set prefix in init_cfg)"
+        )
+
+
+def _check_optimizer(model: nn.Module, cfg: Config) -> None:
+    settings = cfg.optim_wrapper
+    if cfg.get("runner_type") is not None or not ({"optimizer", "constructor"} & set(settings)):
+        return  # other runners build it in their own way
+    if type_name(settings.get("optimizer") or {}) != "ZeroRedundancyOptimizer":  # which needs its other processes
+        with trial("optim_wrapper cannot be built", default_scope(cfg)):
+            build_optim_wrapper(model, settings)
+
+
+def _check_that_views_merge(model: BaseTTAModel) -> None:
+    merges_boxes = inherits(type(model), "mmdet.models.test_time_augs.det_tta.DetTTAModel", "_merge_single_sample")
+    if merges_boxes and getattr(model.module, "with_mask", False):
+        raise PreflightError(
+            "--tta: mmdet's DetTTAModel merges boxes, and no masks, but this model gives masks; leave out --tta"
+        )
+
+
+def _check_weights(model: nn.Module, weights: dict[str, Tensor], complaint: str) -> None:
+    own = model.state_dict()
+    reshaped = [name for name, value in weights.items() if name in own and value.shape != own[name].shape]
+    try:
+        # The model's own loading, as it may translate names, which a comparison of names would not.
+        found = model.load_state_dict({k: v for k, v in weights.items() if k not in reshaped}, strict=False)
+    except RuntimeError as error:
+        raise PreflightError(f"{complaint}: {error}") from error
+    missing = [name for name in found.missing_keys if name not in reshaped and not _may_differ(name)]
+    unexpected = [name for name in found.unexpected_keys if not _may_differ(name)]
+    if not (missing or unexpected or reshaped):
+        return
+    faults = []
+    if missing:
+        faults.append(f"{len(missing)} missing keys (first: {missing[0]})")
+    if unexpected:
+        faults.append(f"{len(unexpected)} unexpected keys (first: {unexpected[0]})")
+    if reshaped:
+        first = reshaped[0]
+        faults.append(
+            f"{len(reshaped)} weights of another shape (first: {first}, {tuple(weights[first].shape)} in the "
+            f"checkpoint, {tuple(own[first].shape)} in the model)"
+        )
+    raise PreflightError(f"{complaint}: {', '.join(faults)}; expected weights of the same architecture")
+
+
+def _may_differ(name: str) -> bool:
+    return name.endswith("num_batches_tracked") or name.startswith("data_preprocessor.")

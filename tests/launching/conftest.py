@@ -1,0 +1,17 @@
+"""The folder of a run that has all that it needs."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import COCO, state_dict
+
+
+@pytest.fixture
+def complete_run(tmp_path, monkeypatch):
+    """A working folder with a COCO set and a checkpoint that fits the model of `small_run`."""
+    monkeypatch.chdir(tmp_path)
+    Path("data/pictures").mkdir(parents=True)
+    Path("data/objects.json").write_text(json.dumps(COCO))
+    Path("data/names.txt").write_text("1.png 0\n")
+    torch.save({"state_dict": state_dict()}, "fits.pth")
