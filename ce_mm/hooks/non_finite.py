@@ -40,8 +40,8 @@ class NonFiniteHook(Hook):
     priority = "VERY_HIGH"  # before anyone copies this iteration's averages
 
     def __init__(self, interval: int = 50) -> None:
-        if interval < 1:
-            raise ValueError(f"NonFiniteHook's interval must be at least 1 iteration, got {interval!r}")
+        if not isinstance(interval, int) or interval < 1:
+            raise ValueError(f"NonFiniteHook's interval must be a whole number of at least 1, got {interval!r}")
         self.interval = interval
         self.after_others = _AfterOthers(self)
         self.norms, self.losses = FiniteRecord(), FiniteRecord()

@@ -205,6 +205,7 @@ def test_norms_may_be_others_in_each_iteration(change):
     assert all(value.isfinite().all() for value in runner.model.buffers())
 
 
-def test_the_interval_is_at_least_one():
-    with pytest.raises(ValueError, match="interval"):
-        NonFiniteHook(interval=0)
+@pytest.mark.parametrize("interval", [0, -1, 1.5, "50", None])
+def test_the_interval_is_a_whole_number_of_at_least_one(interval):
+    with pytest.raises(ValueError, match=f"interval must be a whole number of at least 1, got {interval!r}"):
+        NonFiniteHook(interval=interval)
