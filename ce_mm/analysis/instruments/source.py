@@ -64,19 +64,21 @@ class Source:
         for setting in ("test_dataloader", "test_evaluator"):
             if cfg.get(setting) is None:
                 raise ValueError(f"{self.config} has no {setting}, which says on what data and how to measure")
-        with DefaultScope.overwrite_default_scope(cfg.default_scope), _quietly():
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope")), _quietly():
             return Subject(model, cfg, self.samples)
 
     def _load(self, with_data: bool) -> tuple[Config, nn.Module]:
         check_device(self.device)
         cfg = read_config(self.config)
+        if "type" not in (cfg.get("model") or {}):
+            raise ValueError(f"{self.config} has no model with a type; expected the config of a network")
         if not with_data:
             cfg.test_cfg = None  # by which the checks leave out the data
         check("test", cfg, Namespace(config=self.config, checkpoint=self.checkpoint, cfg_options=self.cfg_options))
         settings = cfg.model.copy()
         if cfg.get("data_preprocessor") is not None:
             settings.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
-        with DefaultScope.overwrite_default_scope(cfg.default_scope), _quietly():
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope")), _quietly():
             model = MODELS.build(settings)
             load_checkpoint(model, self.checkpoint, map_location="cpu")
         model.to(self.device).eval()
@@ -92,7 +94,7 @@ class Subject:
 
     def __init__(self, model: nn.Module, cfg: Config, samples: int | None) -> None:
         self.model = model
-        self._scope = cfg.default_scope
+        self._scope = cfg.get("default_scope")
         settings = cfg.test_dataloader.copy()
         dataset = DATASETS.build(settings["dataset"])
         if hasattr(dataset, "full_init"):
