@@ -1,8 +1,9 @@
 import os
+from pathlib import Path
 
 import pytest
 
-from ce_mm.files import DestinationError, check_destination, replacing
+from ce_mm.files import DestinationError, check_destination, check_folder, replacing
 
 
 @pytest.fixture
@@ -49,3 +50,25 @@ def test_two_that_write_one_file_at_once_leave_the_whole_of_one(tmp_path):
         assert first.read_text() == "first"
     assert (tmp_path / "a.json").read_text() == "first"
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("name", ["A.json", "A.json/new", "A.json/new/folder", "nowhere"])
+def test_a_folder_that_cannot_be_made_is_refused(name, source):
+    (source.parent / "nowhere").symlink_to("absent")
+    with pytest.raises(DestinationError, match=r"expected a folder to write to, .* is a file"):
+        check_folder(source.parent / name, ["report.json"])
+
+
+def test_a_file_of_a_folder_is_no_input_either(source):
+    check_folder(source.parent, ["B.json"], [source])
+    check_folder(source.parent / "new/folder", ["A.json"], [source])
+    with pytest.raises(DestinationError, match=r"A\.json: is .*A\.json, from which it would be made"):
+        check_folder(source.parent, ["B.json", "A.json"], [source])
+    with pytest.raises(DestinationError, match=r"sub: is a folder"):
+        check_folder(source.parent, ["sub"])
+
+
+def test_a_folder_in_the_working_folder_may_be_new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_folder(Path("new"), ["A.json"])
+    assert not list(tmp_path.iterdir())

@@ -57,12 +57,12 @@ def read_scalars(work_dir: str | Path) -> Scalars:
 
 def _read_run(path: Path) -> Scalars:
     run = Scalars()
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
+            row = {key: value for key, value in json.loads(line).items() if isinstance(value, int | float)}
             step = row["step"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, AttributeError, KeyError):
             if number == len(lines):
                 break
             raise ValueError(f"{path}, line {number}: expected a JSON object with step, not {line[:80]!r}") from None

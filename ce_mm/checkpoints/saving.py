@@ -7,7 +7,6 @@ Several runs may save to one folder, from several hosts: each has temporary name
 the lock of a file beside them. What a dead process has left is known by its lock, which nobody holds.
 """
 import errno
-import fcntl
 import os
 import re
 import secrets
@@ -67,7 +66,7 @@ def remove_unfinished(folder: Path, is_ours: Callable[[str], bool]) -> None:
             with suppress(OSError), ExitStack() as stack:  # held, gone meanwhile, or where locks say nothing
                 descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
                 stack.callback(os.close, descriptor)
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(descriptor)
                 discard(unfinished(folder / found["name"], found["run"]))
                 discard(lock)
 
@@ -90,10 +89,23 @@ def _locked(lock: Path) -> Iterator[None]:
             stack.callback(os.close, descriptor)
             stack.callback(discard, lock)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                _lock(descriptor)
             except OSError:
                 discard(lock)  # free to all, it would say that its process is dead
         yield
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file that nobody else has locked.
+
+    Raises:
+        OSError: somebody has, or there are no locks on this file or system.
+    """
+    try:
+        import fcntl
+    except ImportError as error:  # Windows
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from error
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:

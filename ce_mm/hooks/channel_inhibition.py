@@ -36,8 +36,8 @@ class ChannelInhibitionHook(Hook):
 
     def __init__(self, interval: int = 50, threshold: float = THRESHOLD, layers: int = LAYERS) -> None:
         for name, value in (("interval", interval), ("layers", layers)):
-            if value < 1:
-                raise ValueError(f"ChannelInhibitionHook's {name} must be at least 1, got {value!r}")
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"ChannelInhibitionHook's {name} must be a whole number of at least 1, got {value!r}")
         check_threshold(threshold)
         self.interval = interval
         self.threshold = threshold

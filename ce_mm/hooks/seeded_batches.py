@@ -23,18 +23,22 @@ def seed_batches(loader: DataLoader, *place: int) -> "PlacingSampler | None":
         place: where its stream lies, as for :func:`~ce_mm.hooks.seeding.seed_generators`.
 
     Returns:
-        What counts the indices, or None where batches cannot be placed and ``loader`` is as it was: a data set that
-        is iterated, no batches, or a batch sampler that is not built on a sampler.
+        What counts the indices, or None where batches cannot be placed and ``loader`` is as it was: a loader that is
+        not PyTorch's, a data set that is iterated or takes no attributes, no batches, or a batch sampler that is not
+        built on a sampler.
     """
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return None
     dataset, batches = loader.dataset, loader.batch_sampler
-    if isinstance(dataset, IterableDataset) or not hasattr(batches, "sampler"):
+    draws = type(dataset) not in (list, tuple)
+    if (draws and not hasattr(dataset, "__dict__")) or "sampler" not in getattr(batches, "__dict__", ()):
         return None
     if not isinstance(batches.sampler, PlacingSampler):
         batches.sampler = PlacingSampler(batches.sampler)
-    if hasattr(dataset, "__dict__"):  # a plain list draws no numbers
+    if draws:
         fetch = vars(dataset).get("__getitems__")
         theirs = fetch.theirs if isinstance(fetch, _SeededFetch) else getattr(dataset, "__getitems__", None)
-        dataset.__getitems__ = _SeededFetch(dataset, theirs, place)
+        vars(dataset)["__getitems__"] = _SeededFetch(dataset, theirs, place)  # past a __setattr__ that forbids it
     return batches.sampler
 
 
@@ -44,7 +48,7 @@ def skips(loader: DataLoader) -> bool:
 
 
 class PlacingSampler:
-    """A sampler, but for its indices, which know their place: ``start``, and how many were drawn since.
+    """A sampler, also to ``isinstance``, but for its indices: they know their place, ``start`` and how many were drawn.
 
     Attributes:
         start: whole numbers that say where the stream begins; set it together with ``drawn``.
@@ -56,6 +60,10 @@ class PlacingSampler:
         self.sampler = sampler
         self.start, self.drawn = 0, 0
         self.unplaced = False
+
+    @property
+    def __class__(self) -> type:
+        return type(self.sampler) if "sampler" in vars(self) else PlacingSampler
 
     def __getattr__(self, name: str) -> Any:
         if name == "sampler":  # of a copy that is being made
@@ -92,8 +100,7 @@ class _SeededFetch:
         self.dataset, self.theirs, self.place = dataset, theirs, place
 
     def __call__(self, indices: Sequence[int]) -> list:
-        first = indices[0]
-        if isinstance(first, _PlacedIndex):
-            seed_generators(*self.place, *first.place)
+        if len(indices) and isinstance(indices[0], _PlacedIndex):
+            seed_generators(*self.place, *indices[0].place)
         plain = [int(index) if isinstance(index, _PlacedIndex) else index for index in indices]
         return self.theirs(plain) if self.theirs else [self.dataset[index] for index in plain]

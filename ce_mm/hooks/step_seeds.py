@@ -12,7 +12,8 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from ce_mm.hooks.seeded_batches import PlacingSampler, seed_batches, skips
 from ce_mm.hooks.seeding import seed_generators
@@ -29,8 +30,8 @@ class StepSeedsHook(Hook):
 
     * a checkpoint inside an epoch of an epoch-based training: mmengine begins that epoch anew;
     * a checkpoint between two steps of an optimizer that accumulates gradients: they are not saved;
-    * batches made by workers from an iterable data set, a batch sampler that is not built on a sampler, or a sampler of
-      other things than whole numbers.
+    * batches made by workers from a data set that is iterated or takes no attributes, a batch sampler that is not built
+      on a sampler, or a sampler of other things than whole numbers; or by a loader that is not PyTorch's.
 
     What only a validation knows is not said: killed before the validation of an epoch ended, mmengine does not make up
     for it, and a schedule (ReduceOnPlateau) or best checkpoint that depends on it may differ.
@@ -45,23 +46,24 @@ class StepSeedsHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Save what mmengine forgets: the seed by which the sampler shuffles, which may not be the runner's."""
-        checkpoint["meta"]["sampler_seed"] = next((s.seed for s in _seeded_samplers(runner)), None)
+        checkpoint["meta"]["sampler_seed"] = next((s.seed for s in _seeded_samplers(runner.train_dataloader)), None)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Keep it until it is known whether the training goes on from here."""
-        meta = checkpoint.get("meta")  # anything, in a checkpoint of weights alone
-        self.resumed_sampler_seed = meta.get("sampler_seed") if isinstance(meta, dict) else None
+        meta = checkpoint.get("meta")  # of any kind, where the checkpoint was not made here
+        seed = meta.get("sampler_seed") if isinstance(meta, dict) else None
+        self.resumed_sampler_seed = seed if isinstance(seed, int) else None
 
     def before_train(self, runner: Runner) -> None:
         """Shuffle as before, place the batches, and say in which cases the run will differ."""
+        loader = runner.train_dataloader
         if runner.iter > 0:
             if self.resumed_sampler_seed is not None:
-                for sampler in _seeded_samplers(runner):
+                for sampler in _seeded_samplers(loader):
                     sampler.seed = self.resumed_sampler_seed
             self._warn_of_unfinished(runner)
-        loader = runner.train_dataloader
         self.sampler = seed_batches(loader, runner.seed, _BATCHES, get_rank())
-        self.unplaced_is_news = loader.num_workers > 0
+        self.unplaced_is_news = not isinstance(loader, DataLoader) or loader.num_workers > 0
         self._warn_of_unplaced()
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -84,13 +86,15 @@ class StepSeedsHook(Hook):
     def _warn_of_unplaced(self) -> None:
         if self.unplaced_is_news and (self.sampler is None or self.sampler.unplaced):
             self.unplaced_is_news = False
-            _warn("The batches' random numbers depend on the workers' history here (an iterable data set, a batch "
-                  "sampler without a sampler, or a sampler of other things than whole numbers): after a resume they "
-                  "will differ; with num_workers=0 they do not.")
+            _warn("The batches' random numbers depend on the workers' history here (an iterable data set or one with "
+                  "__slots__, a batch sampler without a sampler, a sampler of other things than whole numbers, or a "
+                  "loader that is not PyTorch's): after a resume they will differ; with PyTorch's loader and "
+                  "num_workers=0 they do not.")
 
     def _warn_of_unfinished(self, runner: Runner) -> None:
-        expected = runner.epoch * len(runner.train_dataloader)
-        if runner.iter != expected and not isinstance(runner.train_loop, IterBasedTrainLoop):
+        by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)  # another may have a loader without a length
+        expected = runner.epoch * len(runner.train_dataloader) if by_epoch else runner.iter
+        if runner.iter != expected:
             _warn(f"This run goes on from epoch {runner.epoch} and iteration {runner.iter}, but so many epochs have "
                   f"{expected} iterations here. Either the checkpoint is from inside an epoch, which mmengine begins "
                   "anew (save with by_epoch=True), or the batches are others: it will not be the run that was "
@@ -101,9 +105,9 @@ class StepSeedsHook(Hook):
                   f"add up over {accumulated}; those before it are lost. Save every multiple of {accumulated}.")
 
 
-def _seeded_samplers(runner: Runner) -> list:
-    loader = runner.train_dataloader
-    samplers = [loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+def _seeded_samplers(loader: DataLoader) -> list:
+    batches = getattr(loader, "batch_sampler", None)
+    samplers = [getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
     samplers = [s.sampler if isinstance(s, PlacingSampler) else s for s in samplers]
     return [s for s in samplers if isinstance(getattr(s, "seed", None), int)]
 

@@ -69,10 +69,17 @@ def test_a_line_cut_off_at_the_end_is_left_out(tmp_path):
     assert curve(tmp_path) == ([(50, 2.0)], [])
 
 
-@pytest.mark.parametrize("line", ["not json", "[1, 2]", '{"loss": 1.0}'])
+@pytest.mark.parametrize("line", ["not json", "[1, 2]", '{"loss": 1.0}', '{"step": "a", "loss": 1.0}'])
 def test_another_line_that_is_no_row_is_named(tmp_path, line):
     write_run(tmp_path, "20260101_100000", [train_row(50, 2.0)], broken_end=f"{line}\n{json.dumps(train_row(60, 1.0))}")
     with pytest.raises(ValueError, match=r"scalars\.json, line 2: expected a JSON object with step"):
+        read_scalars(tmp_path)
+
+
+def test_a_log_that_is_no_text_is_named(tmp_path):
+    write_run(tmp_path, "20260101_100000", [])
+    (tmp_path / "20260101_100000/vis_data/scalars.json").write_bytes(b"\xff\xfe\n{}\n")
+    with pytest.raises(ValueError, match=r"scalars\.json, line 1: expected a JSON object with step"):
         read_scalars(tmp_path)
 
 

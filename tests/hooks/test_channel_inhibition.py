@@ -118,8 +118,10 @@ def test_configs_find_it_by_its_name():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (dict(interval=0), "interval must be at least 1, got 0"),
-        (dict(layers=0), "layers must be at least 1, got 0"),
+        (dict(interval=0), "interval must be a whole number of at least 1, got 0"),
+        (dict(interval="50"), "interval must be a whole number of at least 1, got '50'"),
+        (dict(layers=0), "layers must be a whole number of at least 1, got 0"),
+        (dict(layers=2.5), "layers must be a whole number of at least 1, got 2.5"),
         (dict(threshold=-0.5), "threshold of inhibited channels must be at least 0, got -0.5"),
     ],
 )

@@ -21,12 +21,18 @@ BAD = 3  # the fourth
 
 
 class Net(BaseModel):
-    def __init__(self, sync):
+    def __init__(self, sync, norm_eval=False):
         super().__init__(data_preprocessor=nn.Identity())
         self.data_preprocessor.forward = lambda data, training: data
         torch.manual_seed(0)
         self.conv = nn.Conv2d(3, 8, 1)
         self.norm = CENorm(8, group_size=4, reduction=2, sync=sync)
+        self.norm_eval = norm_eval
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.train(mode and not self.norm_eval)
+        return self
 
     def forward(self, x, mode):
         return dict(loss=self.norm(self.conv(x)).float().square().mean())
@@ -41,9 +47,9 @@ def batches(rank, skip_bad=False):
     return [dict(x=b) for i, b in enumerate(x) if not (skip_bad and i == BAD)]
 
 
-def train(folder, batches, optim_wrapper, sync=False, launcher="none"):
+def train(folder, batches, optim_wrapper, sync=False, launcher="none", norm_eval=False):
     runner = Runner(
-        Net(sync),
+        Net(sync, norm_eval),
         work_dir=str(folder),
         train_dataloader=DataLoader(batches, collate_fn=itemgetter(0)),
         train_cfg=dict(by_epoch=True, max_epochs=1),
@@ -114,3 +120,14 @@ def bad_batch_of_the_last_process(rank, folder, sync):
 @pytest.mark.parametrize("sync", [False, True], ids=["each-for-itself", "sync"])
 def test_a_bad_batch_of_one_process_is_reported_by_the_first_and_skipped_by_all(sync, tmp_path):
     on_ranks(bad_batch_of_the_last_process, 2, str(tmp_path), sync)
+
+
+def bad_loss_of_the_last_process(rank, folder):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        train(folder, batches(rank), amp(monkeypatch), launcher="pytorch", norm_eval=True)
+    if rank == 0:
+        assert f"values at iteration 4 of rank {dist.get_world_size() - 1} in loss.\n" in report(folder)
+
+
+def test_a_bad_loss_of_one_process_is_reported_by_the_first(tmp_path):
+    on_ranks(bad_loss_of_the_last_process, 2, str(tmp_path))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from ce_mm.hooks.seeded_batches import seed_batches, skips
 from ce_mm.hooks.seeding import seed_generators
@@ -30,6 +30,38 @@ class Batched(Noisy):
         return [(*self[index], offset) for index in indices]
 
 
+class Frozen(Noisy):
+    """A data set that lets nobody set an attribute, as a frozen dataclass."""
+
+    def __setattr__(self, name, value):
+        raise AttributeError(name)
+
+
+class Slotted:
+    """A data set that has no room for another attribute."""
+
+    __slots__ = ()
+    __len__, __getitem__ = Noisy.__len__, Noisy.__getitem__
+
+
+class OwnBatches:
+    """Batches from a sampler that nobody can replace."""
+
+    sampler = property(lambda self: range(SIZE))
+
+    def __iter__(self):
+        return iter([[0, 1], [2, 3]])
+
+
+class Foreign:
+    """A loader that is not PyTorch's."""
+
+    dataset = Noisy()
+
+    def __iter__(self):
+        return iter([])
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         return iter(range(SIZE))
@@ -46,7 +78,11 @@ def batches(loading, start=0, drawn=0, seed=1):
     return list(loading)
 
 
-@pytest.mark.parametrize("dataset", [Noisy, Batched, lambda: Subset(Noisy(), range(SIZE))])
+@pytest.mark.parametrize(
+    "dataset",
+    [Noisy, Batched, Frozen, lambda: Subset(Noisy(), range(SIZE)), lambda: ConcatDataset([Noisy(), Noisy()])],
+    ids=["single", "batched", "frozen", "subset", "concatenated"],
+)
 @pytest.mark.parametrize("settings", [dict(num_workers=1), dict(num_workers=2, persistent_workers=True)])
 def test_batches_do_not_depend_on_who_makes_them(dataset, settings):
     assert batches(loader(dataset(), **settings)) == batches(loader(dataset()))
@@ -107,12 +143,30 @@ def test_a_list_of_samples_stays_a_list():
         DataLoader(Stream(), 3),
         DataLoader(Noisy(), None),
         DataLoader(Noisy(), batch_sampler=[[0, 1], [2, 3]]),
+        DataLoader(Noisy(), batch_sampler=OwnBatches()),
+        DataLoader(Slotted(), 3),
+        Foreign(),
     ],
-    ids=["iterable", "no-batches", "no-sampler"],
+    ids=["iterable", "no-batches", "no-sampler", "own-sampler", "slots", "not-pytorch-s"],
 )
 def test_what_cannot_be_placed_is_left_as_it_is(loading):
     assert seed_batches(loading, 0) is None
     assert not hasattr(loading.dataset, "__getitems__")
+
+
+def test_an_empty_batch_is_fetched_as_one():
+    loading = DataLoader(Noisy(), batch_sampler=BatchSampler([0, 1], 3, False), collate_fn=list)
+    seed_batches(loading, 0)
+
+    assert loading.dataset.__getitems__([]) == []
+
+
+def test_a_batch_sampler_that_looks_at_its_sampler_s_class_sees_it():
+    loading = loader()
+    sampler = seed_batches(loading, 0)
+
+    assert isinstance(sampler, DefaultSampler)
+    assert isinstance(copy.deepcopy(sampler), DefaultSampler)
 
 
 def test_only_a_sampler_that_can_skip_is_told_to():

@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner, loops
 from torch import nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ce_mm.checkpoints.reading import read_checkpoint
 from ce_mm.hooks import StepSeedsHook, step_seeds
@@ -58,6 +58,11 @@ class Stream(IterableDataset):
 
     def __iter__(self):
         return (torch.randn(8, 4, 4) for _ in range(len(self)))
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        return iter(lambda: torch.randn(8, 4, 4), None)
 
 
 class Net(BaseModel):
@@ -266,6 +271,38 @@ def test_a_resume_that_holds_says_nothing(tmp_path):
     train_and_resume(tmp_path, by_epoch=True, seed=1)
 
     assert "goes on" not in log(tmp_path / "second")
+
+
+@pytest.mark.parametrize("meta", [None, [], "x", 5, {}, dict(sampler_seed="x"), dict(sampler_seed=[1])], ids=str)
+def test_a_checkpoint_that_was_made_elsewhere_has_no_seed(meta):
+    hook = StepSeedsHook()
+    hook.after_load_checkpoint(None, dict(state_dict={}, meta=meta))
+
+    assert hook.resumed_sampler_seed is None
+
+
+@pytest.mark.parametrize("runs", ["val", "test"])
+def test_a_run_that_does_not_train_is_left_alone(runs, tmp_path):
+    loading = dict(dataset=Noisy(), batch_size=4, sampler=dict(type="DefaultSampler"), collate_fn=pseudo_collate)
+    parts = {f"{runs}_dataloader": loading, f"{runs}_cfg": dict(), f"{runs}_evaluator": [Mean()]}
+    hooks = [dict(type=name) for name in ("StepSeedsHook", "NonFiniteHook", "ChannelInhibitionHook")]
+    alone = Runner(
+        Net(), work_dir=str(tmp_path), custom_hooks=hooks, default_hooks=dict(checkpoint=None),
+        experiment_name=runs, **parts,
+    )  # fmt: skip
+
+    assert getattr(alone, runs)().keys() == {"mean"}
+
+
+def test_an_iterable_data_set_without_a_length_resumes():
+    hook = StepSeedsHook()
+    hook.before_train(
+        SimpleNamespace(
+            iter=3, epoch=0, seed=0, train_loop=None, train_dataloader=DataLoader(Endless(), 3), optim_wrapper=None
+        )
+    )
+
+    assert hook.sampler is None
 
 
 def test_every_process_draws_numbers_of_its_own(monkeypatch):

@@ -16,9 +16,10 @@ stand_in()
 
 from ce_mm.analysis.study.network import VARIANTS  # noqa: E402
 from ce_mm.analysis.study.pictures import read_cifar10  # noqa: E402
-from ce_mm.analysis.study.report import write_report  # noqa: E402
+from ce_mm.analysis.study.report import FILES, write_report  # noqa: E402
 from ce_mm.analysis.study.running import plan, run_all  # noqa: E402
 from ce_mm.analysis.study.training import RECIPES  # noqa: E402
+from ce_mm.files import check_folder  # noqa: E402
 
 
 def main() -> int:
@@ -36,6 +37,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         runs = plan(args.variants, args.seeds)
+        check_folder(args.out, FILES, [args.data])
         data = read_cifar10(args.data)
         results = run_all(runs, args.recipe, data, args.out, args.threshold, args.workers, args.minutes, args.device)
         if results:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ce_mm.analysis.ablation import RATIOS, at_random, smallest_first
 from ce_mm.analysis.channels import LAYERS, channel_magnitudes
 from ce_mm.analysis.instruments.inhibited_channels import check_layers, check_rectified
-from ce_mm.analysis.instruments.output import LAYER, check_folder, tidy, write_report
+from ce_mm.analysis.instruments.output import LAYER, check_output, tidy, write_report
 from ce_mm.analysis.instruments.source import Source
 
 NAME = "ablation"
@@ -33,7 +33,7 @@ def ablation(source: Source, out: Path, layers: int = LAYERS, drop_layer: int = 
         ValueError: an argument is wrong, or the network has no such layer.
     """
     check_layers(layers)
-    check_folder(out)
+    check_output(out, NAME, source)
     if runs < 2:
         raise ValueError(f"expected at least two runs of a random curve, for them to have a spread, got {runs}")
     subject = source.load()

@@ -10,6 +10,16 @@ from ce_mm.analysis.instruments.source import Source
 from ce_mm.compat.requirements import MissingRequirementError
 
 
+class _Settings(DictAction):
+    """mmengine's action, but for a traceback where a word has no ``=``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: list, *rest: str) -> None:
+        wrong = [word for word in words if "=" not in word]
+        if wrong:
+            parser.error(f"--cfg-options: expected key=value, got {wrong[0]!r}")
+        super().__call__(parser, namespace, words, *rest)
+
+
 def instrument_parser(description: str, with_data: bool = True) -> argparse.ArgumentParser:
     """A parser with the arguments of a :class:`Source` and ``--out``.
 
@@ -23,7 +33,7 @@ def instrument_parser(description: str, with_data: bool = True) -> argparse.Argu
     if with_data:
         parser.add_argument("--samples", type=int, help="take so many pictures, spread evenly (default: all)")
         parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
-    parser.add_argument("--cfg-options", nargs="+", action=DictAction, help="settings to replace, key=value")
+    parser.add_argument("--cfg-options", nargs="+", action=_Settings, help="settings to replace, key=value")
     parser.add_argument(
         "--out", type=Path, help="folder for the JSON file and the picture (default: analysis/ beside the checkpoint)"
     )

@@ -14,7 +14,7 @@ from ce_mm.analysis.channels import (
     inhibited_ratios,
     mean_of_first,
 )
-from ce_mm.analysis.instruments.output import LAYER, check_folder, number_layers, tidy, write_report
+from ce_mm.analysis.instruments.output import LAYER, check_output, number_layers, tidy, write_report
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.analysis.norms import affine_parameters
 
@@ -38,7 +38,7 @@ def inhibited_channels(source: Source, out: Path, threshold: float = THRESHOLD, 
     """
     check_threshold(threshold)
     check_layers(layers)
-    check_folder(out)
+    check_output(out, NAME, source)
     subject = source.load()
     magnitudes = channel_magnitudes(subject.model, subject.passes())
     check_rectified(magnitudes)

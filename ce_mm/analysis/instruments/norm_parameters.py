@@ -3,7 +3,7 @@ from pathlib import Path
 
 import torch
 
-from ce_mm.analysis.instruments.output import check_folder, number_layers, tidy, write_report
+from ce_mm.analysis.instruments.output import check_output, number_layers, tidy, write_report
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.analysis.norms import affine_parameters, mixing_ratios, nonpositive_ratio
 
@@ -23,7 +23,7 @@ def norm_parameters(source: Source, out: Path) -> dict:
     Raises:
         ValueError: the source cannot be used, or the network has no norm with γ and β.
     """
-    check_folder(out)
+    check_output(out, NAME, source)
     model = source.load_model()
     parameters, ratios = affine_parameters(model), mixing_ratios(model)
     if not parameters:

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ce_mm.analysis import save_figure
-from ce_mm.files import replacing
+from ce_mm.files import check_folder, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from ce_mm.analysis.instruments.source import Source
 
 #: What the word means in the reports.
 LAYER = (
@@ -17,10 +19,9 @@ LAYER = (
 )
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ValueError where ``folder`` is something else already: to be asked before the work is done."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder to write to, or a name for a new one, but this is a file")
+def check_output(folder: Path, name: str, source: "Source") -> None:
+    """Raise ValueError where :func:`write_report` could not write, or would write over what is measured."""
+    check_folder(folder, [f"{name}.json", f"{name}.png"], [Path(source.config), Path(source.checkpoint)])
 
 
 def write_report(report: dict, figure: "Figure", folder: Path, name: str) -> None:

@@ -71,6 +71,8 @@ class Source:
     def _load(self, with_data: bool) -> tuple[Config, nn.Module]:
         check_device(self.device)
         cfg = read_config(self.config, self.cfg_options)
+        if "type" not in (cfg.get("model") or {}):
+            raise ValueError(f"{self.config} has no model with a type; expected the config of a network")
         cfg.load_from = self.checkpoint
         if with_data:
             check_data("test", cfg)

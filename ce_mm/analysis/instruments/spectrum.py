@@ -3,7 +3,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ce_mm.analysis.instruments.output import check_folder, number_layers, tidy, write_report
+from ce_mm.analysis.instruments.output import check_output, number_layers, tidy, write_report
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.analysis.spectrum import GROUP_SIZE, covariances, eigenvalues, spread
 
@@ -26,7 +26,7 @@ def spectrum(source: Source, out: Path, group_size: int = GROUP_SIZE) -> dict:
     """
     if group_size < 1:
         raise ValueError(f"expected a group of at least one channel, got {group_size}")
-    check_folder(out)
+    check_output(out, NAME, source)
     subject = source.load()
     found = covariances(subject.model, subject.passes(), group_size)
     if not found:

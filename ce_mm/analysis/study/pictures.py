@@ -1,6 +1,8 @@
 """CIFAR-10 as tensors: read from its usual archive or from a file of JPEG pictures, and augmented a batch at a time."""
 import io
 import tarfile
+import zipfile
+import zlib
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -49,10 +51,13 @@ def read_cifar10(path: Path) -> Cifar10:
     """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file; give cifar-10-python.tar.gz, or an .npz of JPEG pictures")
-    if path.suffix == ".npz":
-        return _from_jpeg(path)
-    if tarfile.is_tarfile(path):
-        return _from_archive(path)
+    try:
+        if path.suffix == ".npz" and zipfile.is_zipfile(path):
+            return _from_jpeg(path)
+        if tarfile.is_tarfile(path):
+            return _from_archive(path)
+    except (zipfile.BadZipFile, zlib.error, tarfile.TarError, EOFError) as error:
+        raise ValueError(f"{path}: the file is damaged ({error}); copy or download it again") from error
     raise ValueError(f"{path}: expected cifar-10-python.tar.gz, or an .npz of JPEG pictures")
 
 

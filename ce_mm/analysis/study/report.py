@@ -13,11 +13,14 @@ from ce_mm.analysis.study.running import MAIN_PAIR
 from ce_mm.files import replacing
 from ce_mm.version import __version__
 
+#: The numbers, the page and the pictures.
+FILES = ("results.json", "results.md", "training.png", "ablation.png", "magnitudes.png")
+
 Results = Mapping[str, Sequence[dict]]
 """Variant to what was measured of each of its seeds, with the record of its epochs as ``curve``."""
 
 def write_report(results: Results, out: Path, recipe: str, command: str) -> None:
-    """Write results.json, results.md and three pictures; without matplotlib the pictures are left for another machine.
+    """Write :data:`FILES`; without matplotlib the pictures are left for another machine.
 
     Args:
         results: of the trainings that are finished.
@@ -31,12 +34,12 @@ def write_report(results: Results, out: Path, recipe: str, command: str) -> None
         versions=dict(ce_mm=__version__, torch=torch.__version__, python=platform.python_version()),
         results=results,
     )
-    _write(out / "results.json", json.dumps(record))
-    _write(out / "results.md", table(results, recipe, command))
+    numbers, page, *pictures = (out / name for name in FILES)
+    _write(numbers, json.dumps(record))
+    _write(page, table(results, recipe, command))
     try:
-        _training(results, out / "training.png")
-        _ablation(results, out / "ablation.png")
-        _magnitudes(results, out / "magnitudes.png")
+        for draw, picture in zip((_training, _ablation, _magnitudes), pictures, strict=True):
+            draw(results, picture)
     except ModuleNotFoundError as error:
         print(f"no pictures: {error}; run the same command where it is installed")
 

@@ -6,7 +6,7 @@ from typing import Any
 from ce_mm.analysis import markdown
 from ce_mm.analysis.theory.numbers import evidence
 from ce_mm.analysis.theory.pictures import draw_pictures
-from ce_mm.files import replacing
+from ce_mm.files import check_folder, replacing
 
 
 def write_theory(docs: Path) -> None:
@@ -16,12 +16,14 @@ def write_theory(docs: Path) -> None:
         docs: the folder of the documentation; it exists.
 
     Raises:
-        ValueError: ``docs`` is no folder.
+        ValueError: ``docs`` is no folder, or not for writing.
     """
     if not docs.is_dir():
         raise ValueError(f"{docs}: expected a folder to write theory.md and theory/ into; make it first")
-    numbers = evidence()
     folder = docs / "theory"
+    check_folder(docs, ["theory.md"])
+    check_folder(folder, ["numbers.json"])
+    numbers = evidence()
     folder.mkdir(exist_ok=True)
     draw_pictures(numbers, folder)
     with replacing(folder / "numbers.json") as unfinished:

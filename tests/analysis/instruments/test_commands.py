@@ -1,5 +1,6 @@
 """The commands, on the demo's configs: what they write is what was set by hand."""
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -148,6 +149,7 @@ def test_spectrum_tells_both_sides_of_ce(there, tool, tmp_path):
         ("ablation", ["--runs", "1"], "expected at least two runs of a random curve"),
         ("spectrum", ["--group-size", "0"], "expected a group of at least one channel, got 0"),
         ("norm_parameters", ["--out", "data/shapes/recipe.json"], "data/shapes/recipe.json: expected a folder"),
+        ("spectrum", ["--out", "data/shapes/recipe.json/new"], "data/shapes/recipe.json/new: expected a folder"),
     ],
 )
 def test_a_wrong_argument_ends_with_one_line_and_status_2(there, tool, capsys, name, arguments, said):
@@ -156,6 +158,44 @@ def test_a_wrong_argument_ends_with_one_line_and_status_2(there, tool, capsys, n
     error = capsys.readouterr().err
     assert error.startswith(f"error: {said}") and error.count("\n") == 1
     assert sorted(path.name for path in there.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("taken", ["config", "picture"])
+def test_a_report_takes_the_place_of_no_config_and_no_folder(there, tool, tmp_path, capsys, taken):
+    config, checkpoint = there.classifier
+    report, picture = tmp_path / "norm_parameters.json", tmp_path / "norm_parameters.png"
+    if taken == "config":
+        Config.fromfile(config).dump(report)
+        config = report
+    else:
+        picture.mkdir()
+    before = report.read_bytes() if taken == "config" else None
+    assert tool("norm_parameters", config, checkpoint, "--out", tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {report if before else picture}: is ") and error.count("\n") == 1
+    assert sorted(tmp_path.iterdir()) == [report if before else picture]
+    assert before is None or report.read_bytes() == before
+
+
+def test_a_setting_without_a_value_is_a_wrong_argument(there, tool, capsys):
+    assert tool("norm_parameters", *there.classifier, "--cfg-options", "model.backbone.depth=18", "depth") == 2
+    assert capsys.readouterr().err.endswith("error: --cfg-options: expected key=value, got 'depth'\n")
+
+
+@pytest.mark.parametrize("name", ["norm_parameters", "spectrum"])
+def test_a_config_without_a_network_ends_with_one_line_and_status_2(there, tool, tmp_path, capsys, name):
+    (tmp_path / "none.py").write_text("x = 1\n")
+    assert tool(name, tmp_path / "none.py", there.classifier[1], "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "none.py has no model with a type" in error and error.count("\n") == 1
+
+
+def test_a_path_may_have_an_equals_sign_in_it(there, tool, tmp_path):
+    config, checkpoint = tmp_path / "a=b.py", tmp_path / "w=1.pth"
+    config.write_text(f"_base_ = [{there.classifier[0]!r}]\n")
+    checkpoint.write_bytes(Path(there.classifier[1]).read_bytes())
+    assert tool("norm_parameters", config, checkpoint, "--out", tmp_path / "o=p") == 0
+    assert report_of(tmp_path / "o=p", "norm_parameters")["config"] == str(config)
 
 
 @pytest.mark.parametrize("name", ["inhibited_channels", "ablation", "norm_parameters", "spectrum"])

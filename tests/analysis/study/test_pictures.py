@@ -66,9 +66,20 @@ def test_an_archive_with_other_files_is_refused_unread(tmp_path, capsys):
     assert "this ran" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["absent.npz", "text.tar.gz"])
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["absent.npz", "text.tar.gz", "text.npz", "cut.npz", "cut.tar.gz"])
 def test_another_file_is_refused_by_name(tmp_path, name):
-    (tmp_path / "text.tar.gz").write_text("no archive")
+    for text in ("text.tar.gz", "text.npz"):
+        (tmp_path / text).write_text("no archive")
+    np.savez(tmp_path / "cut.npz", jpeg=np.arange(5000), offsets=0, labels=0, split=0)
+    damage(tmp_path / "cut.npz")
+    path, _ = archive(tmp_path, {"data": np.random.default_rng(0).bytes(50000)})
+    path.rename(tmp_path / "cut.tar.gz").write_bytes((tmp_path / "cut.tar.gz").read_bytes()[:-30000])
     with pytest.raises(ValueError, match=name):
         read_cifar10(tmp_path / name)
 
