@@ -20,8 +20,8 @@ def test_mmcv_and_mmengine_find_the_module():
 
 @stands_in
 def test_an_absent_operator_is_named_when_it_is_called():
-    operator = mmcv._ext.deform_conv_forward
-    with pytest.raises(NotImplementedError, match=r"mmcv\._ext\.deform_conv_forward.*full .not lite. mmcv"):
+    operator = mmcv._ext.upfirdn2d
+    with pytest.raises(NotImplementedError, match=r"mmcv\._ext\.upfirdn2d.*full .not lite. mmcv"):
         operator(1, 2, three=3)
 
 
@@ -49,7 +49,7 @@ def python(script: str, **names: object) -> subprocess.CompletedProcess:
 
 
 @stands_in
-def test_the_log_says_once_and_when_first_used_that_torchvision_stands_in():
+def test_the_log_says_once_and_when_first_used_whose_operators_these_are():
     run = python("""
         import torch
         import ce_mm.compat
@@ -62,8 +62,14 @@ def test_the_log_says_once_and_when_first_used_that_torchvision_stands_in():
             mmcv.ops.roi_align(torch.zeros(1, 1, 2, 2), torch.zeros(1, 5), 2)
     """)
     before, after = run.stdout.split("before")
-    assert before.count("torchvision's stand in") == 0
-    assert after.count("torchvision's stand in") == 1
+    assert before.count("torchvision and plain PyTorch stand in") == 0
+    assert after.count("torchvision and plain PyTorch stand in") == 1
+
+
+@stands_in
+def test_mmcvs_report_of_the_environment_is_the_one_without_ce_mm():
+    report = "from mmcv.utils import collect_env; print(sorted(collect_env().items()))"
+    assert python(f"import ce_mm; {report}").stdout == python(report).stdout
 
 
 def test_a_compiled_module_is_never_replaced(tmp_path):

@@ -1,11 +1,13 @@
-"""``mmcv._ext``, mmcv's compiled operators, provided over torchvision where an installation of mmcv lacks them.
+"""``mmcv._ext``, mmcv's compiled operators, provided over torchvision and PyTorch where an installation lacks them.
 
-torchvision ships the three operators that Mask R-CNN uses (NMS, RoIAlign forward and backward) for CPU and CUDA, so a
-detector trains without compiling mmcv. Every other operator of mmcv raises, when called, an error that names it.
-The functions in the files beside have the names, arguments and conventions of mmcv's C++ interface.
+Detectors train without compiling mmcv, on CPU and CUDA. The files beside hold the operators, an idea each, under the
+names, with the arguments and the conventions of mmcv's C++ interface. Every operator that is not there raises, when
+called, an error that names it.
 """
+import functools
 import importlib.abc
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -13,35 +15,67 @@ from types import ModuleType
 from typing import NoReturn
 
 import mmcv
+from mmengine.logging import print_log
 
-from ce_mm.compat.mmcv_ext import boxes, regions
-from ce_mm.compat.mmcv_ext.notice import HOW_TO_COMPILE
+from ce_mm.compat.mmcv_ext import boxes, compilers, regions
 
 NAME = "mmcv._ext"
+HOW_TO_COMPILE = (
+    "To get mmcv's own, install a full (not lite) mmcv whose compiled operators fit this PyTorch and CUDA, "
+    "as a ready wheel or built from source with MMCV_WITH_OPS=1."
+)
+OPERATORS = (
+    boxes.nms,
+    boxes.softnms,
+    regions.roi_align_forward,
+    regions.roi_align_backward,
+)
 
 
 def install_mmcv_ext() -> bool:
     """Provide ``mmcv._ext`` unless mmcv has the compiled one, even a broken one.
 
     Returns:
-        Whether torchvision's operators stand in for mmcv's.
+        Whether these operators stand in for mmcv's.
     """
     if NAME in sys.modules or importlib.util.find_spec(NAME) is not None:
-        return isinstance(getattr(sys.modules.get(NAME), "__loader__", None), _TorchvisionLoader)
+        return isinstance(getattr(sys.modules.get(NAME), "__loader__", None), _Loader)
 
-    spec = ModuleSpec(NAME, _TorchvisionLoader(), origin="torchvision")
+    spec = ModuleSpec(NAME, _Loader(), origin=__name__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules[NAME] = mmcv._ext = module
     return True
 
 
-class _TorchvisionLoader(importlib.abc.Loader):
+class _Loader(importlib.abc.Loader):
     """Fills the module. mmcv and mmengine look for a spec with a loader to learn whether the operators exist."""
 
     def exec_module(self, module: ModuleType) -> None:
-        operators = (boxes.nms, boxes.softnms, regions.roi_align_forward, regions.roi_align_backward)
-        vars(module).update({operator.__name__: operator for operator in operators}, __getattr__=_missing_operator)
+        vars(module).update({operator.__name__: _announced(operator) for operator in OPERATORS})
+        vars(module).update({answer.__name__: answer for answer in (
+            compilers.get_compiler_version, compilers.get_compiling_cuda_version)}, __getattr__=_missing_operator)
+
+
+def _announced(operator: Callable) -> Callable:
+    """The operator, which notes in the log, when the first of all runs, whose operators these are."""
+
+    @functools.wraps(operator)
+    def announced(*args: object, **kwargs: object) -> object:
+        _say_once()
+        return operator(*args, **kwargs)
+
+    return announced
+
+
+@functools.cache
+def _say_once() -> None:
+    print_log(
+        "This mmcv has no compiled operators (mmcv._ext): torchvision and plain PyTorch stand in for some of them; any "
+        f"other operator raises an error when it is called. {HOW_TO_COMPILE}",
+        logger="current",
+        level=logging.INFO,
+    )
 
 
 def _missing_operator(name: str) -> Callable[..., NoReturn]:
@@ -50,8 +84,8 @@ def _missing_operator(name: str) -> Callable[..., NoReturn]:
 
     def missing(*args: object, **kwargs: object) -> NoReturn:
         raise NotImplementedError(
-            f"{NAME}.{name}: this mmcv has no compiled operators, and torchvision, which stands in for some of them, "
-            f"has no {name}. {HOW_TO_COMPILE}"
+            f"{NAME}.{name}: this mmcv has no compiled operators, and what stands in for some of them has no {name}. "
+            f"{HOW_TO_COMPILE}"
         )
 
     return missing

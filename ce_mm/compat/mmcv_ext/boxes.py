@@ -2,7 +2,6 @@
 import torch
 import torchvision
 
-from ce_mm.compat.mmcv_ext.notice import say_once
 from ce_mm.compat.mmcv_ext.precision import at_least_float32
 
 
@@ -18,7 +17,6 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset:
     Returns:
         Indices of the kept boxes (K,), int64, by falling score; of equal scores the earlier box counts as higher.
     """
-    say_once()
     threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
     return torchvision.ops.nms(_with_offset(at_least_float32(boxes), offset), at_least_float32(scores), threshold)
 
@@ -48,7 +46,6 @@ def softnms(
     Returns:
         Indices of the kept boxes (K,), int64, in the order in which they were kept.
     """
-    say_once()
     inflated = _with_offset(boxes, offset)
     scores = scores.clone()
     left = torch.arange(len(boxes), device=boxes.device)

@@ -1,8 +1,10 @@
 """Operators on regions of interest (RoI): what a feature map holds inside of each box."""
+import functools
+
 import torch
 import torchvision
 
-from ce_mm.compat.mmcv_ext.notice import HOW_TO_COMPILE, say_once
+from ce_mm.compat.mmcv_ext.gradients import gradients
 from ce_mm.compat.mmcv_ext.precision import at_least_float32
 
 
@@ -36,7 +38,6 @@ def roi_align_forward(
         NotImplementedError: for pool_mode 0 (max), which torchvision lacks.
     """
     _check_average(pool_mode)
-    say_once()
     size = (aligned_height, aligned_width)
     output.copy_(_roi_align(input, rois, size, spatial_scale, sampling_ratio, aligned))
 
@@ -61,10 +62,10 @@ def roi_align_backward(
     """
     _check_average(pool_mode)
     size = (aligned_height, aligned_width)
-    with torch.enable_grad():
-        anywhere = torch.zeros_like(grad_input).requires_grad_()
-        output = _roi_align(anywhere, rois, size, spatial_scale, sampling_ratio, aligned)
-        (gradient,) = torch.autograd.grad(output, anywhere, grad_output.to(output.dtype))
+    align = functools.partial(
+        _roi_align, rois=rois, size=size, spatial_scale=spatial_scale, sampling_ratio=sampling_ratio, aligned=aligned
+    )
+    (gradient,) = gradients(align, [torch.zeros_like(grad_input)], grad_output)
     grad_input.copy_(gradient)
 
 
@@ -84,5 +85,5 @@ def _check_average(pool_mode: int) -> None:
     if pool_mode != 1:
         raise NotImplementedError(
             "RoIAlign with pool_mode='max': this mmcv has no compiled operators, and torchvision, which stands in, "
-            f"only averages; take pool_mode='avg'. {HOW_TO_COMPILE}"
+            "only averages; take pool_mode='avg'."
         )
