@@ -17,7 +17,7 @@ from typing import NoReturn
 import mmcv
 from mmengine.logging import print_log
 
-from ce_mm.compat.mmcv_ext import boxes, compilers, regions
+from ce_mm.compat.mmcv_ext import boxes, compilers, focal_loss, regions
 
 NAME = "mmcv._ext"
 HOW_TO_COMPILE = (
@@ -27,6 +27,10 @@ HOW_TO_COMPILE = (
 OPERATORS = (
     boxes.nms,
     boxes.softnms,
+    focal_loss.sigmoid_focal_loss_forward,
+    focal_loss.sigmoid_focal_loss_backward,
+    focal_loss.softmax_focal_loss_forward,
+    focal_loss.softmax_focal_loss_backward,
     regions.roi_align_forward,
     regions.roi_align_backward,
 )
