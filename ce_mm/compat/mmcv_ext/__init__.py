@@ -17,7 +17,7 @@ from typing import NoReturn
 import mmcv
 from mmengine.logging import print_log
 
-from ce_mm.compat.mmcv_ext import boxes, compilers, focal_loss, regions
+from ce_mm.compat.mmcv_ext import boxes, compilers, deformable_convolution, focal_loss, regions
 
 NAME = "mmcv._ext"
 HOW_TO_COMPILE = (
@@ -27,6 +27,11 @@ HOW_TO_COMPILE = (
 OPERATORS = (
     boxes.nms,
     boxes.softnms,
+    deformable_convolution.deform_conv_forward,
+    deformable_convolution.deform_conv_backward_input,
+    deformable_convolution.deform_conv_backward_parameters,
+    deformable_convolution.modulated_deform_conv_forward,
+    deformable_convolution.modulated_deform_conv_backward,
     focal_loss.sigmoid_focal_loss_forward,
     focal_loss.sigmoid_focal_loss_backward,
     focal_loss.softmax_focal_loss_forward,
