@@ -17,7 +17,13 @@ from typing import NoReturn
 import mmcv
 from mmengine.logging import print_log
 
-from ce_mm.compat.mmcv_ext import boxes, compilers, deformable_convolution, focal_loss, regions
+from ce_mm.compat.mmcv_ext import (
+    boxes,
+    compilers,
+    deformable_convolution,
+    focal_loss,
+    roi_align,
+)
 
 NAME = "mmcv._ext"
 HOW_TO_COMPILE = (
@@ -36,8 +42,8 @@ OPERATORS = (
     focal_loss.sigmoid_focal_loss_backward,
     focal_loss.softmax_focal_loss_forward,
     focal_loss.softmax_focal_loss_backward,
-    regions.roi_align_forward,
-    regions.roi_align_backward,
+    roi_align.roi_align_forward,
+    roi_align.roi_align_backward,
 )
 
 

@@ -9,7 +9,7 @@ import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ce_mm.compat.mmcv_ext import regions
+from ce_mm.compat.mmcv_ext import roi_align
 
 # The sampling ratios of mmdet 3.x's own configs: 0 (23 times), 2 (20 times), -1 (once). 1 and 3 are for good measure.
 SAMPLING_RATIOS = [0, 2, -1, 1, 3]
@@ -30,8 +30,8 @@ def bilinear_weights(y: float, x: float, height: int, width: int) -> np.ndarray:
     return weights
 
 
-def roi_weights(roi, size, scale, ratio, aligned, height, width) -> np.ndarray:
-    """The matrix of RoIAlign for one region: (*size, height, width)."""
+def cell_samples(roi, cell, size, scale, ratio, aligned, height, width) -> list[np.ndarray]:
+    """The weights (height, width) of each sample of a region's cell (i, j)."""
     shift = 0.5 if aligned else 0.0
     x1, y1, x2, y2 = (float(v) * scale - shift for v in roi[1:])
     roi_height, roi_width = y2 - y1, x2 - x1
@@ -40,13 +40,21 @@ def roi_weights(roi, size, scale, ratio, aligned, height, width) -> np.ndarray:
     cell_height, cell_width = roi_height / size[0], roi_width / size[1]
     rows = ratio if ratio > 0 else math.ceil(cell_height)
     columns = ratio if ratio > 0 else math.ceil(cell_width)
+    return [
+        bilinear_weights(
+            y1 + cell_height * (cell[0] + (a + 0.5) / rows), x1 + cell_width * (cell[1] + (b + 0.5) / columns),
+            height, width,
+        )
+        for a, b in np.ndindex(rows, columns)
+    ]
+
+
+def roi_weights(roi, size, scale, ratio, aligned, height, width) -> np.ndarray:
+    """The matrix of RoIAlign for one region: (*size, height, width)."""
     weights = np.zeros((*size, height, width))
-    for i, j in np.ndindex(size):
-        for a in range(rows):
-            for b in range(columns):
-                y = y1 + cell_height * (i + (a + 0.5) / rows)
-                x = x1 + cell_width * (j + (b + 0.5) / columns)
-                weights[i, j] += bilinear_weights(y, x, height, width) / (rows * columns)
+    for cell in np.ndindex(size):
+        samples = cell_samples(roi, cell, size, scale, ratio, aligned, height, width)
+        weights[cell] = sum(samples) / max(len(samples), 1)
     return weights
 
 
@@ -68,8 +76,8 @@ def stand_in_roi_align(x, rois, size, scale, ratio, aligned, grad_output):
         "pool_mode": 1, "aligned": aligned,
     }
     output, grad = torch.full_like(grad_output, 7.0), torch.full_like(x, 7.0)
-    regions.roi_align_forward(x, rois, output, EMPTY, EMPTY, **options)
-    regions.roi_align_backward(grad_output, rois, EMPTY, EMPTY, grad, **options)
+    roi_align.roi_align_forward(x, rois, output, EMPTY, EMPTY, **options)
+    roi_align.roi_align_backward(grad_output, rois, EMPTY, EMPTY, grad, **options)
     return output, grad
 
 
@@ -147,6 +155,29 @@ def test_half_precision_is_the_float32_result_rounded(dtype):
         assert torch.equal(result, expected.to(dtype))
 
 
-def test_max_pooling_says_by_name_that_it_is_absent():
-    with pytest.raises(NotImplementedError, match=r"pool_mode='max'.*full .not lite. mmcv"):
-        mmcv.ops.RoIAlign(2, pool_mode="max")(torch.randn(1, 1, 4, 4), torch.tensor([[0, 0.0, 0.0, 3.0, 3.0]]))
+def plain_max_roi_align(x, rois, size, scale, ratio, aligned):
+    """The largest sample of each cell (K, C, *size), one cell after the other."""
+    maxima = []
+    for roi in rois:
+        for cell in np.ndindex(size):
+            samples = [torch.full((x.shape[1],), -10000.0, dtype=x.dtype)]
+            for weights in cell_samples(roi, cell, size, scale, ratio, aligned, *x.shape[2:]):
+                samples.append((x[int(roi[0])] * torch.from_numpy(weights)).sum((1, 2)))
+            maxima.append(torch.stack(samples).amax(0))
+    return torch.stack(maxima).reshape(len(rois), *size, -1).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("ratio", SAMPLING_RATIOS)
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("size, scale", [((3, 2), 0.5), ((2, 4), 1.0)])
+def test_max_roi_align_and_its_gradient_equal_the_plain_formula(size, scale, aligned, ratio):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 9, 13, dtype=torch.float64, requires_grad=True)
+    same = x.detach().clone().requires_grad_()
+    output = mmcv.ops.RoIAlign(size, scale, ratio, "max", aligned)(x, ROIS)
+    expected = plain_max_roi_align(same, ROIS, size, scale, ratio, aligned)
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-12)
+    grad_output = torch.randn_like(output)
+    for result in (output, expected):
+        result.backward(grad_output)
+    torch.testing.assert_close(x.grad, same.grad, rtol=1e-10, atol=1e-12)
