@@ -23,6 +23,7 @@ from ce_mm.compat.mmcv_ext import (
     deformable_convolution,
     focal_loss,
     roi_align,
+    roi_pool,
 )
 
 NAME = "mmcv._ext"
@@ -44,6 +45,8 @@ OPERATORS = (
     focal_loss.softmax_focal_loss_backward,
     roi_align.roi_align_forward,
     roi_align.roi_align_backward,
+    roi_pool.roi_pool_forward,
+    roi_pool.roi_pool_backward,
 )
 
 
