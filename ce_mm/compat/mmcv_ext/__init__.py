@@ -32,7 +32,9 @@ HOW_TO_COMPILE = (
     "as a ready wheel or built from source with MMCV_WITH_OPS=1."
 )
 OPERATORS = (
+    boxes.bbox_overlaps,
     boxes.nms,
+    boxes.nms_match,
     boxes.softnms,
     deformable_convolution.deform_conv_forward,
     deformable_convolution.deform_conv_backward_input,

@@ -1,4 +1,4 @@
-"""Operators on boxes: which of them to keep."""
+"""Operators on boxes: how much they overlap, and which of them to keep."""
 import torch
 import torchvision
 
@@ -64,6 +64,50 @@ def softnms(
             scores[left] *= torch.where(iou >= iou_threshold, 1 - iou if method == 1 else 0.0, 1.0)
         left = left[scores[left] >= min_score]
     return torch.tensor(kept, dtype=torch.int64, device=boxes.device)
+
+
+def nms_match(dets: torch.Tensor, iou_threshold: float) -> list[list[int]]:
+    """Groups of boxes: each kept box with those that it suppresses, whose IoU with it is at least the threshold.
+
+    Args:
+        dets: (N, 5) as x1, y1, x2, y2, score, floating point.
+        iou_threshold: compared with ``>=``, in float32 as mmcv does.
+
+    Returns:
+        Indices, in each group and among the groups' first boxes by falling score.
+    """
+    dets = at_least_float32(dets)
+    threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
+    left = dets[:, 4].argsort(descending=True, stable=True)
+    groups: list[list[int]] = []
+    while len(left) > 0:
+        best, left = left[0], left[1:]
+        suppressed = torchvision.ops.box_iou(dets[best, None, :4], dets[left, :4])[0] >= threshold
+        groups.append([best.item(), *left[suppressed].tolist()])
+        left = left[~suppressed]
+    return groups
+
+
+def bbox_overlaps(
+    bboxes1: torch.Tensor, bboxes2: torch.Tensor, ious: torch.Tensor, mode: int, aligned: bool, offset: int
+) -> None:
+    """Overwrite ``ious`` with the share of two boxes' intersection.
+
+    Args:
+        bboxes1: (M, 4) as x1, y1, x2, y2, floating point.
+        bboxes2: (N, 4) likewise; N = M if ``aligned``.
+        ious: (M,) if ``aligned``, of each box with its partner; (M, N) otherwise, of each box with every other.
+        mode: share in the union (0) or in the box of ``bboxes1`` (1).
+        aligned: see ``ious``.
+        offset: 0 or 1; a box is x2 - x1 + offset wide.
+    """
+    a, b = (_with_offset(at_least_float32(boxes), offset) for boxes in (bboxes1, bboxes2))
+    a = a if aligned else a[:, None]
+    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    intersection = sides.clamp_min(0).prod(-1)
+    area_a, area_b = ((boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a, b))
+    whole = area_a if mode == 1 else area_a + area_b - intersection
+    ious.copy_(intersection / whole.clamp_min(offset))
 
 
 def _with_offset(boxes: torch.Tensor, offset: int) -> torch.Tensor:

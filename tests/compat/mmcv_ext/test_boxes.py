@@ -1,4 +1,4 @@
-"""NMS and soft-NMS behind mmcv's interface equal torchvision's and the plain formulas."""
+"""Overlaps, NMS and soft-NMS behind mmcv's interface equal torchvision's and the plain formulas."""
 import math
 
 import mmcv.ops
@@ -161,3 +161,42 @@ def test_soft_nms_lowers_the_score_at_an_iou_of_exactly_the_threshold():
     boxes = torch.tensor([[0.0, 0.0, 8.0, 1.0], [0.0, 0.0, 4.0, 1.0]])  # IoU 1/2
     dets, _ = mmcv.ops.soft_nms(boxes, torch.tensor([0.9, 0.8]), 0.5)
     assert dets[:, 4].tolist() == pytest.approx([0.9, 0.4])
+
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def plain_match(boxes: torch.Tensor, scores: torch.Tensor, threshold: float) -> list[list[int]]:
+    left, groups = np.argsort(-scores.numpy(), kind="stable").tolist(), []
+    while left:
+        best, *left = left
+        group = [i for i in left if plain_iou(boxes[best].numpy(), boxes[i].numpy(), 0) >= np.float32(threshold)]
+        groups.append([best, *group])
+        left = [i for i in left if i not in group]
+    return groups
+
+
+@settings(max_examples=200)
+@given(items=scored_boxes.filter(len), threshold=thresholds.filter(bool))
+def test_nms_match_groups_each_kept_box_with_those_that_it_suppresses(items, threshold):
+    boxes, scores = as_tensors(items)
+    groups = mmcv.ops.nms_match(torch.cat([boxes, scores[:, None]], 1), threshold)
+    assert [group.tolist() for group in groups] == plain_match(boxes, scores, threshold)
+
+
+# --- overlaps ---------------------------------------------------------------------------------------------------------
+
+OVERLAPPING = torch.tensor([[0, 0, 10, 10], [5, 0, 15, 10], [8, 8, 18, 12], [50, 50, 51, 52]], dtype=torch.float32)
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+def test_bbox_overlaps_are_the_ious_of_all_pairs_or_of_partners(offset):
+    expected = torch.tensor([[plain_iou(a, b, offset) for b in OVERLAPPING.numpy()] for a in OVERLAPPING.numpy()])
+    torch.testing.assert_close(mmcv.ops.bbox_overlaps(OVERLAPPING, OVERLAPPING[:3], offset=offset), expected[:, :3])
+    partners = mmcv.ops.bbox_overlaps(OVERLAPPING, OVERLAPPING.flip(0), aligned=True, offset=offset)
+    torch.testing.assert_close(partners, expected.flip(1).diag())
+
+
+def test_bbox_overlaps_of_mode_iof_are_shares_of_the_first_box():
+    shares = mmcv.ops.bbox_overlaps(OVERLAPPING[:3], OVERLAPPING[:2], "iof")
+    torch.testing.assert_close(shares, torch.tensor([[1.0, 0.5], [0.5, 1.0], [0.1, 0.35]]))
