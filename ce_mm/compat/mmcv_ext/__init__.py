@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 from ce_mm.compat.mmcv_ext import (
     boxes,
     compilers,
+    deformable_attention,
     deformable_convolution,
     focal_loss,
     roi_align,
@@ -36,6 +37,8 @@ OPERATORS = (
     boxes.nms,
     boxes.nms_match,
     boxes.softnms,
+    deformable_attention.ms_deform_attn_forward,
+    deformable_attention.ms_deform_attn_backward,
     deformable_convolution.deform_conv_forward,
     deformable_convolution.deform_conv_backward_input,
     deformable_convolution.deform_conv_backward_parameters,
