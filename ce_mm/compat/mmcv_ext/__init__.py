@@ -23,8 +23,10 @@ from ce_mm.compat.mmcv_ext import (
     deformable_attention,
     deformable_convolution,
     focal_loss,
+    masked_convolution,
     roi_align,
     roi_pool,
+    synchronised_norm,
 )
 
 NAME = "mmcv._ext"
@@ -48,10 +50,17 @@ OPERATORS = (
     focal_loss.sigmoid_focal_loss_backward,
     focal_loss.softmax_focal_loss_forward,
     focal_loss.softmax_focal_loss_backward,
+    masked_convolution.masked_im2col_forward,
+    masked_convolution.masked_col2im_forward,
     roi_align.roi_align_forward,
     roi_align.roi_align_backward,
     roi_pool.roi_pool_forward,
     roi_pool.roi_pool_backward,
+    synchronised_norm.sync_bn_forward_mean,
+    synchronised_norm.sync_bn_forward_var,
+    synchronised_norm.sync_bn_forward_output,
+    synchronised_norm.sync_bn_backward_param,
+    synchronised_norm.sync_bn_backward_data,
 )
 
 
