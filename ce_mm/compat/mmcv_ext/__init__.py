@@ -19,6 +19,7 @@ from mmengine.logging import print_log
 
 from ce_mm.compat.mmcv_ext import (
     boxes,
+    carafe,
     compilers,
     deformable_attention,
     deformable_convolution,
@@ -39,6 +40,10 @@ OPERATORS = (
     boxes.nms,
     boxes.nms_match,
     boxes.softnms,
+    carafe.carafe_forward,
+    carafe.carafe_backward,
+    carafe.carafe_naive_forward,
+    carafe.carafe_naive_backward,
     deformable_attention.ms_deform_attn_forward,
     deformable_attention.ms_deform_attn_backward,
     deformable_convolution.deform_conv_forward,

@@ -62,10 +62,12 @@ def test_a_weight_multiplies_the_losses_of_its_class():
         torch.testing.assert_close(weighted, losses * WEIGHT[OF_A_CLASS].reshape(-1, *[1] * (losses.dim() - 1)))
 
 
-def test_mmdets_loss_for_a_gpu_equals_mmdets_loss_for_a_cpu():
+@pytest.mark.parametrize("device", [
+    "cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))])
+def test_mmdets_loss_for_a_gpu_equals_mmdets_loss_for_a_cpu(device):
     x, same = logits(torch.float32), logits(torch.float32)
     samples = torch.tensor([1.0, 0.0, 2.0, 1.0, 0.5, 1.0])
-    on_gpu = mmdet_focal_loss.sigmoid_focal_loss(x, TARGET, samples, avg_factor=3.0)
+    on_gpu = mmdet_focal_loss.sigmoid_focal_loss(*(t.to(device) for t in (x, TARGET, samples)), avg_factor=3.0).cpu()
     on_cpu = mmdet_focal_loss.FocalLoss()(same, TARGET, samples, avg_factor=3.0)
     torch.testing.assert_close(on_gpu, on_cpu)
     on_gpu.backward()
