@@ -1,4 +1,5 @@
-"""RoIAlign behind mmcv's interface equals torchvision's and the plain formula."""
+"""RoIAlign behind mmcv's interface equals torchvision's and the plain formula, of the mean and of the maximum."""
+import functools
 import math
 
 import mmcv.ops
@@ -88,9 +89,9 @@ def torchvision_roi_align(x, rois, size, scale, ratio, aligned, grad_output):
     return output.detach(), x.grad
 
 
-def mmcv_roi_align(x, rois, size, scale, ratio, aligned, grad_output):
+def mmcv_roi_align(x, rois, size, scale, ratio, aligned, grad_output, pool_mode="avg"):
     x = x.clone().requires_grad_()
-    output = mmcv.ops.RoIAlign(size, scale, ratio, aligned=aligned)(x, rois)
+    output = mmcv.ops.RoIAlign(size, scale, ratio, pool_mode, aligned)(x, rois)
     output.backward(grad_output)
     return output.detach(), x.grad
 
@@ -136,7 +137,8 @@ def test_roi_align_of_any_region_equals_the_plain_formula(corner, extent, ratio,
         torch.testing.assert_close(result, expected, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("implementation", [stand_in_roi_align, mmcv_roi_align])
+@pytest.mark.parametrize(
+    "implementation", [stand_in_roi_align, mmcv_roi_align, functools.partial(mmcv_roi_align, pool_mode="max")])
 @pytest.mark.parametrize("pictures", [2, 0])
 def test_no_regions_give_an_empty_output_and_a_zero_gradient(implementation, pictures):
     x = torch.randn(pictures, 3, 9, 13)
