@@ -92,7 +92,7 @@ def modulated_deform_conv_forward(
             kernel follow from the tensors.
     """
     tensors = (input, offset, weight, mask, *[bias] * with_bias)
-    output.copy_(_modulated(geometry)(*map(at_least_float32, tensors)))
+    output.copy_(_modulated(geometry, output.shape[2:])(*map(at_least_float32, tensors)))
 
 
 def modulated_deform_conv_backward(
@@ -115,7 +115,8 @@ def modulated_deform_conv_backward(
     """Overwrite the gradients, ``grad_bias`` only with bias; see :func:`modulated_deform_conv_forward`."""
     tensors = (input, offset, weight, mask, *[bias] * with_bias)
     results = (grad_input, grad_offset, grad_weight, grad_mask, *[grad_bias] * with_bias)
-    for result, gradient in zip(results, gradients(_modulated(geometry), tensors, grad_output), strict=True):
+    convolution = _modulated(geometry, grad_output.shape[2:])
+    for result, gradient in zip(results, gradients(convolution, tensors, grad_output), strict=True):
         result.copy_(gradient)
 
 
@@ -129,15 +130,24 @@ def _plain(geometry: dict[str, int]) -> Callable[..., torch.Tensor]:
     )
 
 
-def _modulated(geometry: dict[str, int]) -> Callable[..., torch.Tensor]:
-    """The convolution as a function of input, offset, weight, mask and, if there is one, bias."""
+def _modulated(geometry: dict[str, int], size: torch.Size) -> Callable[..., torch.Tensor]:
+    """The convolution to a map of a size as a function of input, offset, weight, mask and, if there is one, bias."""
 
-    def convolution(input, offset, weight, mask, bias=None):
-        return torchvision.ops.deform_conv2d(
-            input, offset, weight, bias, mask=mask,
-            stride=(geometry["stride_h"], geometry["stride_w"]),
-            padding=(geometry["pad_h"], geometry["pad_w"]),
-            dilation=(geometry["dilation_h"], geometry["dilation_w"]),
-        )
+    def convolution(
+        input: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor = None
+    ) -> torch.Tensor:
+        offset, mask = _as_read(offset, size), _as_read(mask, size)
+        stride, padding, dilation = (
+            (geometry[f"{name}_h"], geometry[f"{name}_w"]) for name in ("stride", "pad", "dilation"))
+        return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
 
     return convolution
+
+
+def _as_read(tensor: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """The tensor as mmcv's kernel reads it: as if it had the output's height and width, from its first element on.
+
+    mmdet's DyHead hands over the offsets and masks of a larger map, and its published weights were trained so.
+    """
+    channels = tensor.shape[1]
+    return tensor.flatten(1)[:, : channels * size.numel()].unflatten(1, (channels, *size))

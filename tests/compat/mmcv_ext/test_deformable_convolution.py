@@ -78,6 +78,18 @@ def test_the_gradients_of_modulated_deformable_convolution_are_those_of_its_valu
     assert torch.autograd.gradcheck(convolution, leaves(*names))
 
 
+def test_offsets_and_masks_of_a_larger_map_are_read_from_their_first_element_on():
+    """mmcv's kernel steps through them by the output's size; mmdet's DyHead depends on it."""
+    t = random_tensors()
+    larger = {name: torch.cat([t[name].flatten(1), torch.randn(2, t[name][0].numel())], 1).reshape(2, -1, 6, 4)
+              for name in ("offset", "mask")}
+    outputs = [
+        modulated_deform_conv2d(t["x"], offset, mask, t["weight"], None, *GEOMETRY.values())
+        for offset, mask in ((t["offset"], t["mask"]), larger.values())
+    ]
+    assert torch.equal(*outputs)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_the_float32_result_rounded(dtype):
     half = [random_tensors()[name].to(dtype) for name in ("x", "offset", "weight")]
