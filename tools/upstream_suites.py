@@ -103,14 +103,16 @@ def lay_out(library: str, checkouts: Path, folder: Path) -> None:
 def outcomes(folder: Path, tests: Iterable[str], *options: str) -> dict[str, bool]:
     """Run tests in the folder; whether each passes, by pytest's name of it. Skipped tests are left out."""
     record = folder / "outcomes"
-    record.unlink(missing_ok=True)
+    record.write_text("")
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-p", Path(__file__).stem, "-p", "no:cacheprovider", "-n", "1", "-q",
-         "--continue-on-collection-errors", "-o", f"faulthandler_timeout={TIMEOUT_S}",
+         "--tb=native", "--continue-on-collection-errors", "-o", f"faulthandler_timeout={TIMEOUT_S}",
          "-o", "faulthandler_exit_on_timeout=true", *tests],
-        cwd=folder, env={**os.environ, "PYTHONPATH": path, OUTCOMES: str(record)}, stdout=sys.stderr, check=False,
+        cwd=folder, env={**os.environ, "PYTHONPATH": path, OUTCOMES: str(record)}, stdout=sys.stderr,
     )
+    if run.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
+        raise RuntimeError(f"pytest ended with {run.returncode} before all tests had run; its output says why")
     results: dict[str, bool] = {}
     for line in record.read_text().splitlines():
         test, passes = json.loads(line)
