@@ -123,7 +123,7 @@ def modulated_deform_conv_backward(
 def _plain(geometry: dict[str, int]) -> Callable[..., torch.Tensor]:
     """The convolution as a function of input, offset and weight."""
     return functools.partial(
-        torchvision.ops.deform_conv2d,
+        _convolution,
         stride=(geometry["dH"], geometry["dW"]),
         padding=(geometry["padH"], geometry["padW"]),
         dilation=(geometry["dilationH"], geometry["dilationW"]),
@@ -131,17 +131,31 @@ def _plain(geometry: dict[str, int]) -> Callable[..., torch.Tensor]:
 
 
 def _modulated(geometry: dict[str, int], size: torch.Size) -> Callable[..., torch.Tensor]:
-    """The convolution to a map of a size as a function of input, offset, weight, mask and, if there is one, bias."""
+    """The convolution to a map of a size, as a function of input, offset, weight, mask and, if there is one, bias."""
+    convolution = functools.partial(
+        _convolution,
+        stride=(geometry["stride_h"], geometry["stride_w"]),
+        padding=(geometry["pad_h"], geometry["pad_w"]),
+        dilation=(geometry["dilation_h"], geometry["dilation_w"]),
+    )
+    return lambda input, offset, weight, mask, *bias: convolution(
+        input, _as_read(offset, size), weight, _as_read(mask, size), *bias)
 
-    def convolution(
-        input: torch.Tensor, offset: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor = None
-    ) -> torch.Tensor:
-        offset, mask = _as_read(offset, size), _as_read(mask, size)
-        stride, padding, dilation = (
-            (geometry[f"{name}_h"], geometry[f"{name}_w"]) for name in ("stride", "pad", "dilation"))
-        return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
 
-    return convolution
+def _convolution(
+    input: torch.Tensor,
+    offset: torch.Tensor,
+    weight: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    *,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> torch.Tensor:
+    inside = _inside(offset, weight.shape[2:], stride, padding, dilation)
+    mask = inside.to(input.dtype) if mask is None else mask * inside
+    return torchvision.ops.deform_conv2d(input, offset, weight, bias, stride, padding, dilation, mask)
 
 
 def _as_read(tensor: torch.Tensor, size: torch.Size) -> torch.Tensor:
@@ -151,3 +165,24 @@ def _as_read(tensor: torch.Tensor, size: torch.Size) -> torch.Tensor:
     """
     channels = tensor.shape[1]
     return tensor.flatten(1)[:, : channels * size.numel()].unflatten(1, (channels, *size))
+
+
+def _inside(
+    offset: torch.Tensor,
+    kernel: torch.Size,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> torch.Tensor:
+    """Which samples lie below the row -1 and right of the column -1: the shape of a mask, bool.
+
+    The others are 0. On those lines mmcv takes 0 for the derivative as well, torchvision the one of the side where the
+    map is; offsets that start at 0 put the samples of the padding just there.
+    """
+    dy, dx = offset.unflatten(1, (-1, *kernel, 2)).unbind(4)  # (N, D, kH, kW, H', W')
+    rows, columns = (
+        torch.arange(kernel[i], device=offset.device)[:, None] * dilation[i]
+        + torch.arange(offset.shape[2 + i], device=offset.device) * stride[i] - padding[i]
+        for i in (0, 1)
+    )
+    return ((rows[:, None, :, None] + dy > -1) & (columns[:, None] + dx > -1)).flatten(1, 3)

@@ -90,6 +90,20 @@ def test_offsets_and_masks_of_a_larger_map_are_read_from_their_first_element_on(
     assert torch.equal(*outputs)
 
 
+def test_offsets_of_samples_just_outside_of_the_map_have_no_gradient():
+    """As mmcv's kernel takes it on the lines -1 and H; inside, the derivative is the one to the next row and column."""
+    x = torch.arange(1.0, 7.0).reshape(1, 1, 2, 3)
+    kernel, ones = torch.ones(1, 1, 1, 1), torch.ones(1, 1, 4, 5)
+    plain, modulated = (torch.zeros(1, 2, 4, 5, requires_grad=True) for _ in range(2))
+    deform_conv2d(x, plain, kernel, 1, 1).sum().backward()
+    modulated_deform_conv2d(x, modulated, ones, kernel, None, 1, 1).sum().backward()
+    expected = torch.zeros(1, 2, 4, 5)
+    expected[0, 0, 1:3, 1:4] = torch.tensor([[3.0, 3.0, 3.0], [-4.0, -5.0, -6.0]])  # down: the row below is 0
+    expected[0, 1, 1:3, 1:4] = torch.tensor([[1.0, 1.0, -3.0], [1.0, 1.0, -6.0]])
+    assert torch.equal(plain.grad, expected)
+    assert torch.equal(modulated.grad, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_the_float32_result_rounded(dtype):
     half = [random_tensors()[name].to(dtype) for name in ("x", "offset", "weight")]
