@@ -26,7 +26,7 @@ from typing import NamedTuple
 import pytest
 
 OUTCOMES = "UPSTREAM_SUITES_OUTCOMES"
-TIMEOUT_S = 180
+TIMEOUT_S = 600
 
 
 class Suite(NamedTuple):
