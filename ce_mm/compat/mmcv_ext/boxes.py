@@ -1,0 +1,115 @@
+"""Operators on boxes: how much they overlap, and which of them to keep."""
+import torch
+import torchvision
+
+from ce_mm.compat.mmcv_ext.precision import at_least_float32
+
+
+def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset: int) -> torch.Tensor:
+    """Drop each box whose IoU with a kept box of higher score is above the threshold.
+
+    Args:
+        boxes: (N, 4) as x1, y1, x2, y2, floating point.
+        scores: (N,), floating point.
+        iou_threshold: compared with ``>``, in float32 as mmcv does.
+        offset: 0 or 1; a box is x2 - x1 + offset wide.
+
+    Returns:
+        Indices of the kept boxes (K,), int64, by falling score; of equal scores the earlier box counts as higher.
+    """
+    threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
+    return torchvision.ops.nms(_with_offset(at_least_float32(boxes), offset), at_least_float32(scores), threshold)
+
+
+def softnms(
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    dets: torch.Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> torch.Tensor:
+    """Soft-NMS (Bodla et al., 2017): lower the scores of boxes that overlap one of higher score, drop those near zero.
+
+    Args:
+        boxes: (N, 4) as x1, y1, x2, y2.
+        scores: (N,).
+        dets: (N, 5), its first K rows are overwritten with the kept boxes and their lowered scores.
+        iou_threshold: for methods 0 and 1, boxes with an IoU of at least this are lowered.
+        sigma: width of the Gaussian of method 2.
+        min_score: boxes whose score falls below are dropped.
+        method: score times 0 (method 0), times 1 - IoU (method 1), or times exp(-IoU² / sigma) (method 2).
+        offset: 0 or 1; a box is x2 - x1 + offset wide.
+
+    Returns:
+        Indices of the kept boxes (K,), int64, in the order in which they were kept.
+    """
+    inflated = _with_offset(boxes, offset)
+    scores = scores.clone()
+    left = torch.arange(len(boxes), device=boxes.device)
+    kept: list[int] = []
+    while len(left) > 0:
+        best = left[scores[left].argmax()]
+        dets[len(kept), :4], dets[len(kept), 4] = boxes[best], scores[best]
+        kept.append(best.item())
+
+        left = left[left != best]
+        # Two boxes without area have the IoU 0 / 0, and overlap in nothing.
+        iou = torchvision.ops.box_iou(inflated[best][None], inflated[left])[0].nan_to_num(0.0)
+        if method == 2:
+            scores[left] *= torch.exp(-(iou**2) / sigma)
+        else:
+            scores[left] *= torch.where(iou >= iou_threshold, 1 - iou if method == 1 else 0.0, 1.0)
+        left = left[scores[left] >= min_score]
+    return torch.tensor(kept, dtype=torch.int64, device=boxes.device)
+
+
+def nms_match(dets: torch.Tensor, iou_threshold: float) -> list[list[int]]:
+    """Groups of boxes: each kept box with those that it suppresses, whose IoU with it is at least the threshold.
+
+    Args:
+        dets: (N, 5) as x1, y1, x2, y2, score, floating point.
+        iou_threshold: compared with ``>=``, in float32 as mmcv does.
+
+    Returns:
+        Indices, in each group and among the groups' first boxes by falling score.
+    """
+    dets = at_least_float32(dets)
+    threshold = torch.tensor(iou_threshold, dtype=torch.float32).item()
+    left = dets[:, 4].argsort(descending=True, stable=True)
+    groups: list[list[int]] = []
+    while len(left) > 0:
+        best, left = left[0], left[1:]
+        suppressed = torchvision.ops.box_iou(dets[best, None, :4], dets[left, :4])[0] >= threshold
+        groups.append([best.item(), *left[suppressed].tolist()])
+        left = left[~suppressed]
+    return groups
+
+
+def bbox_overlaps(
+    bboxes1: torch.Tensor, bboxes2: torch.Tensor, ious: torch.Tensor, mode: int, aligned: bool, offset: int
+) -> None:
+    """Overwrite ``ious`` with the share of two boxes' intersection.
+
+    Args:
+        bboxes1: (M, 4) as x1, y1, x2, y2, floating point.
+        bboxes2: (N, 4) likewise; N = M if ``aligned``.
+        ious: (M,) if ``aligned``, of each box with its partner; (M, N) otherwise, of each box with every other.
+        mode: share in the union (0) or in the box of ``bboxes1`` (1).
+        aligned: see ``ious``.
+        offset: 0 or 1; a box is x2 - x1 + offset wide.
+    """
+    a, b = (_with_offset(at_least_float32(boxes), offset) for boxes in (bboxes1, bboxes2))
+    a = a if aligned else a[:, None]
+    sides = torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])
+    intersection = sides.clamp_min(0).prod(-1)
+    area_a, area_b = ((boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (a, b))
+    whole = area_a if mode == 1 else area_a + area_b - intersection
+    ious.copy_(intersection / whole.clamp_min(offset))
+
+
+def _with_offset(boxes: torch.Tensor, offset: int) -> torch.Tensor:
+    """Boxes whose plain width x2 - x1 is mmcv's x2 - x1 + offset."""
+    return boxes + boxes.new_tensor([0, 0, offset, offset])
