@@ -173,4 +173,4 @@ def _silence() -> contextlib.AbstractContextManager[Any]:
 def _write(out: Path, numbers: dict[str, float]) -> None:
     with replacing(out) as unfinished:
         text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character in a category's name
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character in a name

@@ -121,8 +121,10 @@ def _mask_fault(mask: Any, image: dict[str, Any]) -> str | None:
         return _polygons_fault(mask)
     if not isinstance(mask, dict):
         return f"is no mask; expected {_MASK}"
-    if mask.get("size") != [height, width]:
-        return f"has the size {shown(mask.get('size'))}; expected the picture's, {[height, width]}"
+    size = mask.get("size")
+    is_size = isinstance(size, list | tuple) and all(type(number) is int for number in size)
+    if not is_size or list(size) != [height, width]:
+        return f"has the size {shown(size)}; expected the picture's, {[height, width]}"
     covered = _covered(mask.get("counts"))
     if covered is None:
         return "has damaged counts; expected whole numbers from 0 on, or what pycocotools.mask.encode returns"

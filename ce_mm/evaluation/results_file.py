@@ -168,8 +168,8 @@ def _from_pickle(
 def _require_as_many(path: Path, labels: int, categories: int) -> None:
     if labels != categories:
         raise ResultsError(
-            f"{path}: the labels end at {labels - 1}, the annotation file has {categories} categories, and a pickle does "
-            "not say which are meant; name the model's classes (--config CONFIG or --classes NAME NAME ...)"
+            f"{path}: the labels end at {labels - 1}, the annotation file has {categories} categories, and a pickle "
+            "does not say which are meant; name the model's classes (--config CONFIG or --classes NAME NAME ...)"
         )
     logger.info("%s: label i is taken for category i of the %d in the annotation file", path, categories)
 

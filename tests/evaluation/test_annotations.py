@@ -113,6 +113,47 @@ class TestABadFileGivesOneErrorThatNamesIt:
             read(annotations)
 
 
+@pytest.mark.parametrize("read", [read_annotations, check_annotation_file])
+@pytest.mark.parametrize("objects", [{}, {"annotations": []}])
+def test_a_file_without_objects_is_read(annotations: Path, dataset: dict, read, objects: dict) -> None:
+    del dataset["annotations"]
+    annotations.write_text(json.dumps(dataset | objects))
+    assert read(annotations) in (None, dataset | {"annotations": []})
+
+
+@pytest.mark.parametrize("field", ["image_id", "category_id"])
+def test_a_run_is_told_of_the_objects_that_it_leaves_out(annotations: Path, dataset: dict, caplog, field: str) -> None:
+    dataset["annotations"][1][field] = 4711
+    annotations.write_text(json.dumps(dataset))
+    check_annotation_file(annotations)
+    assert caplog.messages == [
+        f"{annotations}: 1 of 3 annotations belong to no picture or category of the file, and are left out"
+    ]
+
+
+@pytest.mark.parametrize("field", ["image_id", "category_id"])
+def test_a_run_fails_on_an_id_that_is_a_list(annotations: Path, dataset: dict, field: str) -> None:
+    dataset["annotations"][1][field] = [1]
+    annotations.write_text(json.dumps(dataset))
+    with pytest.raises(AnnotationError, match=rf"annotations\[1\] \(id 2\): the {field} \[1\] is not in"):
+        check_annotation_file(annotations)
+
+
+@pytest.mark.parametrize("field", ["width", "height"])
+def test_a_run_fails_on_a_size_that_is_no_number(annotations: Path, dataset: dict, field: str) -> None:
+    dataset["images"][1][field] = "640"
+    annotations.write_text(json.dumps(dataset))
+    with pytest.raises(AnnotationError, match=rf"images\[1\] \(id 2\): the {field} '640' is not a finite number"):
+        check_annotation_file(annotations)
+
+
+def test_only_what_the_reader_needs_is_needed(annotations: Path, dataset: dict) -> None:
+    dataset["annotations"][0] = {"id": 1, "image_id": 1, "bbox": None}
+    annotations.write_text(json.dumps(dataset))
+    fields = {"images": ("id",), "annotations": ("id", "image_id"), "categories": ("id",)}
+    assert read_annotations(annotations, fields)["annotations"][0]["iscrowd"] == 0
+
+
 def test_pictures_may_be_named_by_text(annotations: Path, dataset: dict) -> None:
     for entry in dataset["images"]:
         entry["id"] = f"picture {entry['id']}"

@@ -168,6 +168,23 @@ def test_a_size_and_a_category_without_objects_have_minus_one(dataset, detection
         assert numbers[f"coco/bbox_{name}"] == numbers[f"coco/segm_{name}"] == -1
 
 
+def test_a_file_without_objects_has_minus_one_and_says_so(dataset, detections, tmp_path, write_results, caplog) -> None:
+    del dataset["annotations"]
+    for results in (detections, []):
+        numbers = evaluate_coco(write(tmp_path / "annotations.json", dataset), write_results(results))
+        assert set(numbers.values()) == {-1}
+    assert any("there is no object" in message for message in caplog.messages)
+
+
+def test_a_picture_of_background_alone_counts_what_is_found_there(dataset, detections, tmp_path, write_results) -> None:
+    dataset["annotations"] = dataset["annotations"][:2]
+    annotations = write(tmp_path / "annotations.json", dataset)
+    without, with_one = (evaluate_coco(annotations, write_results(found)) for found in (detections[:2], detections))
+    assert without["coco/bbox_mAP"] == pytest.approx(1)
+    detections[2]["score"] = 0.9
+    assert evaluate_coco(annotations, write_results(detections))["coco/bbox_mAP"] < with_one["coco/bbox_mAP"]
+
+
 def test_a_detection_of_a_crowd_counts_neither_way(dataset, detections, tmp_path, write_results) -> None:
     dataset["annotations"][0]["iscrowd"] = 1
     annotations = write(tmp_path / "annotations.json", dataset)
@@ -230,7 +247,7 @@ class TestTheFileOfNumbers:
             ("results.json/numbers.json", "does not exist"),
             ("folder", "is a folder"),
             ("results.json", "from which it would be made"),
-            ("folder/../annotations.json", "from which it would be made"),
+            ("none/../annotations.json", "from which it would be made"),
         ],
     )
     def test_must_be_writable_before_anything_is_read(self, write_results, tmp_path, name, fault) -> None:
@@ -244,6 +261,12 @@ class TestTheFileOfNumbers:
         (tmp_path / "locked").mkdir()
         with pytest.raises(DestinationError, match="may not be written to"):
             evaluate_coco(annotations, write_results([]), out=tmp_path / "locked/numbers.json")
+
+    def test_holds_any_name_of_a_category(self, dataset, detections, write_results, tmp_path) -> None:
+        dataset["categories"][0]["name"] = "gro\u00df \ud800"
+        annotations, out = write(tmp_path / "annotations.json", dataset), tmp_path / "numbers.json"
+        numbers = evaluate_coco(annotations, write_results(detections), per_category=True, out=out)
+        assert json.loads(out.read_text()) == numbers
 
     def test_is_not_made_for_bad_input(self, annotations, tmp_path) -> None:
         with pytest.raises(ResultsError):

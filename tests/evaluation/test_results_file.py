@@ -2,6 +2,8 @@ import collections
 import io
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,59 @@ class TestABadFileGivesOneErrorThatNamesIt:
         (tmp_path / "results.pkl").write_text("[]")
         with pytest.raises(ResultsError, match="not read as results"):
             read_results(tmp_path / "results.pkl", dataset, BOTH)
+
+    def test_a_number_that_python_does_not_print(self, dataset, samples, write_pickle) -> None:
+        samples[1]["img_id"] = 10**20_000
+        with pytest.raises(ResultsError, match="the image_id int of thousands of digits is not in"):
+            read_results(write_pickle(samples), dataset, BOTH)
+
+    def test_a_tensor_that_repeats_one_number_a_billion_times(self, dataset, samples, write_pickle) -> None:
+        samples[1]["pred_instances"]["labels"] = torch.zeros(1, dtype=torch.long).expand(10**9)
+        with pytest.raises(ResultsError, match=r"labels of the shape .* repeats few numbers"):
+            read_results(write_pickle(samples), dataset, BOTH)
+
+
+LEVELS = 2_000_000
+DEEP_TUPLE = pickle.NONE + pickle.TUPLE1 * LEVELS
+LISTS = pickle.EMPTY_LIST * LEVELS + pickle.APPEND * (LEVELS - 1)
+DICTS = (pickle.EMPTY_DICT + pickle.BININT1 + b"\0") * LEVELS + pickle.NONE + pickle.SETITEM * LEVELS
+UNFOLDED = pickle.NONE + (pickle.TUPLE1 + pickle.BINPUT + b"\0" + pickle.BINGET + b"\0" + pickle.TUPLE2) * 60
+
+
+@pytest.mark.parametrize("size", [np.zeros(2), [torch.zeros(2), 100], [80.0, 100.0]])
+def test_a_size_of_a_mask_that_is_no_pair_of_integers(dataset, samples, write_pickle, size) -> None:
+    samples[1]["pred_instances"]["masks"][0]["size"] = size
+    with pytest.raises(ResultsError, match=r"has the size .*; expected the picture's, \[80, 100\]"):
+        read_results(write_pickle(samples), dataset, BOTH)
+
+
+class TestADeepPickle:
+    def ended(self, tmp_path: Path, annotations: Path, pickled: bytes) -> str:
+        """What the tool says of it, in a process of its own."""
+        path = tmp_path / "results.pkl"
+        path.write_bytes(pickle.PROTO + b"\2" + pickled + pickle.STOP)
+        tool = Path(__file__).resolve().parents[2] / "tools/eval_coco.py"
+        ended = subprocess.run([sys.executable, tool, annotations, path], capture_output=True, text=True, timeout=600)
+        assert ended.returncode == 2
+        return ended.stderr.splitlines()[-1]
+
+    @pytest.mark.parametrize("key", [DEEP_TUPLE, UNFOLDED], ids=["deep", "unfolded"])
+    def test_a_tuple_for_a_key_is_refused(self, tmp_path, annotations, key) -> None:
+        said = self.ended(tmp_path, annotations, pickle.EMPTY_DICT + key + pickle.NONE + pickle.SETITEM)
+        assert "the pickle has a tuple for a key" in said
+
+    def test_a_tuple_in_a_set_is_refused(self, tmp_path, annotations) -> None:
+        said = self.ended(tmp_path, annotations, pickle.MARK + DEEP_TUPLE + pickle.FROZENSET)
+        assert "the pickle makes sets" in said
+
+    def test_a_tuple_for_a_key_within_a_tensor_is_refused(self, tmp_path, annotations) -> None:
+        within = pickle.PROTO + b"\2" + pickle.EMPTY_DICT + DEEP_TUPLE + pickle.NONE + pickle.SETITEM + pickle.STOP
+        said = self.ended(tmp_path, annotations, pickle.dumps(Calls(torch.storage._load_from_bytes, within), 4)[2:-1])
+        assert "tuples within tuples" in said
+
+    @pytest.mark.parametrize("pickled", [DEEP_TUPLE, LISTS, DICTS], ids=["tuples", "lists", "dicts"])
+    def test_levels_elsewhere_are_no_results(self, tmp_path, annotations, pickled) -> None:
+        assert "; expected a" in self.ended(tmp_path, annotations, pickled)
 
 
 class TestABadEntryIsNamed:
@@ -435,6 +490,20 @@ class TestNothingInAPickleRuns:
         set_state_of_function = b"ctorch._utils\n_rebuild_tensor_v2\n}b"
         path.write_bytes(pickle.PROTO + b"\x02" + set_state_of_function + pickle.STOP)
         with pytest.raises(ResultsError, match="tries to change a function"):
+            read_results(path, dataset, BOTH)
+
+    @pytest.mark.parametrize("made", [collections.OrderedDict(), torch.zeros(2)])
+    def test_a_change_of_what_it_has_made(self, tmp_path, dataset, made) -> None:
+        path = tmp_path / "results.pkl"
+        path.write_bytes(pickle.dumps(made, 2)[:-1] + pickle.EMPTY_DICT + pickle.BUILD + pickle.STOP)
+        with pytest.raises(ResultsError, match="or what it has made"):
+            read_results(path, dataset, BOTH)
+
+    def test_items_of_what_is_no_dict(self, tmp_path, dataset) -> None:
+        path = tmp_path / "results.pkl"
+        item = pickle.BININT1 + b"\0" + pickle.NONE + pickle.SETITEM
+        path.write_bytes(pickle.dumps(torch.zeros(2), 2)[:-1] + item + pickle.STOP)
+        with pytest.raises(ResultsError, match="sets items of what is no dict"):
             read_results(path, dataset, BOTH)
 
     def test_a_path(self, refused, tmp_path) -> None:
