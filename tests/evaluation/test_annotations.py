@@ -44,7 +44,7 @@ class TestABadFileGivesOneErrorThatNamesIt:
             ("", "is empty"),
             ("images: 3", "not JSON"),
             ('{"images": [', "not JSON"),
-            ("[" * 200_000, "not JSON"),
+            ("[" * 2_000_000, "not JSON"),
             ("[]", "holds a list"),
             ("3", "holds a int"),
             ("{}", "the list images and the list categories is missing"),

@@ -54,11 +54,11 @@ def with_one_more_in_front(dataset, tmp_path) -> Path:
 @pytest.mark.parametrize("classes", [("dog", "cat"), ["cat", "dog"]])
 def test_the_figure_is_that_of_mmdet(with_one_more_in_front, results, samples, classes) -> None:
     metrics = pytest.importorskip("mmdet.evaluation.metrics", exc_type=ImportError)
-    judge = metrics.CocoMetric(str(with_one_more_in_front), "bbox", classwise=True)
+    judge = metrics.CocoMetric(str(with_one_more_in_front), "bbox")
     judge.dataset_meta = {"classes": classes}
     judge.process({}, copy.deepcopy(samples))
     expected = judge.evaluate(len(samples))
-    numbers = evaluate_coco(with_one_more_in_front, results, ["bbox"], per_category=True, classes=classes)
+    numbers = evaluate_coco(with_one_more_in_front, results, ["bbox"], classes=classes)
     assert 0.3 < expected["coco/bbox_mAP"] < 1
     assert {key: round(numbers[key], 3) for key in expected} == expected
 

@@ -203,13 +203,6 @@ class TestABadFileGivesOneErrorThatNamesIt:
             read_results(write_pickle(samples), dataset, BOTH)
 
 
-LEVELS = 2_000_000
-DEEP_TUPLE = pickle.NONE + pickle.TUPLE1 * LEVELS
-LISTS = pickle.EMPTY_LIST * LEVELS + pickle.APPEND * (LEVELS - 1)
-DICTS = (pickle.EMPTY_DICT + pickle.BININT1 + b"\0") * LEVELS + pickle.NONE + pickle.SETITEM * LEVELS
-UNFOLDED = pickle.NONE + (pickle.TUPLE1 + pickle.BINPUT + b"\0" + pickle.BINGET + b"\0" + pickle.TUPLE2) * 60
-
-
 @pytest.mark.parametrize("size", [np.zeros(2), [torch.zeros(2), 100], [80.0, 100.0]])
 def test_a_size_of_a_mask_that_is_no_pair_of_integers(dataset, samples, write_pickle, size) -> None:
     samples[1]["pred_instances"]["masks"][0]["size"] = size
@@ -217,33 +210,40 @@ def test_a_size_of_a_mask_that_is_no_pair_of_integers(dataset, samples, write_pi
         read_results(write_pickle(samples), dataset, BOTH)
 
 
-class TestADeepPickle:
-    def ended(self, tmp_path: Path, annotations: Path, pickled: bytes) -> str:
-        """What the tool says of it, in a process of its own."""
-        path = tmp_path / "results.pkl"
-        path.write_bytes(pickle.PROTO + b"\2" + pickled + pickle.STOP)
-        tool = Path(__file__).resolve().parents[2] / "tools/eval_coco.py"
-        ended = subprocess.run([sys.executable, tool, annotations, path], capture_output=True, text=True, timeout=600)
-        assert ended.returncode == 2
-        return ended.stderr.splitlines()[-1]
+LEVELS = 2_000_000
+TUPLES = pickle.NONE + pickle.TUPLE1 * LEVELS
+UNFOLDED = pickle.NONE + (pickle.BINPUT + b"\0" + pickle.BINGET + b"\0" + pickle.TUPLE2) * 60
+READ_EACH = """
+import sys
+from pathlib import Path
+from ce_mm.evaluation.results_file import ResultsError, read_results
+for path in sys.argv[1:]:
+    try:
+        read_results(Path(path), {"images": [], "categories": []}, ["bbox"])
+    except ResultsError as error:
+        print(error)
+"""
 
-    @pytest.mark.parametrize("key", [DEEP_TUPLE, UNFOLDED], ids=["deep", "unfolded"])
-    def test_a_tuple_for_a_key_is_refused(self, tmp_path, annotations, key) -> None:
-        said = self.ended(tmp_path, annotations, pickle.EMPTY_DICT + key + pickle.NONE + pickle.SETITEM)
-        assert "the pickle has a tuple for a key" in said
 
-    def test_a_tuple_in_a_set_is_refused(self, tmp_path, annotations) -> None:
-        said = self.ended(tmp_path, annotations, pickle.MARK + DEEP_TUPLE + pickle.FROZENSET)
-        assert "the pickle makes sets" in said
-
-    def test_a_tuple_for_a_key_within_a_tensor_is_refused(self, tmp_path, annotations) -> None:
-        within = pickle.PROTO + b"\2" + pickle.EMPTY_DICT + DEEP_TUPLE + pickle.NONE + pickle.SETITEM + pickle.STOP
-        said = self.ended(tmp_path, annotations, pickle.dumps(Calls(torch.storage._load_from_bytes, within), 4)[2:-1])
-        assert "tuples within tuples" in said
-
-    @pytest.mark.parametrize("pickled", [DEEP_TUPLE, LISTS, DICTS], ids=["tuples", "lists", "dicts"])
-    def test_levels_elsewhere_are_no_results(self, tmp_path, annotations, pickled) -> None:
-        assert "; expected a" in self.ended(tmp_path, annotations, pickled)
+def test_no_depth_of_a_pickle_ends_the_process(tmp_path) -> None:
+    value = pickle.NONE + pickle.SETITEM
+    within = pickle.PROTO + b"\2" + pickle.EMPTY_DICT + TUPLES + value + pickle.STOP
+    expected = {
+        TUPLES: "holds a tuple; expected a list",
+        pickle.EMPTY_LIST * LEVELS + pickle.APPEND * (LEVELS - 1): "pictures[0] is a list; expected an object",
+        (pickle.EMPTY_DICT + pickle.BININT1 + b"\0") * LEVELS + pickle.NONE + pickle.SETITEM * LEVELS: "holds a dict",
+        pickle.EMPTY_DICT + TUPLES + value: "a tuple for a key",
+        pickle.EMPTY_DICT + UNFOLDED + value: "a tuple for a key",
+        pickle.MARK + TUPLES + pickle.FROZENSET: "makes sets",
+        pickle.dumps(Calls(torch.storage._load_from_bytes, within), 4)[2:-1]: "tuples within tuples",
+    }
+    paths = [tmp_path / f"{index}.pkl" for index in range(len(expected))]
+    for path, pickled in zip(paths, expected, strict=True):
+        path.write_bytes(pickle.PROTO + b"\4" + pickled + pickle.STOP)
+    ended = subprocess.run([sys.executable, "-c", READ_EACH, *paths], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    for path, line, said in zip(paths, ended.stdout.splitlines(), expected.values(), strict=True):
+        assert line.startswith(str(path)) and said in line
 
 
 class TestABadEntryIsNamed:
