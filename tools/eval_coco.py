@@ -1,8 +1,10 @@
 """COCO evaluation of a results file: python tools/eval_coco.py ANNOTATIONS RESULTS [--metrics bbox segm] [--out FILE].
 
-RESULTS is COCO's result JSON, or the pickle that mmdet's test dumps with --out (read without running anything in it;
-label i is the i-th category of ANNOTATIONS). Prints pycocotools' twelve numbers for each metric. Mask results of a JSON
-file that also have boxes are sized by these, as pycocotools does; those of a pickle by their masks, as mmdet does.
+RESULTS is COCO's result JSON, or the pickle that mmdet's test dumps with --out (read without running anything in it).
+A pickle does not name its classes: where the model knows fewer than the categories of ANNOTATIONS, or the last of them
+is never found, its config (--config) or a list (--classes) says which they are; what is evaluated are these. Prints
+pycocotools' twelve numbers for each metric. Mask results of a JSON file that also have boxes are sized by these, as
+pycocotools does; those of a pickle by their masks, as mmdet does.
 """
 
 import argparse
@@ -10,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from ce_mm.evaluation import METRICS, AnnotationError, ResultsError, evaluate_coco, format_table
+from ce_mm.evaluation import METRICS, evaluate_coco, format_table
 
 
 def main() -> None:
@@ -21,14 +23,25 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="default: both")
     parser.add_argument("--per-category", action="store_true", help="also give the AP of each category")
     parser.add_argument("--out", type=Path, help="JSON file for the numbers, under mmdet's names, in full precision")
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--config", type=Path, help="config of the model, for the names of its classes (needs mmengine)")
+    names.add_argument("--classes", nargs="+", metavar="NAME", help="names of the model's classes")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        numbers = evaluate_coco(args.annotations, args.results, args.metrics, args.per_category, args.out)
-    except (AnnotationError, ResultsError, OSError) as error:
+        classes = _read_classes(args.config) if args.config else args.classes
+        numbers = evaluate_coco(args.annotations, args.results, args.metrics, args.per_category, args.out, classes)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not have all letters of the categories' names
     print(format_table(numbers))
+
+
+def _read_classes(config: Path) -> tuple[str, ...]:
+    from ce_mm.evaluation.classes import read_classes  # the one part that needs the OpenMMLab libraries
+
+    return read_classes(config)
 
 
 if __name__ == "__main__":

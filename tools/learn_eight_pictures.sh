@@ -24,4 +24,4 @@ mkdir -p $work $record
     --cfg-options test_dataloader.dataset.data_prefix.img="$pictures"
 "$python" tools/analysis/plot_training.py $work/train $record/training.png
 "$python" tools/analysis/draw_predictions.py $subset "$pictures" $work/results.pkl $record/predictions.jpg --images 8
-"$python" tools/eval_coco.py $subset $work/results.pkl --out $record/metrics.json
+"$python" tools/eval_coco.py $subset $work/results.pkl --config $config --out $record/metrics.json

@@ -21,6 +21,7 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not have all letters of the pictures' names
     print(f"{args.destination}: {', '.join(names)}")
     return 0
 

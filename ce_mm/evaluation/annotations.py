@@ -1,86 +1,79 @@
 """COCO annotation files, checked as a whole: what is wrong with one is said once, before anything is built on it."""
 
 import json
+import logging
 import mmap
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ce_mm.evaluation.entries import check_entries, is_known, require_fields, shown
 
 # Parsing takes about ten times a file's size in memory, and training parses the file once more.
 FULL_PARSE_BELOW = 64 * 2**20
 
-FIELDS = {
+# What mmdet's CocoDataset reads of each entry. Other readers need more or less.
+TRAINING = {
     "images": ("id", "width", "height"),
     "annotations": ("id", "image_id", "category_id", "bbox", "area"),
     "categories": ("id", "name"),
 }
 EXPECTED = "expected COCO instance annotations, a JSON object with images, annotations and categories"
 
+logger = logging.getLogger(__name__)
+
 
 class AnnotationError(ValueError):
     """An annotation file that cannot be used: the message names the file, the fault and what was expected."""
 
 
-def read_annotations(path: Path) -> dict[str, Any]:
+def read_annotations(path: Path, fields: Mapping[str, Sequence[str]] = TRAINING) -> dict[str, Any]:
     """Read and check a COCO instance annotation file.
 
     Args:
-        path: a JSON file with ``images`` (id, width, height), ``annotations`` (id, image_id, category_id, bbox as x, y,
-            width, height in pixels, area in square pixels) and ``categories`` (id, name).
+        path: a JSON file with ``images``, ``categories`` and, where there are objects, ``annotations``.
+        fields: of each of the three, which fields the reader needs: each entry must have them, with values as in COCO's
+            format (bbox as x, y, width, height in pixels, area in square pixels). The id is always among them.
 
     Returns:
-        The file's content, unchanged.
+        The file's content; ``annotations`` and their ``iscrowd``, which may be missing, are empty and 0 there.
 
     Raises:
-        AnnotationError: no such file, a folder, empty, not JSON, not COCO (says which part is missing), an entry
-            without a field that it must have, an id given twice, a box or area that is not made of
-            finite numbers, no object at all.
+        AnnotationError: no such file, a folder, empty, not JSON, not COCO (says which part is missing), an entry that
+            lacks a field that is needed, or has another value than COCO's format allows, an id given twice, an object
+            of a picture or category that is not in the file.
     """
-    dataset = load_json(path, AnnotationError, EXPECTED)
-    if not isinstance(dataset, dict):
-        raise AnnotationError(f"{path}: holds a {type(dataset).__name__}; {EXPECTED}")
-    missing = [key for key in FIELDS if not isinstance(dataset.get(key), list)]
-    if missing:
-        raise AnnotationError(f"{path}: not COCO, the list {' and the list '.join(missing)} is missing; {EXPECTED}")
-    for key, fields in FIELDS.items():
-        if not dataset[key]:
-            what = "annotations is empty, there is no object" if key == "annotations" else f"{key} is empty"
-            raise AnnotationError(f"{path}: {what}; {EXPECTED}")
-        require_fields(dataset[key], fields, f"{path}: {key}", AnnotationError)
-        _require_ids(path, key, [entry["id"] for entry in dataset[key]])
-    # Results are told apart by category name, and mmdet finds a category's id by its name.
-    _require_unique(path, "category name", [str(category["name"]) for category in dataset["categories"]])
+    dataset = _read_lists(path)
     for annotation in dataset["annotations"]:
-        if not is_box(annotation["bbox"]) or not is_number(annotation["area"]):
-            raise AnnotationError(
-                f"{path}: annotation {annotation['id']} has the bbox {annotation['bbox']!r} and the area "
-                f"{annotation['area']!r}; expected four finite numbers (x, y, width, height) and a finite number"
-            )
+        if isinstance(annotation, dict):
+            annotation.setdefault("iscrowd", 0)
+    _check_pictures_and_categories(path, dataset, fields)
+    _check_list(path, dataset, "annotations", fields["annotations"])
     return dataset
 
 
 def check_annotation_file(path: Path) -> None:
-    """Refuse a file that is not a COCO annotation file, cheaply enough to do it before each training.
+    """Refuse a file that a run could not use, cheaply enough to do it before each training.
 
-    A file below 64 MB is checked in full, as `read_annotations` does. A larger one is only scanned: it must start with
-    ``{``, end with ``}`` (a download that broke off does not) and contain the three keys.
+    A file below 64 MB is checked in full, for what mmdet's CocoDataset reads. It leaves out the objects of unknown
+    pictures and categories, which is said in one line. A larger file is only scanned: it must start with ``{``, end
+    with ``}`` (a download that broke off does not) and contain the keys of pictures and categories.
 
     Raises:
         AnnotationError: as `read_annotations`.
     """
     check_file(path, AnnotationError, EXPECTED)
     if path.stat().st_size < FULL_PARSE_BELOW:
-        read_annotations(path)
+        _check_for_training(path)
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         if not text[:1024].lstrip().startswith(b"{"):
             raise AnnotationError(f"{path}: not a JSON object, it does not start with '{{'; {EXPECTED}")
         if not text[-1024:].rstrip().endswith(b"}"):
             raise AnnotationError(f"{path}: broken off, it does not end with '}}'; {EXPECTED}")
-        missing = [key for key in FIELDS if text.find(b'"%s"' % key.encode()) < 0]
+        missing = [key for key in ("images", "categories") if text.find(b'"%s"' % key.encode()) < 0]
     if missing:
         raise AnnotationError(f"{path}: not COCO, {' and '.join(missing)} is missing; {EXPECTED}")
 
@@ -108,36 +101,66 @@ def load_json(path: Path, error: type[ValueError], expected: str) -> Any:
         raise error(f"{path}: not JSON ({reason}); {expected}") from reason
 
 
-def require_fields(entries: Iterable[Any], fields: Sequence[str], where: str, error: type[ValueError]) -> None:
-    """Raise ``error`` for the first of ``entries`` that is no object with all ``fields``; ``where`` names the list."""
-    for index, entry in enumerate(entries):
-        if not isinstance(entry, dict):
-            raise error(f"{where}[{index}] is a {type(entry).__name__}; expected an object with {', '.join(fields)}")
-        missing = [field for field in fields if field not in entry]
-        if missing:
-            raise error(f"{where}[{index}] lacks {' and '.join(missing)}; each entry must have {', '.join(fields)}")
+def _read_lists(path: Path) -> dict[str, Any]:
+    dataset = load_json(path, AnnotationError, EXPECTED)
+    if not isinstance(dataset, dict):
+        raise AnnotationError(f"{path}: holds a {type(dataset).__name__}; {EXPECTED}")
+    dataset.setdefault("annotations", [])  # COCO's own files of test pictures have none
+    missing = [key for key in TRAINING if not isinstance(dataset.get(key), list)]
+    if missing:
+        raise AnnotationError(f"{path}: not COCO, the list {' and the list '.join(missing)} is missing; {EXPECTED}")
+    return dataset
 
 
-def is_number(value: Any) -> bool:
-    """Whether ``value`` is an int or float that is neither NaN nor infinite, nor an int too large for a float."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+def _check_for_training(path: Path) -> None:
+    dataset = _read_lists(path)
+    _check_pictures_and_categories(path, dataset, TRAINING)
+    require_fields(dataset["annotations"], TRAINING["annotations"], f"{path}: annotations", AnnotationError)
+    ids = {"image_id": "images", "category_id": "categories"}
+    known = {field: {entry["id"] for entry in dataset[key]} for field, key in ids.items()}
+
+    def is_left_out(annotation: dict[str, Any]) -> bool:
+        values = [(annotation[field], known[field]) for field in ids]
+        return any(not isinstance(value, list | dict) and not is_known(value, among) for value, among in values)
+
+    every = len(dataset["annotations"])
+    dataset["annotations"] = [annotation for annotation in dataset["annotations"] if not is_left_out(annotation)]
+    if len(dataset["annotations"]) < every:
+        logger.warning(
+            "%s: %d of %d annotations belong to no picture or category of the file, and are left out",
+            *(path, every - len(dataset["annotations"]), every),
+        )
+    _check_list(path, dataset, "annotations", TRAINING["annotations"])
 
 
-def is_box(value: Any) -> bool:
-    """Whether ``value`` is a list of four finite numbers."""
-    return isinstance(value, list) and len(value) == 4 and all(map(is_number, value))
+def _check_pictures_and_categories(path: Path, dataset: dict[str, Any], fields: Mapping[str, Sequence[str]]) -> None:
+    for key in ("images", "categories"):
+        if not dataset[key]:
+            raise AnnotationError(f"{path}: {key} is empty; {EXPECTED}")
+        _check_list(path, dataset, key, fields[key])
+    if "name" in fields["categories"]:
+        # Results are told apart by category name, and mmdet finds a category's id by its name.
+        _require_unique(path, "category name", [category["name"] for category in dataset["categories"]])
+
+
+def _check_list(path: Path, dataset: dict[str, Any], key: str, fields: Sequence[str]) -> None:
+    require_fields(dataset[key], fields, f"{path}: {key}", AnnotationError)
+    _require_ids(path, key, [entry["id"] for entry in dataset[key]])
+    check_entries(dataset[key], fields, dataset, f"{path}: {key}", AnnotationError)
 
 
 def _require_ids(path: Path, key: str, ids: list[Any]) -> None:
     # Pictures may be named by text instead, but pycocotools sorts their ids, so they must be of one kind.
-    allowed = ({int}, {str}) if key == "images" else ({int},)
-    if {type(value) for value in ids} not in allowed:
+    kinds = {type(value) for value in ids}
+    if not (kinds <= {int} or (key == "images" and kinds <= {str})):
         wrong = next(value for value in ids if type(value) is not int)
-        raise AnnotationError(f"{path}: {key} has the id {wrong!r}; expected integers")
+        raise AnnotationError(f"{path}: {key} has the id {shown(wrong)}; expected integers")
+    if kinds == {int} and not -(2**63) <= min(ids) <= max(ids) < 2**63:
+        raise AnnotationError(f"{path}: {key} has the id {shown(max(ids, key=abs))}; expected integers of 64 bits")
     _require_unique(path, f"{key} id", ids)
 
 
 def _require_unique(path: Path, what: str, values: list[Any]) -> None:
-    value, count = Counter(values).most_common(1)[0]
-    if count > 1:
-        raise AnnotationError(f"{path}: the {what} {value!r} is given {count} times; each must be given once")
+    for value, count in Counter(values).most_common(1):
+        if count > 1:
+            raise AnnotationError(f"{path}: the {what} {shown(value)} is given {count} times; each must be given once")

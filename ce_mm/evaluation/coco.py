@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +17,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ce_mm.evaluation.annotations import AnnotationError, read_annotations, require_fields
-from ce_mm.evaluation.results_file import ResultsError, read_results
-from ce_mm.files import replacing
+from ce_mm.evaluation.annotations import read_annotations
+from ce_mm.evaluation.results_file import ResultsError, find_category_ids, read_results
+from ce_mm.files import check_destination, replacing
 
 METRICS = ("bbox", "segm")
 
@@ -49,6 +48,7 @@ def evaluate_coco(
     metrics: Sequence[str] = METRICS,
     per_category: bool = False,
     out: Path | None = None,
+    classes: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Evaluate a results file; log one line for each stage.
 
@@ -58,6 +58,8 @@ def evaluate_coco(
         metrics: of ``bbox`` and ``segm``, in the order wanted.
         per_category: also give each category's AP (IoU 0.50:0.95, all sizes, 100 detections).
         out: JSON file for the numbers.
+        classes: the names of the model's classes, as mmdet takes them from the data set: what is evaluated, and what
+            the labels of a pickle stand for. None for all categories of the annotations, see `read_results`.
 
     Returns:
         ``coco/{metric}_{number}`` for the twelve numbers of each metric (``coco/bbox_mAP``, ``coco/segm_AR_s@100``) and
@@ -65,27 +67,25 @@ def evaluate_coco(
         annotations have no such object.
 
     Raises:
-        AnnotationError, ResultsError: input that cannot be evaluated, or an ``out`` that cannot be written; before any
-            evaluation.
+        AnnotationError, ResultsError: input that cannot be evaluated.
+        DestinationError: an ``out`` that cannot be written, or is one of the files to read; before any of them is read.
     """
     metrics = tuple(dict.fromkeys(metrics))
     if not metrics or not set(metrics) <= set(METRICS):
         raise ResultsError(f"the metrics are {metrics!r}; expected one or more of {', '.join(METRICS)}")
     if out is not None:
-        _check_out(out, annotations, results)
+        check_destination(out, [annotations, results])
 
     logger.info("reading %s", annotations)
     dataset = _read_truth(annotations, metrics)
+    category_ids = find_category_ids(dataset, classes)
     logger.info("reading %s", results)
-    detections = read_results(results, dataset, metrics)
+    detections = read_results(results, dataset, metrics, classes)
 
-    with _silence():
-        truth = COCO()
-        truth.dataset = dataset
-        truth.createIndex()
+    truth = _index(dataset)
     numbers: dict[str, float] = {}
     for metric in metrics:
-        numbers |= _evaluate_metric(truth, detections[metric], metric, per_category)
+        numbers |= _evaluate_metric(truth, detections[metric], category_ids, metric, per_category)
     if out is not None:
         _write(out, numbers)
         logger.info("written %s", out)
@@ -112,26 +112,39 @@ def _row(label: str, numbers: dict[str, float], metrics: list[str], name: str) -
 
 
 def _read_truth(path: Path, metrics: Sequence[str]) -> dict[str, Any]:
-    dataset = read_annotations(path)
-    needed = ("iscrowd", "segmentation") if "segm" in metrics else ("iscrowd",)
-    require_fields(dataset["annotations"], needed, f"{path}: annotations", AnnotationError)
-    for annotation in dataset["annotations"]:
-        if "segm" in metrics and not annotation["segmentation"]:
-            raise AnnotationError(
-                f"{path}: annotation {annotation['id']} has no mask, and segm needs one; "
-                "evaluate bbox alone (--metrics bbox)"
-            )
-        if annotation["id"] == 0:
-            logger.warning("%s: an annotation has the id 0, and pycocotools takes detections of it for wrong", path)
+    shapes = {"bbox": "bbox", "segm": "segmentation"}
+    fields = {
+        "images": ("id", "height", "width") if "segm" in metrics else ("id",),
+        "annotations": ("id", "image_id", "category_id", "area", "iscrowd", *(shapes[metric] for metric in metrics)),
+        "categories": ("id", "name"),
+    }
+    dataset = read_annotations(path, fields)
+    if not dataset["annotations"]:
+        logger.warning("%s: there is no object, so each number is -1", path)
+    if any(annotation["id"] == 0 for annotation in dataset["annotations"]):
+        logger.warning("%s: an annotation has the id 0, and pycocotools takes detections of it for wrong", path)
     return dataset
 
 
-def _evaluate_metric(truth: COCO, entries: list[dict[str, Any]], metric: str, per_category: bool) -> dict[str, float]:
+def _index(dataset: dict[str, Any]) -> COCO:
+    """pycocotools' own form, of what has been checked and no more."""
+    coco = COCO()
+    coco.dataset = {key: dataset[key] for key in ("images", "annotations")}
+    coco.dataset["categories"] = [{key: category[key] for key in ("id", "name")} for category in dataset["categories"]]
+    with _silence():
+        coco.createIndex()
+    return coco
+
+
+def _evaluate_metric(
+    truth: COCO, entries: list[dict[str, Any]], category_ids: list[int], metric: str, per_category: bool
+) -> dict[str, float]:
     started = time.monotonic()
     counts = (len(entries), len(truth.anns), len(truth.imgs))
     logger.info("%s: comparing %d results with %d objects in %d pictures", metric, *counts)
     with _silence():
         evaluation = COCOeval(truth, _index_detections(truth, entries), metric)
+        evaluation.params.catIds = category_ids
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -149,30 +162,15 @@ def _evaluate_metric(truth: COCO, entries: list[dict[str, Any]], metric: str, pe
 
 
 def _index_detections(truth: COCO, entries: list[dict[str, Any]]) -> COCO:
-    if entries:
-        return truth.loadRes(entries)
     # loadRes takes the first result for an example, and fails where there is none.
-    nothing = COCO()
-    nothing.dataset = {key: truth.dataset[key] for key in ("images", "categories")} | {"annotations": []}
-    nothing.createIndex()
-    return nothing
+    return truth.loadRes(entries) if entries else _index(truth.dataset | {"annotations": []})
 
 
 def _silence() -> contextlib.AbstractContextManager[Any]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def _check_out(out: Path, annotations: Path, results: Path) -> None:
-    if out.is_dir():
-        raise ResultsError(f"{out}: is a folder; expected the name of a file for the numbers")
-    if not out.parent.is_dir():
-        raise ResultsError(f"{out}: there is no folder {out.parent}; make it first")
-    if not os.access(out.parent, os.W_OK):
-        raise ResultsError(f"{out}: the folder {out.parent} may not be written to; choose another")
-    if out.resolve() in (annotations.resolve(), results.resolve()):
-        raise ResultsError(f"{out}: is the annotation or results file itself; choose another name for the numbers")
-
-
 def _write(out: Path, numbers: dict[str, float]) -> None:
     with replacing(out) as unfinished:
-        unfinished.write_text(json.dumps(numbers, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
+        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character in a name

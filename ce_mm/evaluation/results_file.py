@@ -6,45 +6,48 @@ Both become lists of COCO result entries, one list per metric, checked so that p
   box's area for the result's size (it decides what counts as small, medium and large), not the mask's.
 * A pickle's predictions become what mmdet's CocoMetric makes of them: boxes from corners to x, y, width, height in
   double precision; masks without boxes, hence sized by their own area, and with ``mask_scores`` where there are any.
-  Label i is the i-th category in the order of the annotation file, as in mmdet (``get_cat_ids`` keeps the file's order,
-  whatever the order of ``classes``). A pickle does not say which classes its model had: for a model with fewer classes
-  than the annotation file has categories, give an annotation file that holds those categories only.
-
-A pickle can run any code when it is read in the ordinary way. Here each name that it asks for is looked up in a short
-list of stand-ins for arrays, tensors and plain containers, and anything else ends the reading.
+  Label i is, as in mmdet, the i-th of those categories of the annotation file that the model knows, in the order of the
+  file and whatever the order of the model's classes. A pickle does not name these. Unless they are given, there must be
+  as many categories as labels.
 """
 
-import collections
-import io
-import pickle
-import re
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ce_mm.evaluation.annotations import check_file, is_box, is_number, load_json, require_fields
+from ce_mm.evaluation.annotations import check_file, load_json
+from ce_mm.evaluation.data_pickle import DataUnpickler
+from ce_mm.evaluation.entries import check_entries, require_fields, shown
 
 EXPECTED = "expected COCO results (.json) or what mmdet's test dumps with --out (.pkl, .pickle)"
 
-# COCO's compressed run lengths: six bits a character from '0' on, the highest says that the number goes on. pycocotools
-# reads beyond the end of a string whose last number goes on.
-_RUN_LENGTHS = re.compile("[0-o]*[0-O]")
+_CHECKED = ("image_id", "category_id", "score", "bbox", "segmentation")
+
+# A tensor may repeat the numbers of its storage; harmless up to this many.
+_REPEATED = 2**20
+
+logger = logging.getLogger(__name__)
 
 
 class ResultsError(ValueError):
     """Results that cannot be read, evaluated or written: the message names the file, the fault and what helps."""
 
 
-def read_results(path: Path, dataset: dict[str, Any], metrics: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def read_results(
+    path: Path, dataset: dict[str, Any], metrics: Sequence[str], classes: Sequence[str] | None = None
+) -> dict[str, list[dict[str, Any]]]:
     """Read and check a results file.
 
     Args:
         path: a ``.json``, ``.pkl`` or ``.pickle`` file.
-        dataset: what `read_annotations` returns for the annotation file that the results belong to.
+        dataset: what `read_annotations` returns for the annotation file that the results belong to; for masks the
+            images need height and width.
         metrics: of ``bbox`` and ``segm``.
+        classes: the names of the model's classes, which say what the labels of a pickle are.
 
     Returns:
         For each metric a new list of result entries: image_id, category_id, score, and bbox (x, y, width, height in
@@ -52,22 +55,43 @@ def read_results(path: Path, dataset: dict[str, Any], metrics: Sequence[str]) ->
 
     Raises:
         ResultsError: the file cannot be read, or is not a results file, or its entries do not fit the annotations or
-            lack what a metric needs; a pickle that asks for anything but arrays, tensors and plain containers.
+            lack what a metric needs; a pickle whose labels could be of other categories, or that asks for anything but
+            arrays, tensors and plain containers; ``classes`` that the annotation file has no category for.
     """
     suffix = path.suffix.lower()
     if suffix == ".json":
         by_metric = _from_json(path, metrics)
     elif suffix in (".pkl", ".pickle"):
-        by_metric = _from_pickle(path, dataset["categories"], metrics)
+        by_metric = _from_pickle(path, find_category_ids(dataset, classes), classes is not None, metrics)
     else:
         raise ResultsError(f"{path}: unknown extension {suffix!r}; {EXPECTED}")
-    images = {image["id"]: image for image in dataset["images"]}
-    categories = {category["id"] for category in dataset["categories"]}
     for metric, entries in by_metric.items():
-        _require_known(path, "image_id", entries, images)
-        _require_known(path, "category_id", entries, categories)
-        _check_values(path, metric, entries, images)
+        where = f"{path}: {metric} results"
+        _require_one_form(entries, where)
+        fields = [field for field in _CHECKED if entries and field in entries[0]]
+        check_entries(entries, fields, dataset, where, ResultsError)
     return by_metric
+
+
+def find_category_ids(dataset: dict[str, Any], classes: Sequence[str] | None) -> list[int]:
+    """The ids that belong to a model's labels 0, 1, 2, …: as in mmdet, in the order of the annotation file.
+
+    Args:
+        dataset: what `read_annotations` returns.
+        classes: the names of the model's classes; None for all categories of the file.
+
+    Raises:
+        ResultsError: the file has no category for one of the classes. mmdet would move the labels after it by one.
+    """
+    categories = dataset["categories"]
+    names = [category["name"] for category in categories]
+    unknown = [name for name in classes or () if name not in names]
+    if unknown:
+        raise ResultsError(
+            f"{len(unknown)} of {len(classes)} classes are no categories of the annotation file (the first: "
+            f"{shown(unknown[0])}); expected names of its {len(names)} categories ({', '.join(map(str, names[:3]))}, …)"
+        )
+    return [category["id"] for category in categories if classes is None or category["name"] in classes]
 
 
 def _from_json(path: Path, metrics: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -95,7 +119,7 @@ def _from_json(path: Path, metrics: Sequence[str]) -> dict[str, list[dict[str, A
 
 
 def _from_pickle(
-    path: Path, categories: list[dict[str, Any]], metrics: Sequence[str]
+    path: Path, label_ids: list[int], is_named: bool, metrics: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
     samples = _load_pickle(path)
     if not isinstance(samples, list):
@@ -104,17 +128,19 @@ def _from_pickle(
     predictions = [sample["pred_instances"] for sample in samples]
     require_fields(predictions, ("bboxes", "scores", "labels"), f"{path}: pred_instances", ResultsError)
     by_metric: dict[str, list[dict[str, Any]]] = {metric: [] for metric in metrics}
-    seen = set()
+    seen, highest = set(), -1
     for sample, prediction in zip(samples, predictions, strict=True):
         image_id = sample["img_id"]
         if type(image_id) not in (int, str):
-            raise ResultsError(f"{path}: img_id is {image_id!r}; expected an integer, the id in the annotation file")
+            raise ResultsError(f"{path}: img_id is {shown(image_id)}; expected the integer of the annotation file")
+        where = f"{path}: image_id {shown(image_id)}"
         if image_id in seen:
-            raise ResultsError(f"{path}: img_id {image_id} comes twice; each picture must be there once")
+            raise ResultsError(f"{path}: img_id {shown(image_id)} comes twice; each picture must be there once")
         seen.add(image_id)
-        where = f"{path}: image_id {image_id}"
-        category_ids = _category_ids(prediction["labels"], categories, where)
-        count = len(category_ids)
+        labels = _labels(prediction["labels"], len(label_ids), where)
+        highest = max([highest, *labels])
+        category_ids = [label_ids[label] for label in labels]
+        count = len(labels)
         boxes = _values(prediction["bboxes"], (count, 4), "bboxes", where)
         scores = _values(prediction["scores"], (count,), "scores", where)
         if "bbox" in by_metric:
@@ -134,18 +160,29 @@ def _from_pickle(
             for mask, score, category_id in zip(masks, scores, category_ids, strict=True):
                 entry = {"image_id": image_id, "category_id": category_id, "score": score}
                 by_metric["segm"].append({**entry, "segmentation": mask})
+    if highest >= 0 and not is_named:
+        _require_as_many(path, highest + 1, len(label_ids))
     return by_metric
 
 
-def _category_ids(labels: Any, categories: list[dict[str, Any]], where: str) -> list[int]:
+def _require_as_many(path: Path, labels: int, categories: int) -> None:
+    if labels != categories:
+        raise ResultsError(
+            f"{path}: the labels end at {labels - 1}, the annotation file has {categories} categories, and a pickle "
+            "does not say which are meant; name the model's classes (--config CONFIG or --classes NAME NAME ...)"
+        )
+    logger.info("%s: label i is taken for category i of the %d in the annotation file", path, categories)
+
+
+def _labels(labels: Any, count: int, where: str) -> list[int]:
     labels = _values(labels, (None,), "labels", where)
     for label in labels:
-        if type(label) is not int or not 0 <= label < len(categories):
+        if type(label) is not int or not 0 <= label < count:
             raise ResultsError(
-                f"{where}: the label {label!r} is out of range; expected an integer from 0 to {len(categories) - 1}, "
-                "the place of a category in the annotation file"
+                f"{where}: the label {label!r} is out of range; expected an integer from 0 to {count - 1}, for the "
+                f"{count} categories that the annotation file has, or --classes or --config name"
             )
-    return [categories[label]["id"] for label in labels]
+    return labels
 
 
 def _values(array: Any, shape: tuple[int | None, ...], name: str, where: str) -> list[Any]:
@@ -154,145 +191,31 @@ def _values(array: Any, shape: tuple[int | None, ...], name: str, where: str) ->
         raise ResultsError(f"{where}: {name} is a {type(array).__name__}; expected a tensor of the shape {shape}")
     if array.ndim != len(shape) or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
         raise ResultsError(f"{where}: {name} has the shape {tuple(array.shape)}; expected {shape}")
+    if isinstance(array, torch.Tensor) and array.nbytes > max(array.untyped_storage().nbytes(), _REPEATED):
+        raise ResultsError(f"{where}: {name} of the shape {tuple(array.shape)} repeats few numbers; expected them all")
     return array.tolist()
 
 
-def _require_known(path: Path, field: str, entries: list[dict[str, Any]], known: Any) -> None:
-    values = [entry[field] for entry in entries]
-    unknown = [value for value in values if not isinstance(value, int | float | str) or value not in known]
-    if unknown:
-        raise ResultsError(
-            f"{path}: the {field} {unknown[0]!r} is not in the annotation file, as with {len(unknown)} of "
-            f"{len(values)} results; expected results on the pictures and categories of that file"
-        )
-
-
-def _check_values(path: Path, metric: str, entries: list[dict[str, Any]], images: dict[Any, dict[str, Any]]) -> None:
+def _require_one_form(entries: list[dict[str, Any]], where: str) -> None:
     for index, entry in enumerate(entries):
-        where = f"{path}: {metric} result {index} (image_id {entry['image_id']})"
-        if not is_number(entry["score"]):
-            raise ResultsError(f"{where} has the score {entry['score']!r}; expected a finite number")
-        if "bbox" in entry and not is_box(entry["bbox"]):
-            raise ResultsError(f"{where} has the bbox {entry['bbox']!r}; expected finite x, y, width and height")
         # pycocotools looks at the first entry only and then expects all to be alike.
         if ("bbox" in entry) != ("bbox" in entries[0]):
-            raise ResultsError(f"{where}: only some of the results have a bbox; expected one in all of them or in none")
-        if metric == "segm":
-            image = images[entry["image_id"]]
-            _check_mask(entry["segmentation"], [image["height"], image["width"]], where)
-
-
-def _check_mask(mask: Any, size: list[int], where: str) -> None:
-    if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str | bytes):
-        raise ResultsError(
-            f"{where}: the segmentation is not a compressed run-length encoding; expected what pycocotools.mask.encode "
-            "returns (size and counts)"
-        )
-    if mask.get("size") != size:
-        raise ResultsError(f"{where}: the mask has the size {mask.get('size')}; expected the picture's, {size}")
-    counts = mask["counts"] if isinstance(mask["counts"], str) else mask["counts"].decode("latin1")
-    if not _RUN_LENGTHS.fullmatch(counts):
-        raise ResultsError(f"{where}: the mask's counts are damaged; expected what pycocotools.mask.encode returns")
+            raise ResultsError(
+                f"{where}[{index}]: only some of the results have a bbox; expected one in all of them or in none"
+            )
+        mask = entry.get("segmentation", {"counts": ""})
+        if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str | bytes):
+            raise ResultsError(
+                f"{where}[{index}]: the segmentation {shown(mask)} is not a compressed run-length encoding; expected "
+                "what pycocotools.mask.encode returns (size and counts)"
+            )
 
 
 def _load_pickle(path: Path) -> Any:
     check_file(path, ResultsError, EXPECTED)
     try:
         with path.open("rb") as file:
-            return _DataUnpickler(file).load()
+            return DataUnpickler(file).load()
     except Exception as reason:  # damaged pickles raise nearly anything
         first_line = str(reason).partition("\n")[0] or type(reason).__name__
         raise ResultsError(f"{path}: not read as results, {first_line}; {EXPECTED}") from reason
-
-
-class _DataUnpickler(pickle.Unpickler):
-    """Knows numbers, text, containers, arrays and tensors; asks the interpreter for nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _STAND_INS:
-            raise _refusal(f"{module}.{name}")
-        return _STAND_INS[module, name]
-
-
-def _refusal(name: str) -> pickle.UnpicklingError:
-    return pickle.UnpicklingError(f"the pickle asks for {name}, which is no data (nothing of it was run)")
-
-
-class _StandIn:
-    """What a pickle gets where it names a function or a class: it can call it and do nothing else with it."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-
-    def __call__(self, *args: Any) -> Any:
-        return self._function(*args)
-
-    def __setstate__(self, state: Any) -> None:
-        raise pickle.UnpicklingError("the pickle tries to change a function")
-
-
-class _Number:
-    """Stands for numpy.dtype. Of the state in the pickle only the byte order is used: other parts can break numpy."""
-
-    __slots__ = ("dtype",)
-
-    def __init__(self, code: str, *align_and_copy: Any) -> None:
-        if not re.fullmatch("[biuf][1248]", code):
-            raise _refusal(f"numpy.dtype({code!r})")
-        self.dtype = np.dtype(code)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.dtype = self.dtype.newbyteorder(state[1])
-
-
-class _Array(np.ndarray):
-    """An array that is filled with numbers only."""
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        version, shape, number, is_fortran, data = state
-        if not isinstance(data, bytes):
-            raise pickle.UnpicklingError("an array in the pickle is not made of numbers")
-        super().__setstate__((version, shape, number.dtype, is_fortran, data))
-
-
-def _text_to_bytes(text: str, encoding: str) -> bytes:
-    """What ``_codecs.encode`` is there for in a pickle of protocol 2, which has no bytes."""
-    if encoding != "latin1":
-        raise _refusal(f"the encoding {encoding!r}")
-    return text.encode("latin1")
-
-
-def _load_storage(data: bytes) -> torch.storage.TypedStorage:
-    """A tensor's numbers: a pickle of PyTorch's within the pickle, which PyTorch itself would read without any care."""
-    try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's message is a page that recommends to switch the protection off.
-        name = re.search(r"GLOBAL (\S+)", str(error))
-        raise _refusal(f"{name.group(1)} within a tensor" if name else "more than numbers in a tensor") from error
-
-
-def _rebuild_tensor(storage: Any, offset: int, size: Any, stride: Any, *grad_and_hooks: Any) -> torch.Tensor:
-    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, collections.OrderedDict())
-
-
-_STAND_INS = {
-    ("collections", "OrderedDict"): _StandIn(collections.OrderedDict),
-    ("_codecs", "encode"): _StandIn(_text_to_bytes),
-    ("__builtin__", "bytes"): _StandIn(lambda: b""),  # protocol 2 writes empty bytes so
-    ("torch", "Size"): _StandIn(tuple),
-    ("torch._utils", "_rebuild_tensor_v2"): _StandIn(_rebuild_tensor),
-    ("torch.storage", "_load_from_bytes"): _StandIn(_load_storage),
-    ("numpy", "ndarray"): "numpy.ndarray",  # only ever named, as an argument of _reconstruct
-    ("numpy", "dtype"): _StandIn(_Number),
-}
-for _core in ("numpy.core", "numpy._core"):  # before NumPy 2, and since
-    _STAND_INS |= {
-        (f"{_core}.multiarray", "_reconstruct"): _StandIn(lambda *args: _Array(0)),
-        (f"{_core}.multiarray", "scalar"): _StandIn(lambda number, data: np.frombuffer(data, number.dtype)[0].item()),
-        (f"{_core}.numeric", "_frombuffer"): _StandIn(
-            lambda data, number, shape, order: np.frombuffer(data, number.dtype).reshape(shape, order=order)
-        ),
-    }

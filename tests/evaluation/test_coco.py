@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ce_mm.evaluation import AnnotationError, ResultsError, evaluate_coco, format_table
+from ce_mm.files import DestinationError
 
 BOTH = ("bbox", "segm")
 # In the order of COCOeval.stats.
@@ -167,6 +168,23 @@ def test_a_size_and_a_category_without_objects_have_minus_one(dataset, detection
         assert numbers[f"coco/bbox_{name}"] == numbers[f"coco/segm_{name}"] == -1
 
 
+def test_a_file_without_objects_has_minus_one_and_says_so(dataset, detections, tmp_path, write_results, caplog) -> None:
+    del dataset["annotations"]
+    for results in (detections, []):
+        numbers = evaluate_coco(write(tmp_path / "annotations.json", dataset), write_results(results))
+        assert set(numbers.values()) == {-1}
+    assert any("there is no object" in message for message in caplog.messages)
+
+
+def test_a_picture_of_background_alone_counts_what_is_found_there(dataset, detections, tmp_path, write_results) -> None:
+    dataset["annotations"] = dataset["annotations"][:2]
+    annotations = write(tmp_path / "annotations.json", dataset)
+    without, with_one = (evaluate_coco(annotations, write_results(found)) for found in (detections[:2], detections))
+    assert without["coco/bbox_mAP"] == pytest.approx(1)
+    detections[2]["score"] = 0.9
+    assert evaluate_coco(annotations, write_results(detections))["coco/bbox_mAP"] < with_one["coco/bbox_mAP"]
+
+
 def test_a_detection_of_a_crowd_counts_neither_way(dataset, detections, tmp_path, write_results) -> None:
     dataset["annotations"][0]["iscrowd"] = 1
     annotations = write(tmp_path / "annotations.json", dataset)
@@ -194,11 +212,11 @@ def test_unknown_metrics_are_refused(annotations, detections, write_results, met
         evaluate_coco(annotations, write_results(detections), metrics)
 
 
-@pytest.mark.parametrize("metrics", [["bbox"], ["segm"]])
-def test_annotations_without_iscrowd_are_refused(dataset, detections, tmp_path, write_results, metrics) -> None:
+@pytest.mark.parametrize("metric", BOTH)
+def test_a_missing_iscrowd_is_zero(dataset, annotations, detections, tmp_path, write_results, metric) -> None:
+    expected = evaluate_coco(annotations, write_results(detections), [metric])
     del dataset["annotations"][2]["iscrowd"]
-    with pytest.raises(AnnotationError, match=r"annotations\[2\] lacks iscrowd"):
-        evaluate_coco(write(tmp_path / "annotations.json", dataset), write_results(detections), metrics)
+    assert evaluate_coco(write(tmp_path / "without.json", dataset), write_results(detections), [metric]) == expected
 
 
 def test_annotations_without_masks_serve_boxes_only(dataset, detections, tmp_path, write_results) -> None:
@@ -209,7 +227,7 @@ def test_annotations_without_masks_serve_boxes_only(dataset, detections, tmp_pat
     with pytest.raises(AnnotationError, match=r"annotations\[1\] lacks segmentation"):
         evaluate_coco(annotations, write_results(detections))
     dataset["annotations"][1]["segmentation"] = []
-    with pytest.raises(AnnotationError, match="annotation 1 has no mask"):
+    with pytest.raises(AnnotationError, match=r"annotations\[0\] \(id 1\): the segmentation \[\] is no mask"):
         evaluate_coco(write(tmp_path / "annotations.json", dataset), write_results(detections))
 
 
@@ -225,24 +243,30 @@ class TestTheFileOfNumbers:
     @pytest.mark.parametrize(
         ("name", "fault"),
         [
-            ("none/numbers.json", "there is no folder"),
-            ("results.json/numbers.json", "there is no folder"),
+            ("none/numbers.json", "does not exist"),
+            ("results.json/numbers.json", "does not exist"),
             ("folder", "is a folder"),
-            ("results.json", "is the annotation or results file itself"),
-            ("folder/../annotations.json", "is the annotation or results file itself"),
+            ("results.json", "from which it would be made"),
+            ("none/../annotations.json", "from which it would be made"),
         ],
     )
     def test_must_be_writable_before_anything_is_read(self, write_results, tmp_path, name, fault) -> None:
         (tmp_path / "folder").mkdir()
         annotations = write(tmp_path / "annotations.json", "not COCO, which would be said if it was read")
-        with pytest.raises(ResultsError, match=fault):
+        with pytest.raises(DestinationError, match=fault):
             evaluate_coco(annotations, write_results([]), out=tmp_path / name)
 
     def test_must_not_lie_in_a_locked_folder(self, annotations, write_results, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / "locked")  # root may write anywhere
         (tmp_path / "locked").mkdir()
-        with pytest.raises(ResultsError, match="may not be written to"):
+        with pytest.raises(DestinationError, match="may not be written to"):
             evaluate_coco(annotations, write_results([]), out=tmp_path / "locked/numbers.json")
+
+    def test_holds_any_name_of_a_category(self, dataset, detections, write_results, tmp_path) -> None:
+        dataset["categories"][0]["name"] = "gro\u00df \ud800"
+        annotations, out = write(tmp_path / "annotations.json", dataset), tmp_path / "numbers.json"
+        numbers = evaluate_coco(annotations, write_results(detections), per_category=True, out=out)
+        assert json.loads(out.read_text()) == numbers
 
     def test_is_not_made_for_bad_input(self, annotations, tmp_path) -> None:
         with pytest.raises(ResultsError):

@@ -35,6 +35,33 @@ def test_it_evaluates_boxes_and_masks_unless_told(annotations, detections, write
     assert capsys.readouterr().out == format_table(evaluate_coco(annotations, results, ["bbox", "segm"])) + "\n"
 
 
+def test_it_takes_the_names_of_the_classes(annotations, detections, write_results, run, capsys) -> None:
+    results = write_results(detections)
+    run(annotations, results, "--per-category", "--classes", "cat")
+    numbers = evaluate_coco(annotations, results, per_category=True, classes=["cat"])
+    assert capsys.readouterr().out == format_table(numbers) + "\n"
+
+
+def test_it_takes_the_names_from_a_config(annotations, detections, write_results, tmp_path, run, capsys) -> None:
+    pytest.importorskip("mmdet", exc_type=ImportError)
+    dataset = "dict(type='mmdet.CocoDataset', metainfo=dict(classes=['cat']))"
+    (tmp_path / "config.py").write_text(f"test_dataloader = dict(dataset={dataset})")
+    results = write_results(detections)
+    run(annotations, results, "--per-category", "--config", tmp_path / "config.py")
+    numbers = evaluate_coco(annotations, results, per_category=True, classes=["cat"])
+    assert capsys.readouterr().out == format_table(numbers) + "\n"
+
+
+def test_it_does_not_replace_what_it_reads(annotations, detections, write_results, run, capsys) -> None:
+    results = write_results(detections)
+    before = annotations.read_bytes(), results.read_bytes()
+    for path in (annotations, results):
+        with pytest.raises(SystemExit):
+            run(annotations, results, "--out", path.parent / "none" / ".." / path.name)
+        assert "from which it would be made" in capsys.readouterr().err
+    assert (annotations.read_bytes(), results.read_bytes()) == before
+
+
 @pytest.mark.parametrize("missing", ["annotations", "results"])
 def test_bad_input_ends_with_one_line_and_status_2(annotations, write_results, tmp_path, run, capsys, missing) -> None:
     files = {"annotations": annotations, "results": write_results([])} | {missing: tmp_path / "none.json"}

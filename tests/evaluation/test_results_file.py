@@ -2,6 +2,8 @@ import collections
 import io
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,6 +192,59 @@ class TestABadFileGivesOneErrorThatNamesIt:
         with pytest.raises(ResultsError, match="not read as results"):
             read_results(tmp_path / "results.pkl", dataset, BOTH)
 
+    def test_a_number_that_python_does_not_print(self, dataset, samples, write_pickle) -> None:
+        samples[1]["img_id"] = 10**20_000
+        with pytest.raises(ResultsError, match="the image_id int of thousands of digits is not in"):
+            read_results(write_pickle(samples), dataset, BOTH)
+
+    def test_a_tensor_that_repeats_one_number_a_billion_times(self, dataset, samples, write_pickle) -> None:
+        samples[1]["pred_instances"]["labels"] = torch.zeros(1, dtype=torch.long).expand(10**9)
+        with pytest.raises(ResultsError, match=r"labels of the shape .* repeats few numbers"):
+            read_results(write_pickle(samples), dataset, BOTH)
+
+
+@pytest.mark.parametrize("size", [np.zeros(2), [torch.zeros(2), 100], [80.0, 100.0]])
+def test_a_size_of_a_mask_that_is_no_pair_of_integers(dataset, samples, write_pickle, size) -> None:
+    samples[1]["pred_instances"]["masks"][0]["size"] = size
+    with pytest.raises(ResultsError, match=r"has the size .*; expected the picture's, \[80, 100\]"):
+        read_results(write_pickle(samples), dataset, BOTH)
+
+
+LEVELS = 2_000_000
+TUPLES = pickle.NONE + pickle.TUPLE1 * LEVELS
+UNFOLDED = pickle.NONE + (pickle.BINPUT + b"\0" + pickle.BINGET + b"\0" + pickle.TUPLE2) * 60
+READ_EACH = """
+import sys
+from pathlib import Path
+from ce_mm.evaluation.results_file import ResultsError, read_results
+for path in sys.argv[1:]:
+    try:
+        read_results(Path(path), {"images": [], "categories": []}, ["bbox"])
+    except ResultsError as error:
+        print(error)
+"""
+
+
+def test_no_depth_of_a_pickle_ends_the_process(tmp_path) -> None:
+    value = pickle.NONE + pickle.SETITEM
+    within = pickle.PROTO + b"\2" + pickle.EMPTY_DICT + TUPLES + value + pickle.STOP
+    expected = {
+        TUPLES: "holds a tuple; expected a list",
+        pickle.EMPTY_LIST * LEVELS + pickle.APPEND * (LEVELS - 1): "pictures[0] is a list; expected an object",
+        (pickle.EMPTY_DICT + pickle.BININT1 + b"\0") * LEVELS + pickle.NONE + pickle.SETITEM * LEVELS: "holds a dict",
+        pickle.EMPTY_DICT + TUPLES + value: "a tuple for a key",
+        pickle.EMPTY_DICT + UNFOLDED + value: "a tuple for a key",
+        pickle.MARK + TUPLES + pickle.FROZENSET: "makes sets",
+        pickle.dumps(Calls(torch.storage._load_from_bytes, within), 4)[2:-1]: "tuples within tuples",
+    }
+    paths = [tmp_path / f"{index}.pkl" for index in range(len(expected))]
+    for path, pickled in zip(paths, expected, strict=True):
+        path.write_bytes(pickle.PROTO + b"\4" + pickled + pickle.STOP)
+    ended = subprocess.run([sys.executable, "-c", READ_EACH, *paths], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    for path, line, said in zip(paths, ended.stdout.splitlines(), expected.values(), strict=True):
+        assert line.startswith(str(path)) and said in line
+
 
 class TestABadEntryIsNamed:
     @pytest.fixture
@@ -226,23 +281,23 @@ class TestABadEntryIsNamed:
     @pytest.mark.parametrize("value", [99, "1", None, [1], {}, 1.5])
     def test_an_id_that_the_annotations_lack(self, detections, fails, field, value) -> None:
         detections[1][field], detections[2][field] = value, 98
-        fails(rf"the {field} .* is not in the annotation file, as with 2 of 3 results")
+        fails(rf"bbox results\[1\] .*: the {field} .* is not in the annotation file")
 
     def test_the_first_unknown_id_is_named(self, detections, fails) -> None:
         detections[1]["image_id"] = detections[2]["image_id"] = 4711
-        fails("the image_id 4711 is not")
+        fails("the image_id 4711 is not in")
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "0.5", [0.5], 10**400])
     def test_a_score_that_is_no_number(self, detections, fails, value) -> None:
         detections[1]["score"] = value
-        fails(r"result 1 \(image_id 1\) has the score")
+        fails(r"results\[1\] \(image_id 1\): the score .* is not a finite number")
 
     @pytest.mark.parametrize(
         "value", [[0, 0, 5, float("nan")], [0, 0, float("inf"), 5], [1, 2, 3], [0, 0, 5, None], "x"]
     )
     def test_a_box_that_is_none(self, detections, fails, value) -> None:
         detections[1]["bbox"] = value
-        fails(r"result 1 \(image_id 1\) has the bbox")
+        fails(r"results\[1\] \(image_id 1\): the bbox .* is no box")
 
     @pytest.mark.parametrize("value", [[[1, 1, 5, 1, 5, 5]], "mask", {"size": [80, 100]}, {"counts": [5, 3]}])
     def test_a_mask_that_is_not_compressed_run_lengths(self, detections, fails, value) -> None:
@@ -252,12 +307,12 @@ class TestABadEntryIsNamed:
     @pytest.mark.parametrize("counts", ["", "P", "0o", "/", "0 1", "ab\ud800", "~"])
     def test_damaged_run_lengths(self, detections, fails, counts) -> None:
         detections[1]["segmentation"]["counts"] = counts
-        fails("counts are damaged")
+        fails("has damaged counts")
 
     @pytest.mark.parametrize("size", [[100, 80], [80], 80, None])
     def test_a_mask_of_another_size(self, detections, fails, size) -> None:
         detections[1]["segmentation"]["size"] = size
-        fails(r"the mask has the size .*; expected the picture's, \[80, 100\]")
+        fails(r"has the size .*; expected the picture's, \[80, 100\]")
 
 
 class TestABadPredictionIsNamed:
@@ -308,7 +363,7 @@ class TestABadPredictionIsNamed:
 
     def test_a_picture_that_is_not_in_the_annotations(self, samples, fails) -> None:
         samples[1]["img_id"] = 4711
-        fails("the image_id 4711 is not in the annotation file, as with 1 of 3 results")
+        fails("the image_id 4711 is not in the annotation file")
 
     def test_a_picture_twice(self, samples, fails) -> None:
         samples[1]["img_id"] = 1
@@ -320,11 +375,11 @@ class TestABadPredictionIsNamed:
 
     def test_nan_scores(self, samples, fails) -> None:
         samples[1]["pred_instances"]["scores"][0] = torch.nan
-        fails(r"bbox result 2 \(image_id 2\) has the score nan")
+        fails(r"bbox results\[2\] \(image_id 2\): the score nan is not")
 
     def test_nan_boxes(self, samples, fails) -> None:
         samples[1]["pred_instances"]["bboxes"][0, 3] = torch.nan
-        fails(r"bbox result 2 \(image_id 2\) has the bbox")
+        fails(r"bbox results\[2\] \(image_id 2\): the bbox .* is no box")
 
 
 class Calls:
@@ -435,6 +490,20 @@ class TestNothingInAPickleRuns:
         set_state_of_function = b"ctorch._utils\n_rebuild_tensor_v2\n}b"
         path.write_bytes(pickle.PROTO + b"\x02" + set_state_of_function + pickle.STOP)
         with pytest.raises(ResultsError, match="tries to change a function"):
+            read_results(path, dataset, BOTH)
+
+    @pytest.mark.parametrize("made", [collections.OrderedDict(), torch.zeros(2)])
+    def test_a_change_of_what_it_has_made(self, tmp_path, dataset, made) -> None:
+        path = tmp_path / "results.pkl"
+        path.write_bytes(pickle.dumps(made, 2)[:-1] + pickle.EMPTY_DICT + pickle.BUILD + pickle.STOP)
+        with pytest.raises(ResultsError, match="or what it has made"):
+            read_results(path, dataset, BOTH)
+
+    def test_items_of_what_is_no_dict(self, tmp_path, dataset) -> None:
+        path = tmp_path / "results.pkl"
+        item = pickle.BININT1 + b"\0" + pickle.NONE + pickle.SETITEM
+        path.write_bytes(pickle.dumps(torch.zeros(2), 2)[:-1] + item + pickle.STOP)
+        with pytest.raises(ResultsError, match="sets items of what is no dict"):
             read_results(path, dataset, BOTH)
 
     def test_a_path(self, refused, tmp_path) -> None:

@@ -1,0 +1,28 @@
+"""The names of the classes that a config's detector is tested on."""
+
+from pathlib import Path
+
+from mmengine.registry import DATASETS, DefaultScope
+
+from ce_mm.launching.preflight import read_config
+
+
+def read_classes(config: Path) -> tuple[str, ...]:
+    """The class names of a config's test data set, as mmdet takes them for its evaluation.
+
+    Raises:
+        ValueError: the config cannot be read, or has no test data set that names its classes.
+    """
+    cfg = read_config(str(config))
+    dataset = cfg.get("test_dataloader", {}).get("dataset", {})
+    while inner := dataset.get("dataset", dataset.get("datasets")):  # a wrapper has its first data set's names
+        dataset = inner[0] if isinstance(inner, list | tuple) else inner
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+            built = DATASETS.build({**dataset, "pipeline": [], "lazy_init": True})
+        return tuple(built.metainfo["classes"])
+    except Exception as error:  # whatever the data set's own code makes of its arguments
+        raise ValueError(
+            f"{config}: the classes of its test data set are unknown ({type(error).__name__}: {error}); expected a "
+            "test_dataloader with a data set that has metainfo with classes"
+        ) from error
