@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mmengine.registry import DATASETS, DefaultScope
 
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.config import default_scope, read_config
 
 
 def read_classes(config: Path) -> tuple[str, ...]:
@@ -18,7 +18,7 @@ def read_classes(config: Path) -> tuple[str, ...]:
     while inner := dataset.get("dataset", dataset.get("datasets")):  # a wrapper has its first data set's names
         dataset = inner[0] if isinstance(inner, list | tuple) else inner
     try:
-        with DefaultScope.overwrite_default_scope(cfg.get("default_scope")):
+        with DefaultScope.overwrite_default_scope(default_scope(cfg)):
             built = DATASETS.build({**dataset, "pipeline": [], "lazy_init": True})
         return tuple(built.metainfo["classes"])
     except Exception as error:  # whatever the data set's own code makes of its arguments

@@ -128,3 +128,10 @@ def test_bad_pictures_may_be_left_out_of_a_training_but_not_of_its_figures():
     for part in ("val", "test"):
         with pytest.raises(PreflightError, match=rf"^{part}_dataloader: LoadImage's on_error='skip'"):
             check_data(part, config(val_dataloader=skipping, test_dataloader=skipping))
+def test_pictures_without_annotations_are_enough_to_format_results():
+    pictures = {key: COCO[key] for key in ("images", "categories")}
+    Path("data/pictures.json").write_text(json.dumps(pictures))
+    check(
+        test_dataloader=dict(dataset=coco_set(ann_file="pictures.json", test_mode=True)),
+        test_evaluator=dict(type="mmdet.CocoMetric", ann_file="data/pictures.json", format_only=True),
+    )
