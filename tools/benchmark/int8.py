@@ -28,8 +28,9 @@ from ce_mm.analysis import markdown
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.compat.requirements import MissingRequirementError
 from ce_mm.export import export
-from ce_mm.export.formats import FORMATS, Network
+from ce_mm.export.formats import FORMATS
 from ce_mm.export.pictures import reads_rgb
+from ce_mm.export.runtimes import Network, load_onnx
 from ce_mm.launching.preflight import read_config, type_name
 
 #: Pictures that static ranges are taken from, and how many at a time.
@@ -62,7 +63,7 @@ def measure(config: str, checkpoint: str, warmup: int, rounds: int) -> dict[str,
         export(config, checkpoint, "onnx", float32)
         report.say("quantising")
         files = {"float32": float32} | quantise(float32, calibration)
-        networks = {name: FORMATS["onnx"].load(path) for name, path in files.items()}
+        networks = {name: load_onnx(str(path)) for name, path in files.items()}
         for name, network in networks.items():
             report.say(f"evaluating {name}")
             subject.model = _Classifier(network, rgb)
