@@ -38,6 +38,24 @@ def check_destination(path: Path, inputs: Iterable[Path], replace: bool = True) 
         raise DestinationError(f"{path}: is there already, and is not replaced; choose another name or remove it first")
 
 
+def make_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> None:
+    """Make a folder, if it is not there, for files that are to be written into it, before any work is done.
+
+    Args:
+        folder: the folder.
+        names: of the files; those that are there may go.
+        inputs: what they are made from.
+
+    Raises:
+        DestinationError: the folder is a file, or :func:`check_destination` refuses one of the files.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DestinationError(f"{folder}: is a file; expected a folder to write to, or a name for a new one")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        check_destination(folder / name, inputs)
+
+
 def _is_same(path: Path, source: Path) -> bool:
     try:
         return os.path.samefile(path, source)

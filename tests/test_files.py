@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from ce_mm.files import DestinationError, check_destination
+from ce_mm.files import DestinationError, check_destination, make_folder
 
 
 @pytest.fixture
@@ -39,3 +39,19 @@ def test_a_place_that_holds_no_file_is_refused(name, reason, source):
 
 def test_a_new_name_beside_the_input_passes(source):
     check_destination(source.with_name("B.json"), [source], replace=False)
+
+
+def test_a_folder_is_made_with_those_above_it(tmp_path):
+    make_folder(tmp_path / "a" / "b", ["page.md"])
+    make_folder(tmp_path / "a" / "b", ["page.md"])
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_folder_is_refused_where_a_file_would_replace_an_input(source):
+    with pytest.raises(DestinationError, match=r"A\.json, from which it would be made"):
+        make_folder(source.parent, ["A.md", "A.json"], [source])
+
+
+def test_a_file_is_no_folder(source):
+    with pytest.raises(DestinationError, match=r"A\.json: is a file; expected a folder"):
+        make_folder(source, [])

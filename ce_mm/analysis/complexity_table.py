@@ -13,6 +13,8 @@ from ce_mm.analysis.complexity import ROIS, Complexity, build, complexity, pictu
 from ce_mm.files import replacing
 from ce_mm.layers import CENorm
 
+#: What :func:`write` writes.
+OUTPUTS = ("complexity.json", "complexity.md", "complexity.png")
 CE_PARTS = ("moments", "coefficients", "affine")
 COLOURS = {"layers": "0.7", "moments": "C0", "coefficients": "C2", "affine": "C3", "other": "0.4"}
 

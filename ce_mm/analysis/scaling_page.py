@@ -15,6 +15,8 @@ from ce_mm.analysis.communication_time import Line
 from ce_mm.analysis.scaling import Cluster, Network, Step, step, training_hours
 from ce_mm.files import replacing
 
+#: What :func:`write` writes.
+OUTPUTS = ("scaling.json", "scaling.md", "scaling.png")
 GPUS = tuple(8 * 2**doubling for doubling in range(8))
 #: ImageNet's training set, and the paper's training.
 PICTURES, EPOCHS = 1_281_167, 100

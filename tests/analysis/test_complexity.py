@@ -293,7 +293,7 @@ def test_the_tool_prints_the_table_and_writes_numbers_page_and_picture(tmp_path,
     [
         (["missing.py"], r"error: config file missing\.py: there is no such file"),
         (["{configs}/net.py", "--shape", 0, 8], r"error: .*net\.py: the shape .*all at least 1, not \(3, 0, 8\)"),
-        (["{configs}/net.py", "--shape", 8, 8, "--out", "{configs}/net.py"], r"error: .*File exists: .*net\.py"),
+        (["{configs}/net.py", "--shape", 8, 8, "--out", "{configs}/net.py"], r"error: .*net\.py: is a file; exp"),
         (["{configs}/net.py"], r"error: .*net\.py: .*has no Resize or CenterCrop"),
         (["{configs}/.."], r"error: .*there is no config file \(\*\.py\) in this folder"),
     ],
@@ -304,3 +304,13 @@ def test_bad_input_ends_the_tool_with_one_line_and_status_2(configs, run_tool, c
     assert end.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert re.match(message, line)
+
+
+def test_a_config_is_not_replaced_by_the_numbers(configs, run_tool, capsys):
+    config = configs / "complexity.json"
+    Config.fromfile(configs / "net.py").dump(config)
+    before = config.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        run_tool(config, "--shape", 8, 8, "--out", configs)
+    assert "complexity.json, from which it would be made" in capsys.readouterr().err
+    assert config.read_bytes() == before

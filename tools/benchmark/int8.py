@@ -31,6 +31,7 @@ from ce_mm.export import export
 from ce_mm.export.formats import FORMATS
 from ce_mm.export.pictures import reads_rgb
 from ce_mm.export.runtimes import Network, load_onnx
+from ce_mm.files import make_folder
 from ce_mm.launching.preflight import read_config, type_name
 
 #: Pictures that static ranges are taken from, and how many at a time.
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = Settings("cpu", BATCH, "float32", "contiguous", args.warmup, args.rounds)
         FORMATS["onnx"].require("onnx")
-        args.out.mkdir(parents=True, exist_ok=True)
+        make_folder(args.out, ("int8_cpu.json", "int8_cpu.md"), [Path(args.config), Path(args.checkpoint).expanduser()])
         logging.disable(logging.WARNING)  # onnxruntime's advice, a line for each layer
         numbers = dict(
             command=report.command_line("int8", arguments),
