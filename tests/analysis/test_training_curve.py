@@ -69,7 +69,10 @@ def test_a_line_cut_off_at_the_end_is_left_out(tmp_path):
     assert curve(tmp_path) == ([(50, 2.0)], [])
 
 
-@pytest.mark.parametrize("line", ["not json", "[1, 2]", '{"loss": 1.0}'])
+NOT_ROWS = ["not json", "[1, 2]", '{"loss": 1.0}', '{"step": "1"}', '{"step": NaN}', "[" * 9**5, "\0"]
+
+
+@pytest.mark.parametrize("line", NOT_ROWS)
 def test_another_line_that_is_no_row_is_named(tmp_path, line):
     write_run(tmp_path, "20260101_100000", [train_row(50, 2.0)], broken_end=f"{line}\n{json.dumps(train_row(60, 1.0))}")
     with pytest.raises(ValueError, match=r"scalars\.json, line 2: expected a JSON object with step"):
@@ -156,6 +159,16 @@ def test_the_picture_shows_loss_and_ap_and_title(tmp_path):
 def test_losses_that_are_zero_or_not_finite_are_no_obstacle(tmp_path):
     write_run(tmp_path, "1", [train_row(50 * i, loss) for i, loss in enumerate([0.0, np.nan, 2.0, np.inf], 1)])
     plot_training_curve(tmp_path, tmp_path / "curve.png")
+    assert picture(tmp_path / "curve.png").size
+
+
+@pytest.mark.parametrize("value", ["text", None, [1], 10**400], ids=["text", "null", "list", "huge"])
+def test_values_that_are_no_numbers_are_left_out(tmp_path, value):
+    of_map = val_row(1, 0.2) | {"coco/segm_mAP": value}
+    rows = [train_row(50, 2.0), train_row(60, 1.0) | dict(lr=value, loss_cls=value), of_map]
+    write_run(tmp_path, "1", rows)
+    assert curve(tmp_path) == ([(50, 2.0), (60, 1.0)], [(60, 0.2)])
+    plot_training_curve(tmp_path, tmp_path / "curve.png", title="a$b_$")
     assert picture(tmp_path / "curve.png").size
 
 
