@@ -159,8 +159,9 @@ def _subject(module: nn.Module, reference: Callable, outputs: dict[str, str], co
 
 def _test_pipeline(config: Config) -> list[dict]:
     """What the config's test does to a picture before the model gets it."""
-    pipelines = (node["pipeline"] for node in dicts(config.get("test_dataloader")) if "pipeline" in node)
-    return [dict(step) for step in next(pipelines, []) if type_name(step) not in _NOT_OF_PICTURES]
+    nodes = dicts(config.get("test_dataloader"))
+    steps = next((node["pipeline"] for node in nodes if isinstance(node.get("pipeline"), list)), [])
+    return [dict(step) for step in steps if isinstance(step, dict) and type_name(step) not in _NOT_OF_PICTURES]
 
 
 def _no_classifier(model: nn.Module) -> str:

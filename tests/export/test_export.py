@@ -6,8 +6,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from mmengine.config import Config
 
-from ce_mm.export import export, exporting
+from ce_mm.export import export, exporting, subject
 from ce_mm.export.check import random_pictures
 from ce_mm.export.formats import FORMATS
 
@@ -161,6 +162,17 @@ def test_every_file_takes_rgb_and_gives_the_model_s_own_scores(make_classifier, 
         scores, _ = torch.jit.load(written.path)(pictures.float())
         expected = torch.stack([sample.pred_score for sample in subject.model.test_step(dict(inputs=list(as_loaded)))])
     assert relative_error(scores, expected) < 1e-5
+
+
+@pytest.mark.parametrize("loader", [None, "x", [dict(dataset=2)], *(dict(pipeline=p) for p in (None, ["x"]))], ids=str)
+def test_a_config_whose_test_says_nothing_of_pictures_leaves_the_pipeline_empty(loader):
+    assert subject._test_pipeline(Config(dict(test_dataloader=loader))) == []
+
+
+def test_the_pipeline_of_a_wrapped_data_set_is_found():
+    inner = dict(dataset=dict(pipeline=[dict(type="LoadImageFromFile"), dict(type="PackInputs")]))
+    config = Config(dict(test_dataloader=dict(dataset=dict(type="RepeatDataset", **inner))))
+    assert subject._test_pipeline(config) == [dict(type="LoadImageFromFile")]
 
 
 @pytest.mark.parametrize(
