@@ -38,22 +38,27 @@ def check_destination(path: Path, inputs: Iterable[Path], replace: bool = True) 
         raise DestinationError(f"{path}: is there already, and is not replaced; choose another name or remove it first")
 
 
-def make_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> None:
-    """Make a folder, if it is not there, for files that are to be written into it, before any work is done.
+def check_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> None:
+    """Look at the places of files in a folder, which may have to be made yet, before any work is done.
 
     Args:
-        folder: the folder.
-        names: of the files; those that are there may go.
-        inputs: what they are made from.
+        folder: where they are to be written.
+        names: theirs.
+        inputs: as for :func:`check_destination`.
 
     Raises:
-        DestinationError: the folder is a file, or :func:`check_destination` refuses one of the files.
+        DestinationError: also where the folder is something else, or cannot be made.
     """
-    if folder.exists() and not folder.is_dir():
-        raise DestinationError(f"{folder}: is a file; expected a folder to write to, or a name for a new one")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        check_destination(folder / name, inputs)
+    nearest = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        what = "a folder to write to, or a name for a new one"
+        raise DestinationError(f"{folder}: expected {what}, but {nearest} is a file")
+    if not os.access(nearest, os.W_OK):
+        raise DestinationError(f"{folder}: the folder {nearest} may not be written to; choose another")
+    if nearest == folder:
+        inputs = list(inputs)
+        for name in names:
+            check_destination(folder / name, inputs)
 
 
 def _is_same(path: Path, source: Path) -> bool:

@@ -1,8 +1,9 @@
 import os
+from pathlib import Path
 
 import pytest
 
-from ce_mm.files import DestinationError, check_destination, make_folder
+from ce_mm.files import DestinationError, check_destination, check_folder
 
 
 @pytest.fixture
@@ -41,17 +42,23 @@ def test_a_new_name_beside_the_input_passes(source):
     check_destination(source.with_name("B.json"), [source], replace=False)
 
 
-def test_a_folder_is_made_with_those_above_it(tmp_path):
-    make_folder(tmp_path / "a" / "b", ["page.md"])
-    make_folder(tmp_path / "a" / "b", ["page.md"])
-    assert (tmp_path / "a" / "b").is_dir()
+@pytest.mark.parametrize("name", ["A.json", "A.json/new", "A.json/new/folder", "nowhere"])
+def test_a_folder_that_cannot_be_made_is_refused(name, source):
+    (source.parent / "nowhere").symlink_to("absent")
+    with pytest.raises(DestinationError, match=r"expected a folder to write to, .* is a file"):
+        check_folder(source.parent / name, ["report.json"])
 
 
-def test_a_folder_is_refused_where_a_file_would_replace_an_input(source):
-    with pytest.raises(DestinationError, match=r"A\.json, from which it would be made"):
-        make_folder(source.parent, ["A.md", "A.json"], [source])
+def test_a_file_of_a_folder_is_no_input_either(source):
+    check_folder(source.parent, ["B.json"], [source])
+    check_folder(source.parent / "new/folder", ["A.json"], [source])
+    with pytest.raises(DestinationError, match=r"A\.json: is .*A\.json, from which it would be made"):
+        check_folder(source.parent, ["B.json", "A.json"], [source])
+    with pytest.raises(DestinationError, match=r"sub: is a folder"):
+        check_folder(source.parent, ["sub"])
 
 
-def test_a_file_is_no_folder(source):
-    with pytest.raises(DestinationError, match=r"A\.json: is a file; expected a folder"):
-        make_folder(source, [])
+def test_a_folder_in_the_working_folder_may_be_new(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_folder(Path("new"), ["A.json"])
+    assert not list(tmp_path.iterdir())

@@ -13,8 +13,8 @@ from ce_mm.analysis.complexity import ROIS, Complexity, build, complexity, pictu
 from ce_mm.files import replacing
 from ce_mm.layers import CENorm
 
-#: What :func:`write` writes.
-OUTPUTS = ("complexity.json", "complexity.md", "complexity.png")
+#: The numbers, the page and the picture.
+FILES = ("complexity.json", "complexity.md", "complexity.png")
 CE_PARTS = ("moments", "coefficients", "affine")
 COLOURS = {"layers": "0.7", "moments": "C0", "coefficients": "C2", "affine": "C3", "other": "0.4"}
 
@@ -116,21 +116,22 @@ def baseline(group: Sequence[Row]) -> Complexity:
 
 
 def write(rows: Sequence[Row], folder: Path, command: str) -> None:
-    """Write complexity.json, complexity.md and complexity.png.
+    """Write :data:`FILES`.
 
     Args:
         rows: at least one.
-        folder: to write to.
+        folder: to write to, made if need be.
         command: what repeats the page.
     """
     numbers = dict(command=command, rois=ROIS, rows=[_numbers(row) for row in rows])
     page = _PAGE.format(command=command) + "".join(
         f"\n## {network}\n\n{markdown_table(group)}\n" for network, group in by_network(rows).items()
     )
-    for name, text in (("complexity.json", json.dumps(numbers, indent=1) + "\n"), ("complexity.md", page)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in zip(FILES, (json.dumps(numbers, indent=1) + "\n", page), strict=False):
         with replacing(folder / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-    draw(rows, folder / "complexity.png")
+    draw(rows, folder / FILES[2])
 
 
 def _numbers(row: Row) -> dict:

@@ -15,11 +15,11 @@ from ce_mm.analysis.communication_time import Line
 from ce_mm.analysis.scaling import Cluster, Network, Step, step, training_hours
 from ce_mm.files import replacing
 
-#: What :func:`write` writes.
-OUTPUTS = ("scaling.json", "scaling.md", "scaling.png")
 GPUS = tuple(8 * 2**doubling for doubling in range(8))
 #: ImageNet's training set, and the paper's training.
 PICTURES, EPOCHS = 1_281_167, 100
+#: The numbers, the page and the picture.
+FILES = ("scaling.json", "scaling.md", "scaling.png")
 #: What NVIDIA publishes for a plain ResNet-50 with mixed precision on a DGX A100: pictures a second on one GPU and on
 #: eight, and pictures on each.
 PUBLISHED_SPEED, PUBLISHED_ON_8, PUBLISHED_BATCH = 2470, 16621, 256
@@ -253,14 +253,14 @@ def write(
     folder: Path,
     command: str,
 ) -> None:
-    """Write scaling.json, scaling.md and scaling.png.
+    """Write :data:`FILES`.
 
     Args:
         counted: of :func:`count`.
         assumptions: what the page takes from elsewhere.
         sources: where from, for those that are no fields of the cluster.
         line: measured times of messages.
-        folder: to write to.
+        folder: to write to, made if need be.
         command: what repeats the page.
     """
     rows = estimate(counted, assumptions, GPUS)
@@ -284,10 +284,11 @@ def write(
         messages=asdict(line),
     )
     page = _page(counted, assumptions, sources, rows, changed, line, command)
-    for name, text in (("scaling.json", json.dumps(numbers, indent=1) + "\n"), ("scaling.md", page)):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in zip(FILES, (json.dumps(numbers, indent=1) + "\n", page), strict=False):
         with replacing(folder / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-    draw(rows, folder / "scaling.png")
+    draw(rows, folder / FILES[2])
 
 
 def _page(

@@ -293,7 +293,7 @@ def test_the_tool_prints_the_table_and_writes_numbers_page_and_picture(tmp_path,
     [
         (["missing.py"], r"error: config file missing\.py: there is no such file"),
         (["{configs}/net.py", "--shape", 0, 8], r"error: .*net\.py: the shape .*all at least 1, not \(3, 0, 8\)"),
-        (["{configs}/net.py", "--shape", 8, 8, "--out", "{configs}/net.py"], r"error: .*net\.py: is a file; exp"),
+        (["{configs}/net.py", "--shape", 8, 8, "--out", "{configs}/net.py"], r"error: .*net\.py: expected a folder"),
         (["{configs}/net.py"], r"error: .*net\.py: .*has no Resize or CenterCrop"),
         (["{configs}/.."], r"error: .*there is no config file \(\*\.py\) in this folder"),
     ],

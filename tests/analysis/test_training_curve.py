@@ -79,6 +79,13 @@ def test_another_line_that_is_no_row_is_named(tmp_path, line):
         read_scalars(tmp_path)
 
 
+def test_a_log_that_is_no_text_is_named(tmp_path):
+    write_run(tmp_path, "20260101_100000", [])
+    (tmp_path / "20260101_100000/vis_data/scalars.json").write_bytes(b"\xff\xfe\n{}\n")
+    with pytest.raises(ValueError, match=r"scalars\.json, line 1: expected a JSON object with step"):
+        read_scalars(tmp_path)
+
+
 @pytest.mark.parametrize("rows", [None, [], [val_row(0, 0.1)]])
 def test_a_work_dir_without_training_is_an_error_that_says_what_was_expected(tmp_path, rows):
     if rows is not None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ce_mm.analysis.complexity_table import OUTPUTS, by_network, markdown_table, measure, write
-from ce_mm.files import make_folder
+from ce_mm.analysis.complexity_table import FILES, by_network, markdown_table, measure, write
+from ce_mm.files import check_folder
 from ce_mm.launching.preflight import read_config
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     try:
         configs = {file: read_config(str(file)) for path in args.configs for file in _files(path)}
         if args.out:
-            make_folder(args.out, OUTPUTS, configs)
+            check_folder(args.out, FILES, configs)
         shape = (3, *args.shape) if args.shape else None
         progress = tqdm(configs.items(), disable=None, leave=False, unit="config")
         rows = [measure(path, config, shape) for path, config in progress]

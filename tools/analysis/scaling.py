@@ -14,7 +14,7 @@ from ce_mm.analysis import communication_time
 from ce_mm.analysis.scaling import Cluster
 from ce_mm.analysis.scaling_page import (
     CHOSEN,
-    OUTPUTS,
+    FILES,
     PUBLISHED_SPEED,
     PUBLISHED_WHERE,
     Assumptions,
@@ -22,7 +22,7 @@ from ce_mm.analysis.scaling_page import (
     read_benchmark,
     write,
 )
-from ce_mm.files import make_folder
+from ce_mm.files import check_folder
 
 BENCHMARK = Path(__file__).resolve().parents[2] / "docs" / "benchmark" / "network_cpu.json"
 
@@ -62,7 +62,7 @@ def main() -> int:
             backward_share=measured,
             ce_ratio=measured if args.ce_ratio is None else CHOSEN,
         )
-        make_folder(args.out, OUTPUTS, [args.benchmark])
+        check_folder(args.out, FILES, [args.benchmark])
         line = communication_time.measure()
         command = f"PYTHONPATH=. python tools/analysis/scaling.py {shlex.join(sys.argv[1:])}"
         write(count(), assumptions, sources, line, args.out, command)

@@ -10,7 +10,7 @@ import torch
 from measure import keep_freed_memory
 from settings import DTYPES, LAYOUTS, Settings
 
-from ce_mm.files import make_folder
+from ce_mm.files import check_folder
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -76,7 +76,7 @@ def run(
             return 0
         settings = settings_from(args, rounds)
         name = f"{benchmark}_{settings.device}"
-        make_folder(args.out, [f"{name}.{suffix}" for suffix in ("json", "md", "png")])
+        check_folder(args.out, [f"{name}.{suffix}" for suffix in ("json", "md", "png")])
         keep_freed_memory()
         torch.manual_seed(0)
         numbers = dict(
@@ -86,6 +86,7 @@ def run(
             settings=asdict(settings),
         )
         numbers |= measure(settings, args)
+        args.out.mkdir(parents=True, exist_ok=True)
         report.write_with_picture(args.out, name, numbers, table(numbers))
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -31,7 +31,7 @@ from ce_mm.export import export
 from ce_mm.export.formats import FORMATS
 from ce_mm.export.pictures import reads_rgb
 from ce_mm.export.runtimes import Network, load_onnx
-from ce_mm.files import make_folder
+from ce_mm.files import check_folder
 from ce_mm.launching.preflight import read_config, type_name
 
 #: Pictures that static ranges are taken from, and how many at a time.
@@ -181,7 +181,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = Settings("cpu", BATCH, "float32", "contiguous", args.warmup, args.rounds)
         FORMATS["onnx"].require("onnx")
-        make_folder(args.out, ("int8_cpu.json", "int8_cpu.md"), [Path(args.config), Path(args.checkpoint).expanduser()])
+        inputs = Path(args.config), Path(args.checkpoint).expanduser()
+        check_folder(args.out, ("int8_cpu.json", "int8_cpu.md"), inputs)
         logging.disable(logging.WARNING)  # onnxruntime's advice, a line for each layer
         numbers = dict(
             command=report.command_line("int8", arguments),
@@ -190,6 +191,7 @@ def main(arguments: Sequence[str]) -> int:
             table=measure(args.config, args.checkpoint, args.warmup, args.rounds),
             notes=[*NOTES, f"onnxruntime {importlib.metadata.version('onnxruntime')}, as many threads as PyTorch."],
         )
+        args.out.mkdir(parents=True, exist_ok=True)
         report.write(args.out, "int8_cpu", numbers, page(numbers))
     except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from trials import EPOCH_LENGTH, SERIES, STATES, Outcome, run_trials
 
 from ce_mm.checkpoints.reading import CheckpointError
-from ce_mm.files import DestinationError, make_folder, replacing
+from ce_mm.files import DestinationError, check_folder, replacing
 
 
 def main() -> int:
@@ -39,7 +39,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary, tqdm(total=args.kills, desc="kills") as bar:
         folder = args.work_dir or Path(temporary)
         try:
-            make_folder(args.out, [f"kill_and_resume.{suffix}" for suffix in ("json", "md")])
+            check_folder(args.out, [f"kill_and_resume.{suffix}" for suffix in ("json", "md")])
             folder.mkdir(parents=True, exist_ok=args.work_dir is None)
             moments = list(islice(cycle(SERIES), args.kills))
             outcome = run_trials(moments, folder, (), args.ranks, args.seed, bar.update)
@@ -50,6 +50,7 @@ def main() -> int:
         ranks=args.ranks, seed=args.seed, iterations_of_an_epoch=EPOCH_LENGTH, conditions=conditions(),
         **asdict(outcome),
     )  # fmt: skip
+    args.out.mkdir(parents=True, exist_ok=True)
     for name, text in (("json", json.dumps(record, indent=1) + "\n"), ("md", page(outcome, record))):
         with replacing(args.out / f"kill_and_resume.{name}") as unfinished:
             unfinished.write_text(text)

@@ -14,7 +14,8 @@ from ce_mm.files import replacing
 
 
 def write(path: Path, text: str) -> None:
-    """A page, with the machine and the versions at its end; its folder exists."""
+    """A page, with the machine and the versions at its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as unfinished:
         unfinished.write_text(f"{text}\n\n{conditions()}\n")
 

@@ -13,7 +13,7 @@ import page
 from launched import Host, Training
 from namespaces import NoNamespacesError, two_hosts
 
-from ce_mm.files import make_folder
+from ce_mm.files import check_folder
 
 EPOCHS = 3
 PAGE = """# Training on two hosts
@@ -61,7 +61,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="the page to write")
     args = parser.parse_args()
     try:
-        make_folder(args.out.parent, [args.out.name])
+        check_folder(args.out.parent, [args.out.name])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
