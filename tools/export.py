@@ -4,8 +4,9 @@ python tools/export.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pre
     --format onnx --out ce-resnet18.onnx
 
 The file takes RGB pictures of any size, float32 (batch, 3, height, width) from 0 to 255, and normalises them itself; a
-classifier gives scores and logits, a backbone its maps. Before it takes its name it is read back and held against the
-model in PyTorch, on 20 random batches. Exit code: 0, or 2 where it cannot be written. See docs/deployment.md.
+classifier gives scores and logits, a backbone its maps. Before it takes its name it is held against the model in
+PyTorch, on 20 random batches, in a process of its own that can import neither this package nor OpenMMLab. Exit code: 0,
+or 2 where it cannot be written. See docs/deployment.md.
 """
 import argparse
 import sys
@@ -26,9 +27,10 @@ def main() -> int:
     suffixes = ", ".join(f"{kind.suffix} for {name}" for name, kind in FORMATS.items())
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"file to write: {suffixes}")
     parser.add_argument("--backbone", action="store_true", help="the backbone alone")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     args = parser.parse_args()
     try:
-        written = export(args.config, args.checkpoint, args.format, args.out, args.backbone)
+        written = export(args.config, args.checkpoint, args.format, args.out, args.backbone, args.overwrite)
     except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

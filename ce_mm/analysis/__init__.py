@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ce_mm.files import replacing
+from ce_mm.files import check_destination, replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,12 +15,11 @@ if TYPE_CHECKING:
 FORMATS = {".png": "png", ".jpg": "jpeg"}
 
 
-def check_picture_path(path: Path) -> None:
-    """Raise ValueError unless ``path`` can become a picture file: to be asked before the work is done."""
-    if path.suffix.lower() not in FORMATS or path.is_dir():
+def check_picture_path(path: Path, inputs: Iterable[Path] = ()) -> None:
+    """Raise ValueError unless ``path``, none of the ``inputs``, can become a picture file: before the work is done."""
+    if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path}: expected the name of a picture to write, ending in {' or '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: the folder {path.parent} does not exist; make it first")
+    check_destination(path, inputs)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ce_mm.analysis import check_picture_path, save_figure
 from ce_mm.evaluation.annotations import AnnotationError, read_annotations, require_fields
 from ce_mm.evaluation.results_file import read_results
+from ce_mm.files import check_destination
+from ce_mm.transforms import check_size, read_picture
 
 PANEL_WIDTH = 3.6  # inches, at 120 pixels each: more than a small picture has
 
@@ -37,27 +38,29 @@ def draw_prediction_sheet(
         columns: pictures in a row.
 
     Raises:
-        ValueError: a wrong argument; as AnnotationError or ResultsError, files that cannot be used or do not fit.
-        FileNotFoundError: a picture is missing.
+        ValueError: a wrong argument, or an annotation file without objects; as AnnotationError, ResultsError or
+            PictureError, files that cannot be used or do not fit; as DestinationError, ``out`` is one of them.
     """
     from matplotlib.figure import Figure
 
-    out = Path(out)
-    check_picture_path(out)
+    annotations, image_root, results, out = map(Path, (annotations, image_root, results, out))
+    check_picture_path(out, (annotations, results))
     for name, value in (("num_images", num_images), ("columns", columns)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold must be from 0 to 1, as the scores are, not {score_threshold}")
-    annotations = Path(annotations)
     dataset = read_annotations(annotations)
-    require_fields(dataset["images"], ("file_name",), f"{annotations}: images", AnnotationError)
+    files = _files(dataset["images"], annotations, image_root)
+    check_destination(out, files.values())
     require_fields(dataset["annotations"], ("segmentation",), f"{annotations}: annotations", AnnotationError)
-    predictions = read_results(Path(results), dataset, ("segm",))["segm"]
+    predictions = read_results(results, dataset, ("segm",))["segm"]
 
     objects, predicted = _by_picture(dataset["annotations"]), _by_picture(predictions)
     images = [image for image in dataset["images"] if image["id"] in objects][:num_images]
-    pictures = [_read_picture(Path(image_root) / image["file_name"], image) for image in images]
+    if not images:
+        raise AnnotationError(f"{annotations}: there is no object in any of its pictures, and so nothing to draw")
+    pictures = [_read_picture(files[image["id"]], image) for image in images]
     names = {category["id"]: category["name"] for category in dataset["categories"]}
     colours = _colours(names)
     decoder = COCO()
@@ -84,6 +87,17 @@ def draw_prediction_sheet(
     save_figure(figure, out)
 
 
+def _files(images: list[dict[str, Any]], annotations: Path, image_root: Path) -> dict[Any, Path]:
+    """Id of a picture -> its file."""
+    require_fields(images, ("file_name",), f"{annotations}: images", AnnotationError)
+    for image in images:
+        if not isinstance(image["file_name"], str):
+            raise AnnotationError(
+                f"{annotations}: image {image['id']} has the file_name {image['file_name']!r}; expected a text"
+            )
+    return {image["id"]: image_root / image["file_name"] for image in images}
+
+
 def _by_picture(entries: list[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:
     grouped = defaultdict(list)
     for entry in entries:
@@ -92,15 +106,10 @@ def _by_picture(entries: list[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]
 
 
 def _read_picture(path: Path, image: dict[str, Any]) -> np.ndarray:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such picture; the annotation file names it, so check the picture folder")
-    with Image.open(path) as picture:
-        if picture.size != (image["width"], image["height"]):
-            raise AnnotationError(
-                f"{path}: the picture has {picture.width}×{picture.height} pixels, the annotation file says "
-                f"{image['width']}×{image['height']}; expected the pictures that were annotated"
-            )
-        return np.asarray(picture.convert("RGB"))
+    """(H, W, 3), RGB."""
+    picture = read_picture(str(path))
+    check_size(str(path), picture, image["height"], image["width"])
+    return picture[..., ::-1]
 
 
 def _colours(names: dict[int, str]) -> dict[int, tuple[float, ...]]:
@@ -142,4 +151,5 @@ def _draw_prediction(axis, entry: dict[str, Any], name: str, colour: tuple[float
         verticalalignment="bottom" if y > 8 else "top",
         bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
         clip_on=True,
+        parse_math=False,  # a $ in a category's name is a $
     )

@@ -4,6 +4,7 @@ Each run, resumed ones too, logs to a folder of its own, ``<time>/vis_data/scala
 earlier checkpoint, or starts afresh, supersedes what earlier runs logged from its first step on.
 """
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -36,8 +37,8 @@ def read_scalars(work_dir: str | Path) -> Scalars:
 
     Raises:
         FileNotFoundError: no log there, or none with a training row.
-        ValueError: a log that is not one JSON object a line. A last line that breaks off, as in a killed run, is left
-            out.
+        ValueError: a log that is not one JSON object with a step a line. A last line that breaks off, as in a killed
+            run, is left out, and so is in each row what is no number.
     """
     scalars = Scalars()
     # The folders are named by the time of their run.
@@ -59,13 +60,12 @@ def _read_run(path: Path) -> Scalars:
     run = Scalars()
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
-        try:
-            row = {key: value for key, value in json.loads(line).items() if isinstance(value, int | float)}
-            step = row["step"]
-        except (ValueError, AttributeError, KeyError):
+        row = _read_row(line)
+        if row is None:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}: expected a JSON object with step, not {line[:80]!r}") from None
+            raise ValueError(f"{path}, line {number}: expected a JSON object with step, not {line[:80]!r}")
+        step = int(row["step"])
         if "loss" in row:
             run.train.append({**row, "iteration": step})
         else:
@@ -73,6 +73,22 @@ def _read_run(path: Path) -> Scalars:
             last = run.train[-1]["iteration"] if run.train else 0
             run.val.append({**row, "iteration": max(step, last)})
     return run
+
+
+def _read_row(line: str) -> dict[str, float] | None:
+    """The numbers of a row; None where the line is none, or has no whole number as step."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    numbers = {}
+    for key, value in row.items():
+        if isinstance(value, int | float):
+            with contextlib.suppress(OverflowError):
+                numbers[key] = float(value)
+    return numbers if "step" in numbers else None
 
 
 def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None = None) -> None:
@@ -100,7 +116,7 @@ def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None
         _draw_metrics(axes[1], scalars.val, curves)
         axes[1].set_xlim(axes[0].get_xlim())
     if title:
-        figure.suptitle(title)
+        figure.suptitle(title, parse_math=False)
     save_figure(figure, out)
 
 

@@ -9,6 +9,8 @@ complete, with the recipe that it was made by.
 
 import json
 import math
+import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable
@@ -38,6 +40,11 @@ CROP_SIDE = 64
 MIN_VISIBLE = 0.6
 PLACING_ATTEMPTS = 10
 
+#: The files of a data set, from its folder.
+_OURS = re.compile(
+    rf"recipe\.json|annotations/(train|val)\.json|(crops/(train|val)/({'|'.join(CATEGORIES)})|train|val)/\d{{6,}}\.png"
+)
+
 _STREAMS = {"train": 0, "val": 1, "crops/train": 2, "crops/val": 3}
 
 
@@ -56,8 +63,8 @@ def make_shapes(
     for a classifier.
 
     Args:
-        root: the folder to make. One made here by another recipe is replaced; any other one that is not empty is left
-            alone. One process at a time may make the same folder.
+        root: the folder to make. One made here by another recipe is replaced, unless there is something else in it by
+            now; any other one that is not empty is left alone. One process at a time may make the same folder.
         num_train: number of training pictures.
         num_val: number of validation pictures.
         size: (width, height) of a picture in pixels.
@@ -69,7 +76,7 @@ def make_shapes(
 
     Raises:
         ValueError: an argument has a wrong value.
-        FileExistsError: ``root`` is there and was not made here.
+        FileExistsError: ``root`` is there and was not made here, or what would be replaced was not.
     """
     recipe = {"maker": MAKER, "format": FORMAT_VERSION, **_checked(num_train, num_val, size, num_crops, seed)}
     root = Path(root).expanduser().resolve()
@@ -78,6 +85,8 @@ def make_shapes(
         raise FileExistsError(
             f"{root} exists and holds no {RECIPE} of {MAKER}, so it is left alone: name another folder, or move it away"
         )
+    if not made:
+        _refuse_other_files(root)
     making, replaced = root.with_name(f".{root.name}.making"), root.with_name(f".{root.name}.replaced")
     for leftover in (making, replaced):
         _remove(leftover)
@@ -116,7 +125,7 @@ def _checked(num_train: int, num_val: int, size: tuple[int, int], num_crops: int
 def _recipe_of(folder: Path) -> dict | None:
     try:
         return json.loads((folder / RECIPE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -127,10 +136,19 @@ def _is_ours(folder: Path) -> bool:
     return made_here or (folder.is_dir() and not any(folder.iterdir()))
 
 
+def _refuse_other_files(folder: Path) -> None:
+    """Raise FileExistsError where a folder, which is to be removed, holds a file that was not made here."""
+    for parent, _, files in os.walk(folder):
+        for path in (Path(parent, name) for name in files):
+            if not _OURS.fullmatch(path.relative_to(folder).as_posix()):
+                raise FileExistsError(f"{path} was not made by {MAKER} and would be lost with {folder}: move it away")
+
+
 def _remove(leftover: Path) -> None:
     """Remove a folder of this module's own naming, if it is there; cut off in the middle, it can be called again."""
     if not leftover.exists():
         return
+    _refuse_other_files(leftover)
     children = list(leftover.iterdir())
     if children and leftover / RECIPE not in children:
         raise FileExistsError(f"{leftover} stands in the way and, without a {RECIPE}, is not ours: move it away")

@@ -1,17 +1,17 @@
 """How far an exported network is from the model that it was made of, over random pictures of several sizes."""
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ce_mm.export.runtimes import Network, first_line
+
 #: Pictures of odd sides among them: there, strides and pools round.
 SIZES = ((64, 64), (97, 161), (224, 192))
 BATCHES = (1, 2, 3)
 INPUTS = 20
-
-Network = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def random_pictures(channels: int, count: int = INPUTS) -> Iterator[Tensor]:
@@ -70,8 +70,3 @@ def relative_difference(actual: Tensor, expected: Tensor) -> float:
         return 0.0
     difference = ((actual - expected).abs().max() / expected.abs().max()).item()
     return math.inf if math.isnan(difference) else difference
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

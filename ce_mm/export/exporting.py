@@ -11,9 +11,11 @@ from tqdm import tqdm
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.checkpoints.reading import read_checkpoint
 from ce_mm.export import subject
-from ce_mm.export.check import INPUTS, SIZES, first_line, largest_difference, random_pictures
+from ce_mm.export.alone import running_alone
+from ce_mm.export.check import INPUTS, SIZES, largest_difference, random_pictures
 from ce_mm.export.formats import FORMATS, Format
-from ce_mm.files import replacing
+from ce_mm.export.runtimes import first_line
+from ce_mm.files import check_destination, placing, replacing
 from ce_mm.launching.preflight import read_config
 
 #: The largest relative difference that a file may have.
@@ -30,11 +32,13 @@ class Export:
     difference: float
 
 
-def export(config: str, checkpoint: str, kind: str, out: Path, backbone: bool = False) -> Export:
+def export(
+    config: str, checkpoint: str, kind: str, out: Path, backbone: bool = False, overwrite: bool = False
+) -> Export:
     """Write a network for inference with CE folded, for any batch and picture size.
 
-    The file takes RGB pictures, float32 from 0 to 255, and normalises them itself. It is read back, and run on
-    :data:`~ce_mm.export.check.INPUTS` random batches, before it takes its name; what was there is then replaced.
+    The file takes RGB pictures, float32 from 0 to 255, and normalises them itself. Before it takes its name it runs
+    :data:`~ce_mm.export.check.INPUTS` random batches in a process of its own, without ce_mm and OpenMMLab.
 
     Args:
         config: config file, with or without CE in it, of a classifier; with ``backbone`` of a detector too.
@@ -42,16 +46,20 @@ def export(config: str, checkpoint: str, kind: str, out: Path, backbone: bool = 
         kind: one of :data:`~ce_mm.export.formats.FORMATS`.
         out: file to write.
         backbone: only the backbone, to its maps.
+        overwrite: whether a file that is there may be replaced.
 
     Raises:
         ValueError: config, checkpoint, format or ``out`` cannot be used, the network cannot be exported, or the file
             computes something else than the model. Nothing is written then.
+        FileExistsError: a file has come to ``out`` meanwhile.
         MissingRequirementError: the format needs a package that is not installed.
     """
     file_format = _format(kind, out)
+    check_destination(out, [Path(config), Path(checkpoint).expanduser()], overwrite)
+    file_format.require(kind)
     with tqdm(total=2 + INPUTS, desc="reading", leave=False, disable=None) as progress:
         cfg = read_config(config)
-        if "type" not in (cfg.get("model") or {}):
+        if not isinstance(cfg.get("model"), dict) or "type" not in cfg.model:
             raise ValueError(
                 f"{config} has no model with a type; expected the config that the model was trained with, which also "
                 "has the mean and standard deviation of its pictures"
@@ -60,13 +68,14 @@ def export(config: str, checkpoint: str, kind: str, out: Path, backbone: bool = 
         chosen = subject.backbone(model, cfg) if backbone else subject.classifier(model, cfg)
         metadata = chosen.metadata | ({} if backbone else _classes(checkpoint, model.head))
         progress.update()
-        with replacing(out) as unfinished:
+        with (replacing if overwrite else placing)(out) as unfinished:
             progress.set_description("exporting")
             _write(file_format, kind, chosen, metadata, unfinished)
             progress.update()
             progress.set_description("checking")
             pictures = _counted(random_pictures(chosen.channels), progress)
-            difference = largest_difference(file_format.load(unfinished), chosen.reference, pictures)
+            with running_alone(kind, unfinished) as network:
+                difference = largest_difference(network, chosen.reference, pictures)
             if not difference <= TOLERANCE:
                 raise ValueError(
                     f"exported as {kind}, the network differs from {config} by {difference:.1e} of the largest output; "
@@ -76,15 +85,12 @@ def export(config: str, checkpoint: str, kind: str, out: Path, backbone: bool = 
 
 
 def _format(kind: str, out: Path) -> Format:
-    """The format, if it and the place to write to can be used."""
+    """The format, if there is one and ``out`` is a name for it."""
     if kind not in FORMATS:
         raise ValueError(f"there is no format {kind!r}; expected one of {', '.join(FORMATS)}")
     file_format = FORMATS[kind]
-    if out.suffix != file_format.suffix or out.is_dir():
+    if out.suffix != file_format.suffix:
         raise ValueError(f"{out}: expected the name of a file to write, ending in {file_format.suffix} for {kind}")
-    if not out.parent.is_dir():
-        raise ValueError(f"{out}: the folder {out.parent} does not exist; make it first")
-    file_format.require(kind)
     return file_format
 
 
@@ -92,11 +98,14 @@ def _classes(checkpoint: str, head: nn.Module) -> dict[str, str]:
     """The names of the classes, where the checkpoint has them."""
     if not Path(checkpoint).is_file():  # it lies on another machine
         return {}
-    meta = read_checkpoint(checkpoint).get("meta") or {}
-    classes = (meta.get("dataset_meta") or {}).get("classes")
-    if not classes or len(classes) != getattr(head, "num_classes", None):
+    recorded = read_checkpoint(checkpoint)
+    for name in ("meta", "dataset_meta", "classes"):
+        recorded = recorded.get(name) if isinstance(recorded, dict) else None
+    if not isinstance(recorded, list | tuple) or not all(isinstance(name, str) for name in recorded):
         return {}
-    return dict(classes=json.dumps(list(classes), ensure_ascii=False))
+    if len(recorded) != getattr(head, "num_classes", None):
+        return {}
+    return dict(classes=json.dumps(recorded, ensure_ascii=False))
 
 
 def _write(file_format: Format, kind: str, chosen: subject.Subject, metadata: dict[str, str], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The formats: how a network is written as a file of each, and how such a file runs again.
+"""The formats: how a network is written as a file of each. How such a file runs again is in :mod:`.runtimes`.
 
 All take any batch and picture size. Metadata are text by name: properties of an ONNX model, the file ``ce_mm.json`` in
 the archive of the other two.
@@ -6,7 +6,7 @@ the archive of the other two.
 import importlib
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.compat.requirements import MissingRequirementError
-from ce_mm.export.check import Network
 
 #: The file in an archive of PyTorch that holds the metadata.
 METADATA_FILE = "ce_mm.json"
+
+#: Namespaces of the operators that a model's graph has from PyTorch.
+_OF_PYTORCH = ("aten", "prim", "prims", "quantized")
 
 _AXES = {0: "batch", 2: "height", 3: "width"}
 
@@ -30,13 +32,11 @@ class Format:
         suffix: how its names end.
         needs: packages beside PyTorch.
         write: module, example pictures, names of the outputs, metadata and path -> a file there.
-        load: a file of the format -> the network in its own runtime, on the CPU.
     """
 
     suffix: str
     needs: tuple[str, ...]
     write: Callable[[nn.Module, Tensor, Sequence[str], dict[str, str], Path], None]
-    load: Callable[[Path], Network]
 
     def require(self, name: str) -> None:
         """Import the packages.
@@ -87,16 +87,6 @@ def _write_onnx(
     onnx.save(model, path)
 
 
-def _load_onnx(path: Path) -> Network:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda pictures: tuple(map(torch.from_numpy, session.run(None, {"pictures": pictures.numpy()})))
-
-
 def _write_torchscript(
     module: nn.Module, example: Tensor, outputs: Sequence[str], metadata: dict[str, str], path: Path
 ) -> None:
@@ -105,14 +95,17 @@ def _write_torchscript(
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         traced = torch.jit.trace(module, example, check_trace=False)
+        _refuse_foreign(_calls(traced.inlined_graph))
         with path.open("wb") as file:  # by a name, that would be in the file
             torch.jit.save(traced, file, _extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
 
 
-def _load_torchscript(path: Path) -> Network:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        return torch.jit.load(path, map_location="cpu")
+def _calls(block: torch.Graph | torch._C.Block) -> Iterator[str]:
+    """The operators of a graph of TorchScript, those of its branches and loops too."""
+    for node in block.nodes():
+        yield node.kind()
+        for inner in node.blocks():
+            yield from _calls(inner)
 
 
 def _write_exported_program(
@@ -123,22 +116,28 @@ def _write_exported_program(
         torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
 
 
-def _load_exported_program(path: Path) -> Network:
-    with path.open("rb") as file:
-        return torch.export.load(file).module()
-
-
 def _program(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
     """The module as a graph for any batch and size, without the places in Python's files that it came from."""
     axes = dict.fromkeys(_AXES, torch.export.Dim.DYNAMIC)
     program = torch.export.export(module, (example,), dynamic_shapes=(axes,))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
+    called = (node.target for node in program.graph.nodes if node.op == "call_function")
+    _refuse_foreign(target.name() for target in called if isinstance(target, torch._ops.OpOverload))
     return program
 
 
+def _refuse_foreign(operators: Iterable[str]) -> None:
+    """Raise ValueError where a graph calls operators, ``namespace::name``, that a package has registered."""
+    foreign = sorted({name for name in operators if name.partition("::")[0] not in _OF_PYTORCH})
+    if foreign:
+        raise ValueError(
+            f"it calls {', '.join(foreign)}, which PyTorch has not by itself: a layer that is not of standard operators"
+        )
+
+
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _load_onnx),
-    "torchscript": Format(".pt", (), _write_torchscript, _load_torchscript),
-    "exported-program": Format(".pt2", (), _write_exported_program, _load_exported_program),
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx),
+    "torchscript": Format(".pt", (), _write_torchscript),
+    "exported-program": Format(".pt2", (), _write_exported_program),
 }

@@ -11,9 +11,9 @@ from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
 from ce_mm import __version__
-from ce_mm.export.check import first_line
 from ce_mm.export.pictures import Preparation, reads_rgb
-from ce_mm.launching.preflight import type_name
+from ce_mm.export.runtimes import first_line
+from ce_mm.launching.preflight import dicts, type_name
 from ce_mm.layers import fold
 
 #: Of a picture whose maps tell the strides.
@@ -60,7 +60,7 @@ def classifier(model: nn.Module, config: Config) -> Subject:
             "(ClsHead or MultiLabelClsHead, or one built on them); export its backbone with --backbone"
         )
     rgb = reads_rgb(config)
-    module = _Classifier(Preparation(model.data_preprocessor, rgb), fold(model), to_scores)
+    module = _Classifier(Preparation(getattr(model, "data_preprocessor", None), rgb), fold(model), to_scores)
 
     def reference(pictures: Tensor) -> tuple[Tensor, ...]:
         features = model.extract_feat(_prepared(model, pictures, rgb))
@@ -80,7 +80,7 @@ def backbone(model: nn.Module, config: Config) -> Subject:
     if not isinstance(getattr(model, "backbone", None), nn.Module):
         raise ValueError(f"a {type(model).__name__} has no backbone to export")
     rgb = reads_rgb(config)
-    module = _Backbone(Preparation(model.data_preprocessor, rgb), fold(model.backbone))
+    module = _Backbone(Preparation(getattr(model, "data_preprocessor", None), rgb), fold(model.backbone))
 
     def reference(pictures: Tensor) -> tuple[Tensor, ...]:
         return _as_tuple(model.backbone(_prepared(model, pictures, rgb)))
@@ -159,9 +159,9 @@ def _subject(module: nn.Module, reference: Callable, outputs: dict[str, str], co
 
 def _test_pipeline(config: Config) -> list[dict]:
     """What the config's test does to a picture before the model gets it."""
-    loader = config.get("test_dataloader") or {}
-    steps = (loader.get("dataset") or {}).get("pipeline") or []
-    return [dict(step) for step in steps if type_name(step) not in _NOT_OF_PICTURES]
+    nodes = dicts(config.get("test_dataloader"))
+    steps = next((node["pipeline"] for node in nodes if isinstance(node.get("pipeline"), list)), [])
+    return [dict(step) for step in steps if isinstance(step, dict) and type_name(step) not in _NOT_OF_PICTURES]
 
 
 def _no_classifier(model: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""CE for deployment: every CENorm of a trained model as one module of standard operators, its constants folded.
+"""CE for deployment: every CENorm and SN of a trained model as one module of standard operators, its constants folded.
 
 In inference a layer's matrices do not depend on the batch. With z = x - running mean and the base norm's x̃ = a z + β,
 
@@ -24,21 +24,34 @@ from torch import Tensor, nn
 from ce_mm.layers.base_norm import BatchBase, GroupBase
 from ce_mm.layers.ce_norm import CENorm
 from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.layers.switchable_norm import SwitchableNorm
 from ce_mm.ops import compute_dtype
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """A copy of a model for inference, in eval mode, with :class:`FoldedCE` in every place of a CENorm.
+    """A copy of a model for inference, in eval mode, with :class:`FoldedCE` in every place of a CENorm or an SN.
 
-    The model itself is left as it is and shares no memory with the copy. A CENorm that stands in several places is one
-    FoldedCE in all of them. A CENorm alone becomes a FoldedCE; without any CENorm the result is a plain copy.
+    The model itself is left as it is and shares no memory with the copy. A layer that stands in several places is one
+    FoldedCE in all of them. A layer alone becomes a FoldedCE; without any the result is a plain copy.
 
     Other modules of the copy are what they were: for their sake, keep it in eval mode.
     """
-    layers = {id(module): FoldedCE(module) for module in model.modules() if isinstance(module, CENorm)}
+    layers = {}
+    for module in model.modules():
+        if isinstance(module, CENorm):
+            layers[id(module)] = FoldedCE(module)
+        elif isinstance(module, SwitchableNorm):
+            layers[id(module)] = FoldedCE(_as_ce(module))
     copied = copy.deepcopy(model, layers)  # takes for done what its memo holds
     copied.eval()  # not chained: the train() of mmpretrain's backbones returns nothing
     return copied
+
+
+def _as_ce(norm: SwitchableNorm) -> CENorm:
+    """SN as a CE without branches, which is its base norm alone."""
+    ce = CENorm(norm.num_features, dict(type="SN"), branches=())
+    ce.norm = norm
+    return ce
 
 
 class FoldedCE(nn.Module):
@@ -53,7 +66,8 @@ class FoldedCE(nn.Module):
     half's range):
         base.*: of the :class:`FoldedMean`, :class:`FoldedGroupNorm` or :class:`FoldedSwitchableNorm` that gives z.
         matrix, bias: (C, g, 1, 1) and (C,), λ P Diag(a) and λ P β; None without 'bd'.
-        scale, offset: (C, 1, 1), a and β, times (1-λ) s^(-1/2) with 'ir'; None with 'bd' alone.
+        scale, offset: (C, 1, 1), a and β, times (1-λ) s^(-1/2) with 'ir'; None with 'bd' alone, and where z is x̃ and
+            there is no branch.
         gate.*: see :class:`FoldedGate`; ``gate`` is None without 'ir'.
     """
 
@@ -75,7 +89,7 @@ class FoldedCE(nn.Module):
             bias = (whitening @ beta.view(-1, g, 1)).view(-1)
         if ir is not None:
             of_ir = of_ir * _exact(ir.running_inv_std_scale)
-        if ir is not None or bd is None:
+        if ir is not None or (bd is None and isinstance(self.base, FoldedMean)):
             scale, offset = (of_ir * a).view(-1, 1, 1), (of_ir * beta).view(-1, 1, 1)
         _keep(self, like, matrix=matrix, bias=bias, scale=scale, offset=offset)
         self.gate = None if ir is None else FoldedGate(ir, a)
@@ -115,7 +129,7 @@ class FoldedCE(nn.Module):
             gate = self.gate(z)
             scale, offset = gate * scale, gate * offset
         if self.matrix is None:
-            y = torch.addcmul(offset, scale, z)
+            y = z if scale is None else torch.addcmul(offset, scale, z)
         else:
             y = F.conv2d(z, self.matrix, self.bias, groups=self.groups)
             if scale is not None:

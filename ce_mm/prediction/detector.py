@@ -65,10 +65,16 @@ class Detector:
         if cfg.get("data_preprocessor") is not None:
             cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
         # Nothing that is drawn here belongs into the folders and services that a training logs to.
-        cfg.visualizer = {"type": "DetLocalVisualizer", **(cfg.get("visualizer") or {}), "vis_backends": None}
+        cfg.visualizer = {"type": "DetLocalVisualizer", **_dict(cfg.get("visualizer")), "vis_backends": None}
         self._load = LoadImage(**loader)
-        with DefaultScope.overwrite_default_scope("mmdet"):
-            self._inferencer = _Inferencer(cfg, checkpoint, device, show_progress=False)
+        try:
+            with DefaultScope.overwrite_default_scope("mmdet"):
+                self._inferencer = _Inferencer(cfg, checkpoint, device, show_progress=False)
+        except (ValueError, OSError):
+            raise
+        except Exception as error:  # whatever the code behind a config's types makes of their arguments
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(f"{config}: mmdet's inferencer cannot be built of it ({reason})") from error
         self._names = self._inferencer.model.dataset_meta.get("classes")
         _check_names(self._names, self._inferencer.model, checkpoint)
 
@@ -164,10 +170,10 @@ def _take_loader(cfg: Config) -> dict:
 
     The inferencer looks for that one's name, to replace it by one that takes arrays.
     """
-    dataset = (cfg.get("test_dataloader") or {}).get("dataset", {})
-    for index, step in enumerate(dataset.get("pipeline", [])):
-        if type_name(step) in LOADERS:
-            dataset.pipeline[index] = dict(type="LoadImageFromFile")
+    pipeline = _dict(_dict(cfg.get("test_dataloader")).get("dataset")).get("pipeline")
+    for index, step in enumerate(pipeline if isinstance(pipeline, list) else []):
+        if isinstance(step, dict) and type_name(step) in LOADERS:
+            pipeline[index] = dict(type="LoadImageFromFile")
             # Not its backend_args: they are about where the data set lies.
             return {key: step[key] for key in ("to_float32", "color_type", "imdecode_backend") if key in step}
     raise ValueError(

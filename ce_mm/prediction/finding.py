@@ -1,5 +1,6 @@
-"""Which pictures are meant, and where the result of each goes: no two to one place, and none onto a picture."""
+"""Which pictures are meant, and where the result of each goes: no two to one place, and none onto a user's file."""
 import glob
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,8 @@ SUFFIXES = (
     ".avif", ".bmp", ".gif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 )  # fmt: skip
 """What a file in a folder ends with to be taken for a picture."""
+FIELDS = ("file_name", "width", "height", "score_threshold", "objects")
+"""What the JSON file of a result holds, by which it is known for one."""
 
 
 def find_pictures(wanted: Iterable[str | Path], out: Path) -> list[Path]:
@@ -95,7 +98,7 @@ def place(pictures: list[Path], out: Path) -> list[Path]:
 
     Raises:
         ValueError: ``out`` is a file, or so chosen that results would lie among the pictures, or replace one of them
-            or a file that is no result: an X.jpg without X.json.
+            or a file that is no result: an X.jpg or X.json, where X.json does not hold :data:`FIELDS`.
     """
     there = next(path for path in (out, *out.parents) if path.exists())
     if not there.is_dir():
@@ -124,8 +127,18 @@ def _check_that_nothing_is_lost(pictures: list[Path], places: list[Path], out: P
         for result in (drawn, numbers):
             if _real(result) in originals:
                 raise ValueError(f"{out}: a result would replace the picture {result}; choose another folder")
-        if drawn.exists() and not numbers.exists():
+        there = next(filter(os.path.lexists, (drawn, numbers)), None)
+        if there and not _is_result(numbers):
             raise ValueError(
-                f"{out}: a result would replace {drawn}, which is no result, as it has no {numbers.name} beside it; "
+                f"{out}: a result would replace {there}, which is no result: {numbers.name} beside it would say so; "
                 "choose another folder, or remove that file"
             )
+
+
+def _is_result(numbers: Path) -> bool:
+    """Whether a file holds what is written of a picture."""
+    try:
+        found = json.loads(numbers.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() == set(FIELDS)

@@ -10,6 +10,7 @@ picture, from its upper left corner; masks are COCO's run lengths, for ``pycocot
 masks leaves them out. Both files are there whole or not at all, the JSON last.
 """
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,9 @@ def predict(
                     failed.append(sample)
                     continue
                 entries = detector.describe(sample, score_threshold)
+                if not all(math.isfinite(number) for entry in entries for number in entry["bbox"]):
+                    failed.append(f"{path}: the network finds boxes that are not finite; look at the checkpoint")
+                    continue
                 height, width = picture.image.shape[:2]
                 written[path] = _write(
                     result,

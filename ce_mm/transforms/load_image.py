@@ -9,21 +9,17 @@ import os
 import zlib
 from typing import Literal
 
-import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
-from mmengine import fileio
 from mmengine.logging import print_log
 from mmengine.registry import TRANSFORMS
 from torch.utils.data import get_worker_info
 
+from ce_mm.transforms.decoding import PictureError, check_size, read_picture
+
 WRITERS, SLOTS = 64, 1024
 """So many workers have a row of their own, in which each remembers so many skipped files."""
-
-
-class PictureError(ValueError):
-    """A picture that cannot be used; the text names the file and what is wrong with it."""
 
 
 @TRANSFORMS.register_module()
@@ -78,8 +74,9 @@ class LoadImage(LoadImageFromFile):
         """
         path = results["img_path"]
         try:
-            image = self._read(path)
-            self._check_size(path, image, results)
+            image = read_picture(path, self.color_type, self.imdecode_backend, self.backend_args)
+            height, width = image.shape[:2]
+            check_size(path, image, results.get("height", height), results.get("width", width))
         except PictureError as error:
             if self.on_error == "refuse":
                 raise
@@ -92,40 +89,6 @@ class LoadImage(LoadImageFromFile):
         results["img"] = image
         results["img_shape"] = results["ori_shape"] = image.shape[:2]
         return results
-
-    def _read(self, path: str) -> np.ndarray:
-        try:
-            content = bytes(fileio.get(path, backend_args=self.backend_args))  # some backends give a memoryview
-        except FileNotFoundError:
-            raise PictureError(f"{path}: there is no such file") from None
-        except OSError as error:
-            raise PictureError(f"{path}: it cannot be read ({error.strerror or error})") from error
-        if not content:
-            raise PictureError(f"{path}: the file is empty")
-        if _is_cut_jpeg(content):
-            raise PictureError(f"{path}: the file is cut short (a JPEG without its end marker)")
-        try:
-            image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged bytes raise anything, whichever the decoder
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise PictureError(f"{path}: it cannot be decoded ({reason})") from error
-        if image is None:  # OpenCV's way
-            raise PictureError(f"{path}: it is no picture, or a damaged one: {self.imdecode_backend} cannot decode it")
-        return image
-
-    @staticmethod
-    def _check_size(path: str, image: np.ndarray, results: dict) -> None:
-        height, width = image.shape[:2]
-        expected = results.get("height", height), results.get("width", width)
-        if expected == (height, width):
-            return
-        turned = expected == (width, height)
-        raise PictureError(
-            f"{path}: the picture has {width}×{height} pixels, its annotations are for {expected[1]}×{expected[0]}"
-            + (" (if its EXIF orientation turns it, color_type='color_ignore_orientation' does not)" if turned else "")
-        )
 
     def _is_new(self, path: str) -> bool:
         number = zlib.crc32(os.fsencode(path)) + 1
@@ -140,20 +103,3 @@ class LoadImage(LoadImageFromFile):
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, on_error={self.on_error!r})"
-
-
-def _is_cut_jpeg(content: bytes) -> bool:
-    """Whether these are the first bytes of a JPEG, without its end.
-
-    The end marker is looked for behind the start of the pixels only: a preview among the headers has one of its own.
-    (At the very end it needs no such care: a file cut there has no pixels to decode.)
-    """
-    if not content.startswith(b"\xff\xd8\xff") or content.endswith(b"\xff\xd9"):
-        return False
-    position = 2
-    while content[position : position + 1] == b"\xff" and content[position + 1 : position + 2] != b"\xda":
-        if content[position + 1 : position + 2] == b"\xff":  # which may fill the space between two segments
-            position += 1
-        else:
-            position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return content.find(b"\xff\xd9", position) < 0

@@ -304,3 +304,13 @@ def test_bad_input_ends_the_tool_with_one_line_and_status_2(configs, run_tool, c
     assert end.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert re.match(message, line)
+
+
+def test_a_config_is_not_replaced_by_the_numbers(configs, run_tool, capsys):
+    config = configs / "complexity.json"
+    Config.fromfile(configs / "net.py").dump(config)
+    before = config.read_bytes()
+    with pytest.raises(SystemExit, match="2"):
+        run_tool(config, "--shape", 8, 8, "--out", configs)
+    assert "complexity.json, from which it would be made" in capsys.readouterr().err
+    assert config.read_bytes() == before

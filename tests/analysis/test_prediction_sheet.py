@@ -11,6 +11,8 @@ from pycocotools import mask as coco_mask
 
 from ce_mm.analysis.prediction_sheet import draw_prediction_sheet
 from ce_mm.evaluation import AnnotationError, ResultsError
+from ce_mm.files import DestinationError
+from ce_mm.transforms import LoadImage, PictureError
 
 HEIGHT, WIDTH = 40, 60
 
@@ -159,15 +161,62 @@ def test_another_kind_of_file_is_refused(files):
 
 def test_a_missing_picture_is_named(files):
     (files.folder / "3.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"3\.png: no such picture"):
+    with pytest.raises(PictureError, match=r"3\.png: there is no such file"):
         files.draw()
     assert not files.out.exists()
 
 
 def test_a_picture_of_another_size_is_named(files):
     Image.new("RGB", (HEIGHT, WIDTH)).save(files.folder / "3.png")
-    with pytest.raises(AnnotationError, match=r"3\.png: the picture has 40×60 pixels, the annotation file says 60×40"):
+    with pytest.raises(PictureError, match=r"3\.png: the picture has 40×60 pixels, its annotations are for 60×40"):
         files.draw()
+
+
+def grey_of_16_bits(path: Path) -> None:
+    Image.fromarray(np.linspace(0, 65535, HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)).save(path)
+
+
+def to_be_turned(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.linear_gradient("L").resize((HEIGHT, WIDTH)).save(path, "PNG", exif=exif)
+
+
+@pytest.mark.parametrize("write", [grey_of_16_bits, to_be_turned])
+def test_pictures_are_drawn_as_a_training_sees_them(files, write):
+    write(files.folder / "1.png")
+    drawn = files.draw(num_images=1)
+    seen = LoadImage()(dict(img_path=str(files.folder / "1.png")))["img"]
+    assert seen.std() > 30
+    Image.fromarray(seen[..., ::-1]).save(files.folder / "1.png")
+    assert (files.draw(num_images=1) == drawn).all()
+
+
+@pytest.mark.parametrize("name", ["1.png", "2.png", "sub/../1.png"])
+def test_no_picture_of_the_data_set_is_replaced(files, name):
+    (files.folder / "sub").mkdir()
+    files.out = files.folder / name
+    before = files.out.read_bytes()
+    with pytest.raises(DestinationError, match=r"\d\.png, from which it would be made; choose another name"):
+        files.draw()
+    assert files.out.read_bytes() == before
+
+
+def test_a_file_name_that_is_no_text_is_named(files):
+    files.dataset["images"][0]["file_name"] = 7
+    with pytest.raises(AnnotationError, match="image 1 has the file_name 7; expected a text"):
+        files.draw()
+
+
+def test_annotations_without_an_object_leave_nothing_to_draw(files):
+    files.dataset["annotations"], files.results = [], []
+    with pytest.raises(AnnotationError, match="there is no object"):
+        files.draw()
+
+
+def test_a_category_may_be_called_by_any_text(files):
+    files.dataset["categories"][0]["name"] = "a$b_$"
+    files.draw()
 
 
 def test_annotations_without_masks_or_file_names_are_named(files):

@@ -1,6 +1,9 @@
 """The model of a training step on many GPUs: held against sums done by hand, and against what must hold of any."""
 import json
+import runpy
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -175,3 +178,14 @@ def test_the_benchmark_s_record_gives_share_and_ratio(tmp_path):
 def test_assumptions_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be greater than 0"):
         replace(ASSUMED, **wrong)
+
+
+def test_the_benchmark_s_record_is_not_replaced_by_the_page_s_numbers(tmp_path, monkeypatch, capsys):
+    tool, record = Path(__file__).parents[2] / "tools/analysis/scaling.py", tmp_path / "scaling.json"
+    shutil.copy(tool.parents[2] / "docs/benchmark/network_cpu.json", record)
+    before = record.read_bytes()
+    monkeypatch.setattr("sys.argv", [str(tool), "--benchmark", str(record), "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(tool), run_name="__main__")
+    assert "scaling.json, from which it would be made" in capsys.readouterr().err
+    assert record.read_bytes() == before

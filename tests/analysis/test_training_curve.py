@@ -69,7 +69,12 @@ def test_a_line_cut_off_at_the_end_is_left_out(tmp_path):
     assert curve(tmp_path) == ([(50, 2.0)], [])
 
 
-@pytest.mark.parametrize("line", ["not json", "[1, 2]", '{"loss": 1.0}', '{"step": "a", "loss": 1.0}'])
+NOT_ROWS = [
+    "not json", "[1, 2]", '{"loss": 1.0}', '{"step": "1"}', '{"step": "a", "loss": 1.0}', '{"step": NaN}', "[" * 9**5, "\0",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", NOT_ROWS)
 def test_another_line_that_is_no_row_is_named(tmp_path, line):
     write_run(tmp_path, "20260101_100000", [train_row(50, 2.0)], broken_end=f"{line}\n{json.dumps(train_row(60, 1.0))}")
     with pytest.raises(ValueError, match=r"scalars\.json, line 2: expected a JSON object with step"):
@@ -166,10 +171,20 @@ def test_losses_that_are_zero_or_not_finite_are_no_obstacle(tmp_path):
     assert picture(tmp_path / "curve.png").size
 
 
+@pytest.mark.parametrize("value", ["text", None, [1], 10**400], ids=["text", "null", "list", "huge"])
+def test_values_that_are_no_numbers_are_left_out(tmp_path, value):
+    of_map = val_row(1, 0.2) | {"coco/segm_mAP": value}
+    rows = [train_row(50, 2.0), train_row(60, 1.0) | dict(lr=value, loss_cls=value), of_map]
+    write_run(tmp_path, "1", rows)
+    assert curve(tmp_path) == ([(50, 2.0), (60, 1.0)], [(60, 0.2)])
+    plot_training_curve(tmp_path, tmp_path / "curve.png", title="a$b_$")
+    assert picture(tmp_path / "curve.png").size
+
+
 @pytest.mark.parametrize("name", ["curve.pdf", "missing/curve.png", "folder.png"])
 def test_a_name_that_cannot_be_written_is_refused_at_once(tmp_path, name):
     (tmp_path / "folder.png").mkdir()
-    with pytest.raises(ValueError, match=r"expected the name of a picture|make it first"):
+    with pytest.raises(ValueError, match=r"expected the name of a picture|is a folder|make it first"):
         plot_training_curve(tmp_path / "no work dir either", tmp_path / name)
 
 

@@ -125,6 +125,7 @@ def test_without_matplotlib_the_numbers_are_written_and_a_line_says_what_to_do(t
         (["--out", "results", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["--out", "results", "--warmup", "-1"], "--warmup must be at least 0, got -1"),
         (["--plot", "numbers.json"], "numbers.json: expected the JSON file that a benchmark wrote"),
+        (["--plot", "numbers.png"], "numbers.png: is numbers.png, from which it would be made"),
         (["--plot", "absent.json"], "No such file or directory: 'absent.json'"),
     ],
 )
@@ -132,6 +133,7 @@ def test_without_matplotlib_the_numbers_are_written_and_a_line_says_what_to_do(t
 def test_a_bad_option_ends_with_one_clear_line_and_status_2(tool, arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "numbers.json").write_text("{}")
+    (tmp_path / "numbers.png").write_text('{"benchmark": "op"}')
     assert tool.main([*arguments, "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1

@@ -188,6 +188,28 @@ def test_a_folder_made_by_another_recipe_is_made_anew(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"shapes", "other"}
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "train/000001.txt", "crops/val/ring/my/1.png", "runs/epoch_1.pth"])
+def test_a_folder_with_something_else_in_it_is_not_made_anew(tmp_path, name):
+    made = make_shapes(tmp_path / "shapes", **TINY)
+    (made / name).parent.mkdir(exist_ok=True)
+    (made / name).write_text("mine")
+    before = contents(made)
+    assert make_shapes(made, **TINY) == made
+    with pytest.raises(FileExistsError, match=rf"{made / name} was not made by .* and would be lost with {made}"):
+        make_shapes(made, **TINY, seed=1)
+    assert contents(made) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+
+def test_a_leftover_with_something_else_in_it_is_left_alone(tmp_path):
+    made = make_shapes(tmp_path / "shapes", **TINY)
+    made.rename(tmp_path / ".shapes.replaced")
+    (tmp_path / ".shapes.replaced/notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"notes\.txt was not made by"):
+        make_shapes(made, **TINY)
+    assert (tmp_path / ".shapes.replaced/notes.txt").read_text() == "mine"
+
+
 def test_an_empty_folder_and_missing_parents_are_used(tmp_path):
     (tmp_path / "empty").mkdir()
     make_shapes(tmp_path / "empty", **TINY)

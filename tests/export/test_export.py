@@ -6,8 +6,9 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from mmengine.config import Config
 
-from ce_mm.export import export, exporting
+from ce_mm.export import export, exporting, subject
 from ce_mm.export.check import random_pictures
 from ce_mm.export.formats import FORMATS
 
@@ -16,6 +17,7 @@ KINDS = list(FORMATS)
 # The others in ONNX, which goes by way of the exported program, are in test_acceptance.py.
 SUBJECTS = [*(("resnet", kind) for kind in KINDS), ("mobilenet", "torchscript"), ("shufflenet", "torchscript")]
 SHUFFLENET = "imagenet/ce-shufflenet-v2-0.5x_8xb128_in1k.py"
+SN = "model = dict(backbone=dict(norm_cfg=dict(type='SN')))"
 SEVERAL_LABELS = "dict(type='MultiLabelLinearClsHead', _delete_=True, num_classes=5, in_channels=1024)"
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:onnxscript")
 
@@ -147,8 +149,9 @@ def test_a_backbone_of_a_classifier_is_exported_too(small, tmp_path):
         ("cifar10/ce-vgg16bn_1xb256_cifar10.py", ""),
         (SHUFFLENET, "data_preprocessor = dict(mean=None, std=None)"),
         (SHUFFLENET, f"model = dict(head={SEVERAL_LABELS})"),
+        (SHUFFLENET, SN),
     ],
-    ids=["trained on BGR, without CE", "data in RGB", "no normalisation", "several labels"],
+    ids=["trained on BGR, without CE", "data in RGB", "no normalisation", "several labels", "SN outside CE"],
 )
 def test_every_file_takes_rgb_and_gives_the_model_s_own_scores(make_classifier, tmp_path, base, lines):
     subject = make_classifier(base, lines)
@@ -161,10 +164,30 @@ def test_every_file_takes_rgb_and_gives_the_model_s_own_scores(make_classifier, 
     assert relative_error(scores, expected) < 1e-5
 
 
-def test_the_model_stays_out_of_training_and_a_file_there_is_replaced(small, tmp_path):
+@pytest.mark.parametrize("loader", [None, "x", [dict(dataset=2)], *(dict(pipeline=p) for p in (None, ["x"]))], ids=str)
+def test_a_config_whose_test_says_nothing_of_pictures_leaves_the_pipeline_empty(loader):
+    assert subject._test_pipeline(Config(dict(test_dataloader=loader))) == []
+
+
+def test_the_pipeline_of_a_wrapped_data_set_is_found():
+    inner = dict(dataset=dict(pipeline=[dict(type="LoadImageFromFile"), dict(type="PackInputs")]))
+    config = Config(dict(test_dataloader=dict(dataset=dict(type="RepeatDataset", **inner))))
+    assert subject._test_pipeline(config) == [dict(type="LoadImageFromFile")]
+
+
+@pytest.mark.parametrize(
+    "meta", [None, [], *(dict(dataset_meta=value) for value in [[], dict(classes=5), dict(classes=[1] * 6)])], ids=str
+)
+def test_names_of_classes_of_another_kind_are_left_out(small, tmp_path, meta):
+    checkpoint = tmp_path / "c.pth"
+    torch.save(dict(meta=meta), checkpoint)
+    assert exporting._classes(str(checkpoint), small("resnet").model.head) == {}
+
+
+def test_a_file_there_is_replaced_where_that_is_wanted(small, tmp_path):
     subject, out = small("resnet"), tmp_path / "c.pt"
     out.write_text("older")
-    export(subject.config, subject.checkpoint, "torchscript", out)
+    export(subject.config, subject.checkpoint, "torchscript", out, overwrite=True)
     assert out.stat().st_size > 10_000
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 
@@ -179,7 +202,7 @@ def test_a_file_that_computes_something_else_is_not_written(small, tmp_path, mon
     monkeypatch.setattr(exporting.subject, "fold", wrongly)
     out.write_text("older")
     with pytest.raises(ValueError, match=r"differs from .*config\.py by .*; expected at most 1e-04; nothing"):
-        export(subject.config, subject.checkpoint, "torchscript", out)
+        export(subject.config, subject.checkpoint, "torchscript", out, overwrite=True)
     assert out.read_text() == "older"
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 

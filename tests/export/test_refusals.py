@@ -1,5 +1,7 @@
 """What cannot be exported ends with one line that says why, before anything is written."""
+import copy
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,9 +13,9 @@ from mmpretrain.models.backbones import LeNet5
 from torch import nn
 
 from ce_mm.export import export
+from ce_mm.export import subject as subjects
 from ce_mm.export.formats import FORMATS
 from ce_mm.export.pictures import Preparation
-from ce_mm.export.subject import backbone
 
 TOOL = Path(__file__).resolve().parents[2] / "tools/export.py"
 
@@ -64,6 +66,39 @@ def test_a_wrong_path_ends_with_one_line_and_status_2(small, tool, tmp_path, mon
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "said"),
+    [
+        ("c.pt", [], "c.pt: is there already, and is not replaced"),
+        ("weights.pt", ["--overwrite"], "weights.pt: is {folder}/weights.pt, from which it would be made"),
+        ("sub/../weights.pt", ["--overwrite"], "weights.pt: is {folder}/weights.pt, from which it would be made"),
+        ("sub", ["--overwrite"], "sub: expected the name of a file to write, ending in .pt for torchscript"),
+        ("sub.pt", ["--overwrite"], "sub.pt: is a folder"),
+    ],
+)
+def test_what_is_there_is_kept(small, tool, tmp_path, capsys, out, options, said):
+    weights = tmp_path / "weights.pt"
+    for path in (weights, tmp_path / "c.pt"):
+        shutil.copy(small("resnet").checkpoint, path)
+    for folder in ("sub", "sub.pt"):
+        (tmp_path / folder).mkdir()
+    before = weights.read_bytes()
+    arguments = small("resnet").config, weights, "--format", "torchscript", "--out", tmp_path / out, *options
+    assert tool(*arguments) == 2
+    assert said.format(folder=tmp_path) in capsys.readouterr().err
+    assert weights.read_bytes() == (tmp_path / "c.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_graph_with_operators_of_this_package_is_refused(small, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(subjects, "fold", lambda model: copy.deepcopy(model).eval())
+    out = tmp_path / f"c{FORMATS[kind].suffix}"
+    said = f"cannot be exported as {kind} .* it calls ce_mm::.*, which PyTorch has not by itself"
+    with pytest.raises(ValueError, match=said) as refusal:
+        export(small("resnet").config, small("resnet").checkpoint, kind, out)
+    assert "\n" not in str(refusal.value) and not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_another_network_is_refused(small, tmp_path):
@@ -129,7 +164,7 @@ def test_a_head_with_a_prediction_of_its_own_is_refused(small, tmp_path, monkeyp
 
 def test_a_model_without_a_backbone_has_none_to_export():
     with pytest.raises(ValueError, match="a Linear has no backbone to export"):
-        backbone(nn.Linear(1, 1), Config())
+        subjects.backbone(nn.Linear(1, 1), Config())
 
 
 def test_a_preprocessor_of_another_kind_is_refused():

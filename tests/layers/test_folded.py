@@ -6,7 +6,7 @@ from mmpretrain.models.backbones import ResNet
 from torch import nn
 
 from ce_mm.backbones import CEResNet
-from ce_mm.layers import CENorm
+from ce_mm.layers import CENorm, SwitchableNorm
 from ce_mm.layers.folded import FoldedCE, fold
 
 DYNAMIC = torch.export.Dim.DYNAMIC
@@ -217,6 +217,19 @@ def test_a_layer_in_two_places_is_one_folded_layer_in_both():
     folded = fold(nn.ModuleDict(dict(a=nn.Sequential(shared), b=nn.Sequential(shared))))
     assert isinstance(folded["a"][0], FoldedCE)
     assert folded["a"][0] is folded["b"][0]
+
+
+def test_a_switchable_norm_outside_ce_is_folded_too():
+    ce, x = moved(CENorm(16, norm=dict(type="SN"))), batch()
+    model = nn.Sequential(ce.norm, ce, nn.Sequential(ce.norm))
+    folded = fold(model)
+    assert not any(isinstance(module, SwitchableNorm) for module in folded.modules())
+    assert folded[0] is folded[2][0]
+    assert relative_error(folded(x), model(x)) < 1e-5
+    torch.testing.assert_close(copy.deepcopy(folded[0]).half()(x.half()), ce.norm(x.half()))
+    program = torch.export.export(folded, (x,), dynamic_shapes=({0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC},))
+    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    assert {target.namespace for target in called if isinstance(target, torch._ops.OperatorBase)} == {"aten"}
 
 
 def test_a_model_without_ce_is_copied_in_eval_mode():

@@ -1,4 +1,5 @@
 """Pictures by name, folder and pattern; results that meet neither each other nor the pictures."""
+import json
 from pathlib import Path
 
 import pytest
@@ -112,12 +113,25 @@ def test_no_result_replaces_a_picture():
         placed("a/1.jpg", "a/b/1.jpg", out=Path("c/link"))
 
 
-def test_no_result_replaces_what_is_no_result():
-    wanted = find_pictures(["a"], Path("a/b"))
-    with pytest.raises(ValueError, match=r"a/b: a result would replace a/b/1\.jpg, .* no 1\.json beside it; choose"):
-        place(wanted, Path("a/b"))
-    Path("a/b/1.json").touch()
-    assert place(wanted, Path("a/b")) == [Path("a/b/1"), Path("a/b/2")]
+RESULT = dict(file_name="1.jpg", width=2, height=1, score_threshold=0.3, objects=[])
+
+
+def test_no_picture_without_the_numbers_of_a_result_is_replaced():
+    with pytest.raises(ValueError, match=r"a/b: a result would replace a/b/1\.jpg, which is no result: 1\.json beside"):
+        place(find_pictures(["a"], Path("a/b")), Path("a/b"))
+
+
+@pytest.mark.parametrize("numbers", ["", "[]", "[" * 9**5, json.dumps(RESULT | dict(shapes=[]))], ids=range(4))
+def test_no_other_numbers_are_replaced(numbers):
+    Path("out").mkdir()
+    Path("out/1.json").write_text(numbers)
+    with pytest.raises(ValueError, match=r"out: a result would replace out/1\.json, which is no result"):
+        placed("a/1.jpg")
+
+
+def test_an_older_result_is_replaced():
+    Path("a/b/1.json").write_text(json.dumps(RESULT))
+    assert place(find_pictures(["a"], Path("a/b")), Path("a/b")) == [Path("a/b/1"), Path("a/b/2")]
 
 
 @pytest.mark.parametrize("out", ["d/x", "d/x/new/folder"])

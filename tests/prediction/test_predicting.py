@@ -309,10 +309,34 @@ def test_bad_input_is_named_before_anything_is_written(detector, formats, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_config_that_does_not_say_how_to_prepare_a_picture_is_refused(detector, formats, tmp_path):
-    config = without(detector, tmp_path, test_dataloader=None)
+@pytest.mark.parametrize("dataset", [None, 5, dict(pipeline=None), dict(pipeline=["LoadImage", 3])], ids=str)
+def test_a_config_that_does_not_say_how_to_prepare_a_picture_is_refused(detector, formats, tmp_path, dataset):
+    config = without(detector, tmp_path, test_dataloader=dict(dataset=dataset))
     with pytest.raises(ValueError, match="does not say how to prepare a picture; expected a test_dataloader"):
         predict(config, detector.checkpoint, [formats[0]], tmp_path / "out")
+
+
+def test_a_config_of_which_no_inferencer_can_be_built_is_refused(detector, formats, tmp_path):
+    config = without(detector, tmp_path, visualizer=dict(type="Nowhere"))
+    with pytest.raises(ValueError, match=r"changed\.py: mmdet's inferencer cannot be built of it \(.*Nowhere"):
+        predict(config, detector.checkpoint, [formats[0]], tmp_path / "out")
+
+
+def test_boxes_that_are_not_finite_are_named_and_the_rest_is_done(detector, scene, tmp_path, monkeypatch):
+    detect = Detector.detect
+
+    def once_nan(self, pictures):
+        samples = detect(self, pictures)
+        if pictures[0].image.shape[1] == 70:
+            samples[0].pred_instances.bboxes[0, 2] = torch.nan
+        return samples
+
+    monkeypatch.setattr(Detector, "detect", once_nan)
+    scene.resize((70, 40)).save(tmp_path / "1.png")
+    scene.save(tmp_path / "2.png")
+    report = predict(detector.config, detector.checkpoint, [tmp_path], tmp_path / "out", 0, "cpu")
+    assert report.failed == [f"{tmp_path}/1.png: the network finds boxes that are not finite; look at the checkpoint"]
+    assert list(report.written) == [tmp_path / "2.png"] and report.objects == 3
 
 
 def test_weights_of_another_network_are_refused(detector, formats, tmp_path):

@@ -10,6 +10,8 @@ import torch
 from measure import keep_freed_memory
 from settings import DTYPES, LAYOUTS, Settings
 
+from ce_mm.files import check_folder
+
 
 def make_parser(description: str) -> argparse.ArgumentParser:
     """A parser with the options that make :class:`Settings`, and ``--out`` or ``--plot``."""
@@ -73,7 +75,8 @@ def run(
             report.draw(args.plot)
             return 0
         settings = settings_from(args, rounds)
-        args.out.mkdir(parents=True, exist_ok=True)
+        name = f"{benchmark}_{settings.device}"
+        check_folder(args.out, [f"{name}.{suffix}" for suffix in ("json", "md", "png")])
         keep_freed_memory()
         torch.manual_seed(0)
         numbers = dict(
@@ -83,7 +86,8 @@ def run(
             settings=asdict(settings),
         )
         numbers |= measure(settings, args)
-        report.write_with_picture(args.out, f"{benchmark}_{settings.device}", numbers, table(numbers))
+        args.out.mkdir(parents=True, exist_ok=True)
+        report.write_with_picture(args.out, name, numbers, table(numbers))
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -28,8 +28,10 @@ from ce_mm.analysis import markdown
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.compat.requirements import MissingRequirementError
 from ce_mm.export import export
-from ce_mm.export.formats import FORMATS, Network
+from ce_mm.export.formats import FORMATS
 from ce_mm.export.pictures import reads_rgb
+from ce_mm.export.runtimes import Network, load_onnx
+from ce_mm.files import check_folder
 from ce_mm.launching.preflight import read_config, type_name
 
 #: Pictures that static ranges are taken from, and how many at a time.
@@ -62,7 +64,7 @@ def measure(config: str, checkpoint: str, warmup: int, rounds: int) -> dict[str,
         export(config, checkpoint, "onnx", float32)
         report.say("quantising")
         files = {"float32": float32} | quantise(float32, calibration)
-        networks = {name: FORMATS["onnx"].load(path) for name, path in files.items()}
+        networks = {name: load_onnx(str(path)) for name, path in files.items()}
         for name, network in networks.items():
             report.say(f"evaluating {name}")
             subject.model = _Classifier(network, rgb)
@@ -179,7 +181,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = Settings("cpu", BATCH, "float32", "contiguous", args.warmup, args.rounds)
         FORMATS["onnx"].require("onnx")
-        args.out.mkdir(parents=True, exist_ok=True)
+        inputs = Path(args.config), Path(args.checkpoint).expanduser()
+        check_folder(args.out, ("int8_cpu.json", "int8_cpu.md"), inputs)
         logging.disable(logging.WARNING)  # onnxruntime's advice, a line for each layer
         numbers = dict(
             command=report.command_line("int8", arguments),
@@ -188,6 +191,7 @@ def main(arguments: Sequence[str]) -> int:
             table=measure(args.config, args.checkpoint, args.warmup, args.rounds),
             notes=[*NOTES, f"onnxruntime {importlib.metadata.version('onnxruntime')}, as many threads as PyTorch."],
         )
+        args.out.mkdir(parents=True, exist_ok=True)
         report.write(args.out, "int8_cpu", numbers, page(numbers))
     except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -100,6 +100,7 @@ def runtimes(network: Logits, with_ce: bool, chosen: Sequence[str]) -> Iterator[
 
 def _in_onnxruntime(network: Logits) -> Callable[[Tensor], tuple[Tensor, ...]]:
     from ce_mm.export.formats import FORMATS
+    from ce_mm.export.runtimes import load_onnx
 
     file_format = FORMATS["onnx"]
     file_format.require("onnx")
@@ -107,7 +108,7 @@ def _in_onnxruntime(network: Logits) -> Callable[[Tensor], tuple[Tensor, ...]]:
         path = Path(folder) / "network.onnx"
         with torch.no_grad():
             file_format.write(network, torch.zeros(2, 3, 64, 96), ["logits"], {}, path)
-        return file_format.load(path)
+        return load_onnx(str(path))
 
 
 def measure_kind(
@@ -144,7 +145,8 @@ def measure_kind(
 
 def _try(key: tuple[str, str], runners: dict, pictures: Tensor, notes: list[str]) -> float | None:
     """Run for the first time, which compiles; the difference to eager PyTorch. What fails is left out."""
-    from ce_mm.export.check import first_line, relative_difference
+    from ce_mm.export.check import relative_difference
+    from ce_mm.export.runtimes import first_line
 
     report.say(f"first run of {' in '.join(key)}, {len(pictures)} at a time")
     with torch.no_grad():

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ce_mm import __version__
-from ce_mm.files import replacing
+from ce_mm.files import check_destination, replacing
 
 
 def say(line: str) -> None:
@@ -111,7 +111,7 @@ def draw(numbers_file: Path) -> None:
     """Draw the picture of a file of numbers, beside it.
 
     Raises:
-        ValueError: the file holds no numbers of a benchmark.
+        ValueError: the file holds no numbers of a benchmark, or its own name is that of the picture.
         ModuleNotFoundError: matplotlib is not installed.
     """
     from pictures import PICTURES  # needs matplotlib
@@ -121,4 +121,6 @@ def draw(numbers_file: Path) -> None:
         picture = PICTURES[numbers["benchmark"]]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{numbers_file}: expected the JSON file that a benchmark wrote") from None
-    picture(numbers, numbers_file.with_suffix(".png"))
+    out = numbers_file.with_suffix(".png")
+    check_destination(out, [numbers_file])
+    picture(numbers, out)

@@ -18,6 +18,8 @@ from launched import Host, Training, kill
 from namespaces import NoNamespacesError, cut_the_cable, two_hosts
 from tqdm import tqdm
 
+from ce_mm.files import check_folder
+
 STEPS = 5
 """Taken before anything happens; an epoch, after which a checkpoint is saved, has 4 or less."""
 TIMEOUT = 20
@@ -170,6 +172,11 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="for data, configs and logs")
     parser.add_argument("--out", type=Path, required=True, help="the page to write")
     args = parser.parse_args()
+    try:
+        check_folder(args.out.parent, [args.out.name])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     args.folder.mkdir(parents=True, exist_ok=True)
 
     table = [

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ce_mm.analysis.endurance import LOOPS, train
 from ce_mm.analysis.endurance_page import flat, write
+from ce_mm.files import check_folder
 
 
 def main() -> int:
@@ -28,9 +29,10 @@ def main() -> int:
                 "the first thousand steps are compared with the last, so --steps must be at least 2000 and --warmup at "
                 f"least 1, got {args.steps} and {args.warmup}"
             )
-        args.out.mkdir(parents=True, exist_ok=True)
+        check_folder(args.out, [f"endurance.{suffix}" for suffix in ("json", "md", "png")])
         runs = {name: train(loop, args.steps, args.warmup, progress=name) for name, loop in LOOPS.items()}
         command = f"PYTHONPATH=. python tools/reliability/endurance.py {shlex.join(sys.argv[1:])}"
+        args.out.mkdir(parents=True, exist_ok=True)
         write(runs, args.warmup, args.out, command)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

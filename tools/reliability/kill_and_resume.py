@@ -22,7 +22,7 @@ from tqdm import tqdm
 from trials import EPOCH_LENGTH, SERIES, STATES, Outcome, run_trials
 
 from ce_mm.checkpoints.reading import CheckpointError
-from ce_mm.files import replacing
+from ce_mm.files import DestinationError, check_folder, replacing
 
 
 def main() -> int:
@@ -39,10 +39,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary, tqdm(total=args.kills, desc="kills") as bar:
         folder = args.work_dir or Path(temporary)
         try:
+            check_folder(args.out, [f"kill_and_resume.{suffix}" for suffix in ("json", "md")])
             folder.mkdir(parents=True, exist_ok=args.work_dir is None)
             moments = list(islice(cycle(SERIES), args.kills))
             outcome = run_trials(moments, folder, (), args.ranks, args.seed, bar.update)
-        except (CheckpointError, RuntimeError, OSError) as error:
+        except (CheckpointError, DestinationError, RuntimeError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
     record = dict(

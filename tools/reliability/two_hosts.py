@@ -13,6 +13,8 @@ import page
 from launched import Host, Training
 from namespaces import NoNamespacesError, two_hosts
 
+from ce_mm.files import check_folder
+
 EPOCHS = 3
 PAGE = """# Training on two hosts
 
@@ -58,6 +60,11 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="for data, configs and logs")
     parser.add_argument("--out", type=Path, required=True, help="the page to write")
     args = parser.parse_args()
+    try:
+        check_folder(args.out.parent, [args.out.name])
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         with two_hosts() as hosts:
             apart = digests(args.folder / "apart", 1, hosts)
