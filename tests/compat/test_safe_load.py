@@ -55,6 +55,8 @@ def runner(work_dir: Path, name: str, **options: object) -> Runner:
             dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3),
             dict(type="MultiStepLR", milestones=[1, 2]),
             dict(type="CosineAnnealingLR", T_max=3, convert_to_iter_based=True),
+            dict(type="OneCycleLR", eta_max=0.1, total_steps=3, convert_to_iter_based=True),
+            dict(type="OneCycleLR", eta_max=0.1, total_steps=3, anneal_strategy="linear"),
         ],
         **options,
     )
