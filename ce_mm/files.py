@@ -1,8 +1,11 @@
 """Files are there whole or not at all: they are written under a temporary name and moved into place."""
 import errno
+import fcntl
+import glob
 import os
+import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 #: What a file system says that has no hard links.
@@ -72,10 +75,23 @@ def placing(path: Path) -> Iterator[Path]:
             os.replace(unfinished, path)
 
 
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes have left beside ``path``: it has no lock any more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where its process lives, or nobody can tell
+            left.unlink()
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield unfinished
-    finally:
-        unfinished.unlink(missing_ok=True)
+    remove_abandoned(path)
+    # Not by the process's id: a thread, or a process of another host with the same disk, may have the same.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with unfinished.open("xb") as file:
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield unfinished
+        finally:
+            unfinished.unlink(missing_ok=True)

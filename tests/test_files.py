@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from ce_mm.files import DestinationError, check_destination
+from ce_mm.files import DestinationError, check_destination, replacing
 
 
 @pytest.fixture
@@ -39,3 +39,21 @@ def test_a_place_that_holds_no_file_is_refused(name, reason, source):
 
 def test_a_new_name_beside_the_input_passes(source):
     check_destination(source.with_name("B.json"), [source], replace=False)
+
+
+def test_two_that_write_one_file_at_once_leave_the_whole_of_one(tmp_path):
+    """Threads here; processes of two hosts with one disk may have one id as well."""
+    with replacing(tmp_path / "a.json") as first, replacing(tmp_path / "a.json") as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert first.read_text() == "first"
+    assert (tmp_path / "a.json").read_text() == "first"
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_what_a_killed_process_has_left_goes_with_the_next_one(tmp_path):
+    for name in (".a.json.0123abcd.tmp", ".a.json.mine.tmp", ".b.json.0123abcd.tmp"):
+        (tmp_path / name).touch()
+    with replacing(tmp_path / "a.json") as unfinished:
+        unfinished.touch()
+    assert sorted(os.listdir(tmp_path)) == [".a.json.mine.tmp", ".b.json.0123abcd.tmp", "a.json"]
