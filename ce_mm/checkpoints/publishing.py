@@ -77,6 +77,15 @@ def published(path: Path, digest: str) -> Path:
     return path.with_name(f"{stem}-{digest[:8]}{path.suffix}")
 
 
+def is_misnamed(path: Path) -> bool:
+    """Whether a name has eight digits where :func:`published` puts them, but not those of the file's hash.
+
+    Digits without a letter are taken for a date.
+    """
+    found = re.search(r"-(?=\d*[a-f])([0-9a-f]{8})$", path.stem)
+    return found is not None and not sha256(path.read_bytes()).startswith(found[1])
+
+
 def is_there(path: Path, content: bytes) -> bool:
     """Whether a file is there by now with this very content: a conversion that was killed has left it."""
     return path.is_file() and path.read_bytes() == content

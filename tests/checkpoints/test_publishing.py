@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ce_mm.checkpoints.publishing import SUFFIXES, published, read, serialise, sha256, write_all
+from ce_mm.checkpoints.publishing import SUFFIXES, is_misnamed, published, read, serialise, sha256, write_all
 from ce_mm.checkpoints.reading import CheckpointError
 
 WEIGHTS = dict(b=torch.randn(3, 4), a=torch.tensor(7), c=torch.eye(2).expand(3, 2, 2), d=torch.randn(2).half())
@@ -75,6 +75,15 @@ def test_torch_hub_finds_them_in_a_name_with_dots(tmp_path):
     path = published(tmp_path / "ce-shufflenet-v2-0.5x_8xb128_in1k.pth", "1a2b3c4d" * 8)
     assert path.name == "ce-shufflenet-v2-0p5x_8xb128_in1k-1a2b3c4d.pth"
     assert torch.hub.HASH_REGEX.search(path.name)[1] == "1a2b3c4d"
+
+
+@pytest.mark.parametrize(
+    ("name", "misnamed"),
+    [("x-e64c826b.pth", False), ("x-e64c826c.pth", True), ("x-20240131.pth", False), ("x-e64c82.pth", False)],
+)
+def test_a_name_with_the_digits_of_another_hash_is_told(tmp_path, name, misnamed):
+    (tmp_path / name).write_bytes(b"ce")
+    assert is_misnamed(tmp_path / name) == misnamed
 
 
 def test_files_are_written_into_a_new_folder(tmp_path):
