@@ -325,6 +325,41 @@ def test_a_recorded_config_that_does_not_build_is_said_to_be_so(weights, save, t
         convert(save(weights, meta=dict(cfg=recorded)), tmp_path / "ours.pth")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(norm_cfg=dict(type="BN", eps="small")), "cannot be (run|built): .*small|'str'"),
+        (dict(norm_cfg=dict(type="BN", device="meta")), "cannot be (run|built): .*meta"),
+        (dict(act_cfg=dict(type="LeakyReLU", negative_slope="text")), "cannot be run: TypeError: .*negative_slope"),
+        (dict(act_cfg=dict(type="RReLU", lower=1, upper=0)), "cannot be run: RuntimeError: Lower bound"),
+        (dict(act_cfg=dict(type="GELU", approximate=3)), "cannot be run: TypeError: .*approximate"),
+        (dict(ce_cfg=dict(iterations=10**9)), "iterations': 1000000000, but expected whole numbers from 1 to 1000"),
+        (dict(ce_stem_cfg=dict(iterations=True)), "iterations': True, but expected whole numbers"),
+        (dict(conv_cfg=dict(type="Conv2d", padding=10**6)), "'conv_cfg.padding': 1000000, but expected no number"),
+    ],
+    ids=str,
+)
+def test_odd_values_in_a_recorded_config_are_said_in_one_line(weights, save, tmp_path, changes, message):
+    recorded = Config(dict(model=dict(backbone=BACKBONE | changes))).pretty_text
+    source = save(weights, meta=dict(cfg=recorded))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        convert(source, tmp_path / "ours.pth")
+    assert "\n" not in str(caught.value) and not (tmp_path / "ours.pth").exists()
+
+
+@pytest.mark.parametrize("meta", [3, [1], dict(cfg=3), dict(authors=[1]), dict(authors=dict(originals=3)),
+                                  dict(dataset_meta=3), dict(dataset_meta=dict(classes=3))], ids=str)  # fmt: skip
+def test_what_is_recorded_in_another_form_is_passed_over(weights, save, tmp_path, meta):
+    report = convert(save(weights, meta=meta, message_hub=3), tmp_path / "ours.pth", target="classifier")
+    assert report.config == BACKBONE
+
+
+def test_originals_by_names_that_are_none_are_refused(weights, save, tmp_path):
+    source = save(weights, meta=dict(authors=dict(originals={1: torch.ones(1)})))
+    with pytest.raises(CheckpointError, match="expected a tensor for every name, but 1 is Tensor"):
+        convert(source, tmp_path / "ours.pth")
+
+
 def test_a_recorded_config_of_another_size_is_refused_before_anything_is_built(weights, save, tmp_path, monkeypatch):
     recorded = Config(dict(model=dict(backbone=BACKBONE | dict(base_channels=10**9)))).pretty_text
     monkeypatch.setattr(MODELS, "build", None)
