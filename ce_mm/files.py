@@ -1,10 +1,12 @@
 """Files are there whole or not at all: they are written under a temporary name and moved into place."""
 import errno
+import glob
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 #: What a file system says that has no hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -96,11 +98,36 @@ def placing(path: Path) -> Iterator[Path]:
             os.replace(unfinished, path)
 
 
+def lock(file: int | IO) -> None:
+    """Lock an open file, or its descriptor, until it is closed.
+
+    Raises:
+        OSError: somebody has locked it, or there are no locks on this file system.
+    """
+    try:
+        import fcntl
+    except ImportError as error:  # Windows
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from error
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes have left beside ``path``: it has no lock any more."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError), left.open("rb") as file:
+            lock(file)  # fails where its process lives, or nobody can tell
+            left.unlink()
+
+
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
+    remove_abandoned(path)
     # Not by the process's id: a thread, or a process of another host with the same disk, may have the same.
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield unfinished
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with unfinished.open("xb") as file:
+        try:
+            with suppress(OSError):  # a file system without locks
+                lock(file)
+            yield unfinished
+        finally:
+            unfinished.unlink(missing_ok=True)

@@ -72,3 +72,11 @@ def test_a_folder_in_the_working_folder_may_be_new(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_folder(Path("new"), ["A.json"])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_has_left_goes_with_the_next_one(tmp_path):
+    for name in (".a.json.0123abcd.tmp", ".a.json.mine.tmp", ".b.json.0123abcd.tmp"):
+        (tmp_path / name).touch()
+    with replacing(tmp_path / "a.json") as unfinished:
+        unfinished.touch()
+    assert sorted(os.listdir(tmp_path)) == [".a.json.mine.tmp", ".b.json.0123abcd.tmp", "a.json"]

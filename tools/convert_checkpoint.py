@@ -16,7 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="the checkpoint, a .pth or .safetensors file; it is only read")
     parser.add_argument(
-        "destination", type=Path, help="file to write, .pth or .safetensors; must not exist; its config comes beside it"
+        "destination", type=Path, help="new file, .pth or .safetensors; its config comes beside it"
     )
     parser.add_argument("--from", dest="layout", choices=LAYOUTS, default="auto", help="layout that SRC must have")
     parser.add_argument("--to", dest="target", choices=TARGETS, default=TARGETS[0], help="default: %(default)s")

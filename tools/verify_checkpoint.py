@@ -1,16 +1,19 @@
-"""Look through a checkpoint: finite values, plausible buffers, and the names, shapes and types of a config's model.
+"""Look through a checkpoint: whole, finite values, plausible buffers, names, shapes and types of a config's model.
 
 python tools/verify_checkpoint.py work_dirs/ce-resnet50/epoch_100.pth configs/imagenet/ce-resnet50_8xb32_in1k.py
 
-CONFIG is of a classifier, a detector or a backbone; weights of a backbone alone are held against the backbone. Prints
-one line for each finding. Exit code: 0 nothing found, 1 findings, 2 the checkpoint or the config cannot be read.
+CONFIG is of a classifier, a detector or a backbone; weights of a backbone alone are held against the backbone. A file
+is whole if the checksums in it say so, and the digits of its hash if its name has them (name-1a2b3c4d.pth).
+
+Prints one line for each finding. Exit code: 0 nothing found, 1 findings, 2 the checkpoint or the config cannot be read.
 """
 import argparse
 import sys
 from pathlib import Path
 
+from ce_mm.checkpoints.publishing import is_misnamed
 from ce_mm.checkpoints.reading import read_checkpoint
-from ce_mm.checkpoints.verify import verify, weights_of
+from ce_mm.checkpoints.verify import Finding, verify, weights_of
 from ce_mm.launching.preflight import read_config
 
 
@@ -24,6 +27,8 @@ def main() -> int:
         checkpoint = read_checkpoint(args.checkpoint)
         weights = weights_of(checkpoint)
         findings = verify(checkpoint, args.config and read_config(args.config))
+        if is_misnamed(args.checkpoint):
+            findings.append(Finding("the file", "its SHA-256 does not begin as its name says; download it again"))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

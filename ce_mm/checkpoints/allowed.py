@@ -18,8 +18,8 @@ _RECTIFIERS = ("ReLU", "LeakyReLU", "PReLU", "RReLU", "ReLU6", "ELU", "SiLU", "G
 #: Argument that is the config of a layer -> types that it may have.
 _LAYERS = {"norm_cfg": _NORMS, "norm": _NORMS, "act_cfg": _RECTIFIERS, "conv_cfg": ("Conv", "Conv2d")}
 _SETTINGS = ("ce_cfg", "ce_stem_cfg")
-#: Numbers by which a network of any weights can be made to need any room.
-_STEPS, _MOST = ("strides", "dilations"), 32
+#: Numbers by which a network of any weights can be made to need any room or time -> the most that they may be.
+_COUNTS = {"strides": 32, "dilations": 32, "iterations": 1000}
 
 
 def check_config(config: dict) -> None:
@@ -69,12 +69,14 @@ def _check_argument(name: str, value: object, prefix: str = "") -> None:
         for key, inner in value.items():
             if not isinstance(key, str) or not key.isidentifier() or key.startswith("_") or not _is_plain(inner):
                 _refuse(f"{prefix}{name}.{key}", inner, "an argument with a plain value")
+            if name == "conv_cfg" and type(inner) in (int, float):
+                _refuse(f"{prefix}{name}.{key}", inner, "no number, as the network itself says all sizes of its layers")
         return
     values = value if isinstance(value, list | tuple) else [value]
     if not all(map(_is_plain, values)):
         _refuse(prefix + name, value, "a number or text, or several in a list")
-    if name in _STEPS and not all(type(step) is int and 0 < step <= _MOST for step in values):
-        _refuse(prefix + name, value, f"whole numbers from 1 to {_MOST}")
+    if name in _COUNTS and not all(type(each) is int and 0 < each <= _COUNTS[name] for each in values):
+        _refuse(prefix + name, value, f"whole numbers from 1 to {_COUNTS[name]}")
 
 
 def _is_plain(value: object) -> bool:

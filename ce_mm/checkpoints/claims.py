@@ -4,6 +4,8 @@
 storage of terabytes (in the format before PyTorch 1.6), for ``torch.FloatTensor(10**12)``, for a tensor that repeats
 one number 10^12 times, or for records that unfold to a thousand times their size; and a key of a dict that is a tuple
 in a tuple, a million levels deep, ends the process. So each pickle is followed once here without doing what it says.
+Nor does it look at the checksums of a zip archive, so that flipped bits of a weight would be read as another weight.
+(The older format and safetensors have none.)
 """
 import io
 import mmap
@@ -14,6 +16,7 @@ import reprlib
 import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +37,8 @@ _LEGACY_PICKLES = 5
 _END, _END_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q")
 _LOCATOR_64, _HEADER = struct.Struct("<4sLQL"), struct.Struct("<4s5H3L2H")
 _MOST_32 = 2**32 - 1
+#: How many bytes are read at a time for a checksum.
+_PIECE = 2**20
 _OF_STORAGE = {f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "qtensor")}
 _CLASS = r"torch\.((cuda|sparse)\.)*\w*Tensor"
 _TENSOR = re.compile(rf"{_CLASS}|torch\.nn\.parameter\.Parameter|torch\.(_utils|_tensor)\._rebuild_\w+")
@@ -43,14 +48,14 @@ _ANEW = "which torch.save never does; save it again with PyTorch."
 
 
 class ClaimError(UnpicklingError):
-    """The file claims more than it can hold, or has a form that no checkpoint needs; the text says which."""
+    """The file claims more or something else than it holds, or has a form that no checkpoint needs; the text says."""
 
 
 def check_claims(file: BinaryIO) -> None:
     """Look through what ``torch.load`` is to read, from the file's position on, which stays.
 
     Raises:
-        ClaimError: a claim goes beyond the file.
+        ClaimError: a claim goes beyond the file, or a checksum is not that of the bytes.
         Exception: of any kind, where the file is damaged.
     """
     start = file.tell()
@@ -77,7 +82,7 @@ def _check_zip(file: BinaryIO, size: int) -> None:
         if any(record.filename.endswith("/constants.pkl") for record in records):
             raise ClaimError("it is a TorchScript program, which is more than data; save model.state_dict() instead.")
         for record in records:
-            if record.compress_type != zipfile.ZIP_STORED:
+            if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
                 raise ClaimError(
                     f"its record {record.filename} is compressed, {record.compress_size} bytes for {record.file_size}, "
                     "which torch.save never does; unpack the archive, and pack it without compression (zip -0)."
@@ -85,11 +90,13 @@ def _check_zip(file: BinaryIO, size: int) -> None:
         claimed = sum(record.file_size for record in records)
         if claimed > size:
             raise ClaimError(f"its records claim {claimed} bytes, but the file has {size}; {_AGAIN}")
-        _check_places(file, archive.start_dir, records)
-        for record in records:
+        for record, place in _places(file, archive.start_dir, records):
+            file.seek(place)
+            _check_sum(file, record)
             # PyTorch does not tell capitals from small letters here, and knows no other name than this one.
             if record.orig_filename.lower().endswith("data.pkl"):
-                _follow(io.BytesIO(archive.read(record)))
+                file.seek(place)
+                _follow(io.BytesIO(file.read(record.file_size)))
 
 
 def _check_end(file: BinaryIO, size: int) -> None:
@@ -110,17 +117,32 @@ def _check_end(file: BinaryIO, size: int) -> None:
         raise ClaimError(f"it is damaged or cut short: its zip archive's directory is not where its end says; {_AGAIN}")
 
 
-def _check_places(file: BinaryIO, end: int, records: list[zipfile.ZipInfo]) -> None:
-    """That records lie one after the other, from the start of the file to the directory."""
-    reached = 0
+def _places(file: BinaryIO, end: int, records: list[zipfile.ZipInfo]) -> list[tuple[zipfile.ZipInfo, int]]:
+    """The records and where their content starts: one after the other, from the start of the file to the directory."""
+    reached, places = 0, []
     for record in sorted(records, key=lambda record: record.header_offset):
         file.seek(record.header_offset)
         *_, name, extra = _HEADER.unpack(file.read(_HEADER.size))
         if record.header_offset < reached or (reached == 0) != (record.header_offset == 0):
             raise ClaimError(f"its record {record.filename} lies over another, or not at the start, {_ANEW}")
-        reached = record.header_offset + _HEADER.size + name + extra + record.compress_size
+        place = record.header_offset + _HEADER.size + name + extra
+        reached = place + record.file_size
+        places.append((record, place))
     if reached > end:
         raise ClaimError(f"its last record reaches into the directory, {_ANEW}")
+    return places
+
+
+def _check_sum(file: BinaryIO, record: zipfile.ZipInfo) -> None:
+    """That a record's content, from the file's position on, has the checksum written beside it; PyTorch does not look.
+
+    It is 0 where ``torch.serialization.set_crc32_options`` has switched checksums off.
+    """
+    found, left = 0, record.file_size
+    while piece := file.read(min(left, _PIECE)):
+        found, left = zlib.crc32(piece, found), left - len(piece)
+    if record.CRC not in (0, found):
+        raise ClaimError(f"it is damaged: the bytes of its record {record.filename} do not have its checksum; {_AGAIN}")
 
 
 def _check_legacy(pickles: BinaryIO | mmap.mmap, end: int, size: int) -> None:

@@ -14,6 +14,7 @@ from ce_mm.checkpoints.layouts import LAYOUTS, Network, read_network
 from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.checkpoints.recorded import holds_only
 from ce_mm.checkpoints.report import Report
+from ce_mm.files import DestinationError, check_destination
 from ce_mm.version import __version__
 
 TARGETS = ("backbone", "classifier", "authors")
@@ -32,7 +33,8 @@ def convert(
     Args:
         source: a .pth file, or any other that torch.save wrote, or a .safetensors file; it is only read.
         destination: a new file, its suffix .pth or .safetensors; its folder is made. The config that fits is written
-            beside it, with the suffix .py. Both are there whole, or neither is.
+            beside it, with the suffix .py. Both are there whole, or neither is; where a conversion was killed, the same
+            one again finishes it.
         layout: one of ``LAYOUTS``; any but auto is what the source must be.
         target: ``backbone`` for the ``init_cfg`` of a detector, ``classifier`` for mmpretrain, ``authors`` for the code
             of the CE authors, which has no config.
@@ -70,8 +72,10 @@ def convert(
         files = {destination: content}
         if target != "authors":
             files[destination.with_suffix(".py")] = _config_text(fitted.model, destination.name).encode()
-        for path in files:
-            _check_new(path)
+        for path, content in files.items():
+            _check_place(path, source)
+            if os.path.lexists(path) and not publishing.is_there(path, content):
+                raise CheckpointError(f"{path} exists already; remove it, or name another destination")
         if not dry_run:
             publishing.write_all(files)
     except OSError as error:
@@ -86,23 +90,19 @@ def _check_arguments(source: Path, destination: Path, layout: str, target: str, 
             raise CheckpointError(f"the {name} {value!r} is unknown; expected one of {', '.join(known)}")
     if destination.suffix not in publishing.SUFFIXES:
         raise CheckpointError(f"{destination}: expected a name that ends with {' or '.join(publishing.SUFFIXES)}")
-    if os.path.realpath(source) == os.path.realpath(destination):
-        raise CheckpointError(f"{destination} is the source itself, which is never changed; name another destination")
     if not publish:
-        _check_new(destination)
-        if target != "authors":
-            _check_new(destination.with_suffix(".py"))
-    folder = next(parent for parent in destination.absolute().parents if os.path.lexists(parent))
-    if not folder.is_dir():
-        raise CheckpointError(f"{destination}: {folder} is no folder; name another destination")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CheckpointError(f"{destination}: no permission to write into {folder}; name another destination")
+        _check_place(destination, source)
 
 
-def _check_new(path: Path) -> None:
-    if os.path.lexists(path):
-        hint = "it is a folder, name a file in it" if path.is_dir() else "remove it, or name another destination"
-        raise CheckpointError(f"{path} exists already; {hint}")
+def _check_place(path: Path, source: Path) -> None:
+    """That it is no input and no folder, and may be written; a folder that is missing will be made."""
+    place = Path(os.path.realpath(path))
+    while not place.parent.exists():
+        place = place.parent
+    try:
+        check_destination(place, [source])
+    except DestinationError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _meta(network: Network, fitted: Fitted, target: str) -> dict:

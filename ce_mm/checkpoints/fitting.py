@@ -58,7 +58,7 @@ def fit(network: Network, classifier: bool) -> Fitted:
         model = _build(config if classifier else config["backbone"])
         picture = torch.rand(1, network.config.get("in_channels", 3), 64, 64)
     weights = {name: given.get(name, value) for name, value in model.state_dict().items()}
-    _try(model, weights, picture)
+    _try(model, weights, picture, config)
     return Fitted(config, weights, mapped, may_start)
 
 
@@ -98,7 +98,7 @@ def _build(config: dict) -> nn.Module:
         with DefaultScope.overwrite_default_scope("mmpretrain"):
             return MODELS.build(copy.deepcopy(config))
     except Exception as error:  # whatever the network's own code makes of recorded arguments
-        raise CheckpointError(f"the network {config!r} cannot be built: {type(error).__name__}: {error}") from error
+        raise CheckpointError(_failed(config, "built", error)) from error
 
 
 def _places(network: Network, initial: Mapping[str, Tensor], classifier: bool) -> dict[str, str]:
@@ -138,14 +138,24 @@ def _check_value(name: str, value: Tensor, expected: Tensor) -> None:
         raise CheckpointError(f"{name} holds NaN or infinite values; take a checkpoint from before that happened")
 
 
-def _try(model: nn.Module, weights: dict[str, Tensor], picture: Tensor) -> None:
+def _try(model: nn.Module, weights: dict[str, Tensor], picture: Tensor, config: dict) -> None:
     """Load strictly and run once, in float64: what is not finite there has a deeper reason than rounding."""
-    model.double().eval()
-    model.load_state_dict(weights, strict=True)
-    with torch.no_grad():
-        output = model(picture.double())
-    if not all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,))):
+    try:
+        model.double().eval()
+        model.load_state_dict(weights, strict=True)
+        with torch.no_grad():
+            output = model(picture.double())
+        finite = all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,)))
+    except Exception as error:  # of arguments that the network takes, but cannot compute with
+        raise CheckpointError(_failed(config, "run", error)) from error
+    if not finite:
         raise CheckpointError(
             "the network's output for a random picture is not finite, although its weights are; look for a negative "
             "running_var, or for weights of another network"
         )
+
+
+def _failed(config: dict, what: str, error: Exception) -> str:
+    """In one line: PyTorch's and mmengine's errors may have many."""
+    reason = str(error).strip().partition("\n")[0]
+    return f"the network {config!r} cannot be {what}: {type(error).__name__}: {reason}"

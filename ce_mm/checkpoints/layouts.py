@@ -98,10 +98,7 @@ def _weights(checkpoint: dict) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not state:
         raise CheckpointError(f"expected weights by name, but there is {type(state).__name__} without any")
     weights = {}
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"expected a tensor for every name, but {name!r} is {type(value).__name__}")
-        _check_plain(name, value)
+    for name, value in _tensors(state).items():
         short = name.removeprefix("module.")
         if short in weights:
             raise CheckpointError(f"{short} is there twice, with and without 'module.' in front")
@@ -109,9 +106,13 @@ def _weights(checkpoint: dict) -> dict[str, Tensor]:
     return weights
 
 
-def _check_plain(name: str, value: Tensor) -> None:
-    if value.layout is not torch.strided or value.is_quantized or value.is_nested or value.is_meta:
-        raise CheckpointError(f"{name} is no plain tensor but sparse, quantized, nested or without values")
+def _tensors(state: dict) -> dict[str, Tensor]:
+    for name, value in state.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"expected a tensor for every name, but {name!r:.99} is {type(value).__name__}")
+        if value.layout is not torch.strided or value.is_quantized or value.is_nested or value.is_meta:
+            raise CheckpointError(f"{name} is no plain tensor but sparse, quantized, nested or without values")
+    return state
 
 
 def _layout(weights: Mapping[str, Tensor]) -> str:
@@ -188,9 +189,7 @@ def _kept_originals(checkpoint: dict) -> tuple[dict[str, Tensor], list[str]]:
     kept = meta.get("authors") if isinstance(meta, dict) else None
     if not isinstance(kept, dict) or not isinstance(kept.get("originals"), dict):
         return {}, []
-    originals = {name: value for name, value in kept["originals"].items() if isinstance(value, Tensor)}
-    for name, value in originals.items():
-        _check_plain(name, value)
+    originals = _tensors(kept["originals"])
     order = kept.get("order")
     return originals, [name for name in order if isinstance(name, str)] if isinstance(order, list | tuple) else []
 

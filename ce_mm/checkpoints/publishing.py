@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
-from ce_mm.files import placing
+from ce_mm.files import placing, remove_abandoned
 
 SUFFIXES = (".pth", ".safetensors")
 _META = "ce_mm"  # one entry alone: safetensors writes several in an order of chance, and the hash would change
@@ -77,18 +77,34 @@ def published(path: Path, digest: str) -> Path:
     return path.with_name(f"{stem}-{digest[:8]}{path.suffix}")
 
 
+def is_misnamed(path: Path) -> bool:
+    """Whether a name has eight digits where :func:`published` puts them, but not those of the file's hash.
+
+    Digits without a letter are taken for a date.
+    """
+    found = re.search(r"-(?=\d*[a-f])([0-9a-f]{8})$", path.stem)
+    return found is not None and not sha256(path.read_bytes()).startswith(found[1])
+
+
+def is_there(path: Path, content: bytes) -> bool:
+    """Whether a file is there by now with this very content: a conversion that was killed has left it."""
+    return path.is_file() and path.read_bytes() == content
+
+
 def write_all(files: dict[Path, bytes]) -> None:
-    """Write files that do not exist yet: all of them or none; their one folder is made.
+    """Write those files that are not there by now: all of them or none; their one folder is made.
 
     Raises:
-        OSError: the disk is full, the folder is not for writing, one is there already, ...; nothing is left there.
+        OSError: the disk is full, the folder is not for writing, another one is there, ...; nothing is left there.
     """
     placed = []
     folder = next(iter(files)).parent
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(list(files.items()), placed)
+        for path in files:
+            remove_abandoned(path)
+        _write([pair for pair in files.items() if not is_there(*pair)], placed)
     except BaseException:
         for path in placed:
             path.unlink(missing_ok=True)

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from ce_mm import files
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 #: What a file system says that cannot flush a folder by itself.
 _NO_FLUSH = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
@@ -66,7 +68,7 @@ def remove_unfinished(folder: Path, is_ours: Callable[[str], bool]) -> None:
             with suppress(OSError), ExitStack() as stack:  # held, gone meanwhile, or where locks say nothing
                 descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW)
                 stack.callback(os.close, descriptor)
-                _lock(descriptor)
+                files.lock(descriptor)
                 discard(unfinished(folder / found["name"], found["run"]))
                 discard(lock)
 
@@ -89,23 +91,10 @@ def _locked(lock: Path) -> Iterator[None]:
             stack.callback(os.close, descriptor)
             stack.callback(discard, lock)
             try:
-                _lock(descriptor)
+                files.lock(descriptor)
             except OSError:
                 discard(lock)  # free to all, it would say that its process is dead
         yield
-
-
-def _lock(descriptor: int) -> None:
-    """Lock a file that nobody else has locked.
-
-    Raises:
-        OSError: somebody has, or there are no locks on this file or system.
-    """
-    try:
-        import fcntl
-    except ImportError as error:  # Windows
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from error
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _put_in_place(temporary: Path, path: Path) -> None:

@@ -70,7 +70,8 @@ def test_a_line_cut_off_at_the_end_is_left_out(tmp_path):
 
 
 NOT_ROWS = [
-    "not json", "[1, 2]", '{"loss": 1.0}', '{"step": "1"}', '{"step": "a", "loss": 1.0}', '{"step": NaN}', "[" * 9**5, "\0",
+    "not json", "[1, 2]", '{"loss": 1.0}', '{"step": "1"}', '{"step": "a", "loss": 1.0}', '{"step": NaN}', "[" * 9**5,
+    "\0",
 ]  # fmt: skip
 
 

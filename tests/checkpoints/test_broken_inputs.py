@@ -284,13 +284,15 @@ def small_files_only(place: Place) -> Iterator[None]:
 
 DESTINATIONS = {
     "a file there": (at(lambda place: a_file(place.folder / "mine.pth")), "exists already"),
-    "a folder there": (at(lambda place: a_folder(place.folder / "mine.pth")), "exists already"),
-    "the source": (at(lambda place: place.source), "is the source itself"),
+    "a folder there": (at(lambda place: a_folder(place.folder / "mine.pth")), "is a folder"),
+    "the source": (at(lambda place: place.source), "from which it would be made"),
     "the source by another way": (at(lambda place: place.folder / "x" / ".." / "epoch_1.pth"), "epoch_1.pth"),
-    "a link to the source": (at(lambda place: a_link(place.folder / "link.pth", place.source)), "the source itself"),
+    "a link to the source": (
+        at(lambda place: a_link(place.folder / "link.pth", place.source)), "from which it would be made"
+    ),
     "a link to nothing": (at(lambda place: a_link(place.folder / "link.pth", place.folder / "no")), "exists already"),
     "a config there": (config_there, "backbone.py exists already"),
-    "a file for a folder": (at(lambda place: place.source / "backbone.pth"), "no folder"),
+    "a file for a folder": (at(lambda place: place.source / "backbone.pth"), "does not exist"),
     "another suffix": (at(lambda place: place.folder / "backbone.txt"), ".safetensors"),
     "no permission to write": (forbidden("write_bytes"), "Permission denied"),
     "a full disk": (full_disk(0), "No space left"),

@@ -1,6 +1,7 @@
 """What goes beyond a file is refused before anything makes room for it; what torch.save writes is not."""
 import io
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pickles as p
@@ -117,6 +118,29 @@ def test_records_that_share_their_bytes_are_refused():
     content.seek(0)
     with pytest.raises(ClaimError, match=r"records claim \d+ bytes, but the file has"):
         check_claims(content)
+
+
+def test_a_record_without_the_bytes_of_its_checksum_is_refused():
+    content = io.BytesIO()
+    torch.save({"w": torch.full((9,), 3.0)}, content)
+    with pytest.raises(ClaimError, match=r"data/0 do not have its checksum"):
+        check_claims(io.BytesIO(content.getvalue().replace(torch.tensor(3.0).numpy().tobytes(), b"\0\0\0\0")))
+
+
+@contextmanager
+def without_checksums():
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
+@pytest.mark.parametrize("saving", [without_checksums, torch.serialization.skip_data])
+def test_a_file_without_checksums_is_read(saving, tmp_path):
+    with saving():
+        torch.save({"w": torch.ones(9), "note": 1}, tmp_path / "good.pth")
+    assert read_checkpoint(tmp_path / "good.pth")["note"] == 1
 
 
 def two_directories() -> bytes:

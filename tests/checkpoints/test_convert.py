@@ -136,8 +136,23 @@ def test_a_published_name_has_the_digits_of_its_hash(weights, save, tmp_path):
     digits = hashlib.sha256(report.files[0].read_bytes()).hexdigest()
     assert report.sha256 == digits
     assert sorted(os.listdir(tmp_path / "out")) == [f"ce-r18-{digits[:8]}.pth", f"ce-r18-{digits[:8]}.py"]
+    report.files[0].write_text("mine")
     with pytest.raises(CheckpointError, match=f"ce-r18-{digits[:8]}.pth exists already"):
         convert(save(weights), tmp_path / "out" / "ce-r18.pth", publish=True)
+    assert report.files[0].read_text() == "mine"
+
+
+@pytest.mark.parametrize("publish", [False, True])
+@pytest.mark.parametrize("left", [[], ["ours.pth"], ["ours.py"], ["ours.pth", "ours.py"]], ids=str)
+def test_a_conversion_that_was_killed_is_finished_by_the_same_one(weights, save, tmp_path, left, publish):
+    source = save(weights)
+    report = convert(source, tmp_path / "ours.pth", publish=publish)
+    complete = contents(tmp_path)
+    for path in report.files:
+        if f"ours{path.suffix}" not in left:
+            path.unlink()
+    assert convert(source, tmp_path / "ours.pth", publish=publish).files == report.files
+    assert contents(tmp_path) == complete
 
 
 def test_the_hash_is_the_same_each_time_also_where_ce_is_initialised(weights, tmp_path):
@@ -310,6 +325,41 @@ def test_a_recorded_config_that_does_not_build_is_said_to_be_so(weights, save, t
         convert(save(weights, meta=dict(cfg=recorded)), tmp_path / "ours.pth")
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(norm_cfg=dict(type="BN", eps="small")), "cannot be (run|built): .*small|'str'"),
+        (dict(norm_cfg=dict(type="BN", device="meta")), "cannot be (run|built): .*meta"),
+        (dict(act_cfg=dict(type="LeakyReLU", negative_slope="text")), "cannot be run: TypeError: .*negative_slope"),
+        (dict(act_cfg=dict(type="RReLU", lower=1, upper=0)), "cannot be run: RuntimeError: Lower bound"),
+        (dict(act_cfg=dict(type="GELU", approximate=3)), "cannot be run: TypeError: .*approximate"),
+        (dict(ce_cfg=dict(iterations=10**9)), "iterations': 1000000000, but expected whole numbers from 1 to 1000"),
+        (dict(ce_stem_cfg=dict(iterations=True)), "iterations': True, but expected whole numbers"),
+        (dict(conv_cfg=dict(type="Conv2d", padding=10**6)), "'conv_cfg.padding': 1000000, but expected no number"),
+    ],
+    ids=str,
+)
+def test_odd_values_in_a_recorded_config_are_said_in_one_line(weights, save, tmp_path, changes, message):
+    recorded = Config(dict(model=dict(backbone=BACKBONE | changes))).pretty_text
+    source = save(weights, meta=dict(cfg=recorded))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        convert(source, tmp_path / "ours.pth")
+    assert "\n" not in str(caught.value) and not (tmp_path / "ours.pth").exists()
+
+
+@pytest.mark.parametrize("meta", [3, [1], dict(cfg=3), dict(authors=[1]), dict(authors=dict(originals=3)),
+                                  dict(dataset_meta=3), dict(dataset_meta=dict(classes=3))], ids=str)  # fmt: skip
+def test_what_is_recorded_in_another_form_is_passed_over(weights, save, tmp_path, meta):
+    report = convert(save(weights, meta=meta, message_hub=3), tmp_path / "ours.pth", target="classifier")
+    assert report.config == BACKBONE
+
+
+def test_originals_by_names_that_are_none_are_refused(weights, save, tmp_path):
+    source = save(weights, meta=dict(authors=dict(originals={1: torch.ones(1)})))
+    with pytest.raises(CheckpointError, match="expected a tensor for every name, but 1 is Tensor"):
+        convert(source, tmp_path / "ours.pth")
+
+
 def test_a_recorded_config_of_another_size_is_refused_before_anything_is_built(weights, save, tmp_path, monkeypatch):
     recorded = Config(dict(model=dict(backbone=BACKBONE | dict(base_channels=10**9)))).pretty_text
     monkeypatch.setattr(MODELS, "build", None)
@@ -324,22 +374,20 @@ def test_a_recorded_config_of_another_size_is_refused_before_anything_is_built(w
         (dict(layout="tf"), "the layout 'tf' is unknown; expected one of auto"),
         (dict(target="onnx"), "the target 'onnx' is unknown; expected one of backbone"),
         (dict(destination="ours.pt"), "expected a name that ends with .pth or .safetensors"),
-        (dict(destination="epoch_1.pth"), "is the source itself"),
-        (dict(destination="linked.pth"), "is the source itself"),
-        (dict(destination="dangling.pth"), "exists already"),
-        (dict(destination="taken.pth"), "taken.pth exists already; remove it"),
-        (dict(destination="config.pth"), "config.py exists already; remove it"),
-        (dict(destination="folder.pth"), "folder.pth exists already; it is a folder"),
-        (dict(destination="taken.pth/x/ours.pth"), "taken.pth is no folder"),
+        (dict(destination="epoch_1.pth"), "from which it would be made"),
+        (dict(destination="linked.pth"), "from which it would be made"),
+        (dict(destination="hard.pth"), "from which it would be made"),
+        (dict(destination="no/../epoch_1.pth"), "from which it would be made"),
+        (dict(destination="folder.pth"), "folder.pth: is a folder"),
+        (dict(destination="taken.pth/x/ours.pth"), "the folder .*taken.pth does not exist"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_read(weights, save, tmp_path, monkeypatch, arguments, message):
     source = save(weights)
     (tmp_path / "taken.pth").write_text("mine")
-    (tmp_path / "config.py").write_text("mine")
     (tmp_path / "folder.pth").mkdir()
     (tmp_path / "linked.pth").symlink_to(source)
-    (tmp_path / "dangling.pth").symlink_to(tmp_path / "nowhere")
+    os.link(source, tmp_path / "hard.pth")
     before = contents(tmp_path)
     if arguments != dict(layout="torchvision"):
         monkeypatch.setattr(torch, "load", None)
@@ -367,6 +415,7 @@ def test_the_tool_converts_and_says_an_error_in_one_line(weights, save, tmp_path
     arguments = [save(weights), tmp_path / "ours.pth", "--from", "mmpretrain"]
     monkeypatch.setattr(sys, "argv", [tool.name, *map(str, arguments)])
     for status in (0, 2):
+        (tmp_path / "ours.py").write_text("mine") if status else None
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(tool), run_name="__main__")
         assert ended.value.code == status
@@ -374,7 +423,7 @@ def test_the_tool_converts_and_says_an_error_in_one_line(weights, save, tmp_path
         if status == 0:
             assert said.out.endswith(f"wrote {tmp_path / 'ours.pth'}\nwrote {tmp_path / 'ours.py'}\n")
     assert said.out == ""
-    assert said.err == f"error: {tmp_path / 'ours.pth'} exists already; remove it, or name another destination\n"
+    assert said.err == f"error: {tmp_path / 'ours.py'} exists already; remove it, or name another destination\n"
 
 
 class Noise(BaseDataset):

@@ -1,13 +1,14 @@
 """Files for others: the same content each time, both formats, all files or none."""
 import errno
 import hashlib
+import itertools
 import os
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ce_mm.checkpoints.publishing import SUFFIXES, published, read, serialise, sha256, write_all
+from ce_mm.checkpoints.publishing import SUFFIXES, is_misnamed, published, read, serialise, sha256, write_all
 from ce_mm.checkpoints.reading import CheckpointError
 
 WEIGHTS = dict(b=torch.randn(3, 4), a=torch.tensor(7), c=torch.eye(2).expand(3, 2, 2), d=torch.randn(2).half())
@@ -76,6 +77,15 @@ def test_torch_hub_finds_them_in_a_name_with_dots(tmp_path):
     assert torch.hub.HASH_REGEX.search(path.name)[1] == "1a2b3c4d"
 
 
+@pytest.mark.parametrize(
+    ("name", "misnamed"),
+    [("x-e64c826b.pth", False), ("x-e64c826c.pth", True), ("x-20240131.pth", False), ("x-e64c82.pth", False)],
+)
+def test_a_name_with_the_digits_of_another_hash_is_told(tmp_path, name, misnamed):
+    (tmp_path / name).write_bytes(b"ce")
+    assert is_misnamed(tmp_path / name) == misnamed
+
+
 def test_files_are_written_into_a_new_folder(tmp_path):
     files = {tmp_path / "a" / "b" / name: name.encode() for name in ("x.pth", "x.py")}
     write_all(files)
@@ -105,6 +115,22 @@ def test_a_folder_that_was_there_stays(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_all({tmp_path / "x.pth": b"content"})
     assert os.listdir(tmp_path) == ["mine.txt"]
+
+
+@pytest.mark.parametrize("steps", range(6))
+def test_however_far_a_killed_process_came_the_next_one_finishes(tmp_path, monkeypatch, steps):
+    files = {tmp_path / "new" / name: name.encode() for name in ("x.pth", "x.py")}
+    child = os.fork()
+    if not child:
+        made = itertools.count()
+        for name in ("mkdir", "link", "unlink"):
+            step = getattr(os, name)
+            monkeypatch.setattr(os, name, lambda *args, step=step: step(*args) if next(made) < steps else os._exit(9))
+        write_all(files)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == (0 if steps == 5 else 9)
+    write_all(files)
+    assert {path: path.read_bytes() for path in (tmp_path / "new").iterdir()} == files
 
 
 @pytest.fixture(params=["links", "no links"])

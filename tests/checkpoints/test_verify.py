@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from safetensors.torch import save_file
 
 from ce_mm.backbones import CEResNet
+from ce_mm.checkpoints.publishing import sha256
 from ce_mm.checkpoints.verify import Finding, verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -217,3 +218,26 @@ def test_the_tool_ends_with_2_and_one_line_where_something_cannot_be_read(tool, 
         code, lines, error = tool(*arguments)
         assert code == 2 and lines == []
         assert error.startswith("error: ") and error.count("\n") == 1 and str(tmp_path) in error
+
+
+def flipped(path: Path, value: torch.Tensor) -> Path:
+    """Flip a bit of the last number of a tensor in a file."""
+    content, numbers = bytearray(path.read_bytes()), value.numpy().tobytes()
+    content[content.index(numbers) + len(numbers) - 2] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def test_a_weight_with_a_flipped_bit_is_told_by_the_checksum_beside_it(tool, weights, tmp_path):
+    torch.save(dict(state_dict=weights), tmp_path / "bad.pth")
+    code, lines, error = tool(flipped(tmp_path / "bad.pth", weights["conv1.weight"]))
+    assert code == 2 and lines == [] and "do not have its checksum; copy or download it again." in error
+
+
+def test_where_there_is_none_it_is_told_by_the_digits_in_the_name(tool, weights, tmp_path):
+    save_file(weights, tmp_path / "x")
+    digits = sha256((tmp_path / "x").read_bytes())[:8]
+    path = (tmp_path / "x").rename(tmp_path / f"x-{digits}.safetensors")
+    assert tool(path)[0] == 0
+    code, lines, _ = tool(flipped(path, weights["conv1.weight"]))
+    assert code == 1 and lines[0].startswith("the file: its SHA-256 does not begin as its name says")

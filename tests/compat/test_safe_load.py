@@ -55,6 +55,8 @@ def runner(work_dir: Path, name: str, **options: object) -> Runner:
             dict(type="LinearLR", start_factor=0.1, by_epoch=False, end=3),
             dict(type="MultiStepLR", milestones=[1, 2]),
             dict(type="CosineAnnealingLR", T_max=3, convert_to_iter_based=True),
+            dict(type="OneCycleLR", eta_max=0.1, total_steps=3, convert_to_iter_based=True),
+            dict(type="OneCycleLR", eta_max=0.1, total_steps=3, anneal_strategy="linear"),
         ],
         **options,
     )
@@ -219,6 +221,22 @@ def test_a_damaged_file_is_named_with_the_way_out(tmp_path, kept):
 def test_a_missing_file_is_still_a_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
         load_checkpoint(Model(), str(tmp_path / "absent.pth"))
+
+
+def test_so_is_one_that_pavi_did_not_bring(monkeypatch):
+    pavi = ModuleType("pavi")
+    pavi.modelcloud = SimpleNamespace(get=lambda path: SimpleNamespace(name="absent.pth", download=lambda path: None))
+    monkeypatch.setitem(sys.modules, "pavi", pavi)
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
+        CheckpointLoader.load_checkpoint("pavi://absent.pth")
+
+
+def test_what_is_no_dict_is_read_by_mmengine_as_ever(tmp_path):
+    torch.save([torch.ones(2), 1], tmp_path / "list.pth")
+    read = CheckpointLoader.load_checkpoint(str(tmp_path / "list.pth"))
+    assert torch.equal(read[0], torch.ones(2)) and read[1] == 1
+    with pytest.raises(RuntimeError, match="No state_dict found"):
+        load_checkpoint(Model(), str(tmp_path / "list.pth"))
 
 
 # --- the replacement itself -------------------------------------------------------------------------------------------
