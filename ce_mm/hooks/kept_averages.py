@@ -22,13 +22,16 @@ class KeptAverages:
     """
 
     def __init__(self, norms: Sequence[_NormBase]) -> None:
-        self._norms = norms
-        self._tensors = self._averages()
-        self._values = _one_vector(self._tensors)
+        self._places = [(norm, name) for norm in norms for name in _averages(norm)]
+        self._tensors = self._look_up()
+        self._values = torch.cat(self._vectors())
+        lengths = (sum(getattr(norm, name).numel() for name in _averages(norm)) for norm in norms)
+        self._owners = _owners(tuple(lengths), self._values.device)
+        self._number = len(norms)
 
     def replaced(self) -> bool:
         """Whether some norm has another tensor than it had."""
-        return any(now is not then for now, then in zip(self._averages(), self._tensors, strict=True))
+        return any(now is not then for now, then in zip(self._look_up(), self._tensors, strict=True))
 
     @torch.no_grad()
     def put_back(self) -> Tensor:
@@ -37,35 +40,29 @@ class KeptAverages:
         Returns:
             Whether each norm was finite, a bool (norms,).
         """
-        self._tensors = self._averages()
-        values = _one_vector(self._tensors)
-        sizes = tuple(sum(tensor.numel() for tensor in _averages(norm)) for norm in self._norms)
-        owners = _owners(sizes, values.device)
-        spoilt = values.new_zeros(len(self._norms)).index_add_(0, owners, values * 0)  # 0 or NaN
+        self._tensors = self._look_up()
+        vectors = self._vectors()
+        values = torch.cat(vectors)
+        kept, owners = self._values.to(values.device), self._owners.to(values.device)
+        spoilt = values.new_zeros(self._number).index_add_(0, owners, values * 0)  # 0 or NaN
         finite = spoilt == 0
-        self._values = torch.where(finite.index_select(0, owners), values, self._values.to(values.device))
-        places = [_as_vector(tensor) for tensor in self._tensors]
-        torch._foreach_copy_(places, self._values.split([place.numel() for place in places]))
+        self._values = torch.where(finite.index_select(0, owners), values, kept)
+        torch._foreach_copy_(vectors, self._values.split([vector.numel() for vector in vectors]))
         return finite
 
-    def _averages(self) -> list[Tensor]:
-        return [tensor for norm in self._norms for tensor in _averages(norm)]
+    def _look_up(self) -> list[Tensor]:
+        return [getattr(norm, name) for norm, name in self._places]
+
+    def _vectors(self) -> list[Tensor]:
+        return [tensor if tensor.dim() else tensor.view(1) for tensor in self._tensors]
 
 
-def _averages(norm: _NormBase) -> list[Tensor]:
-    weight = [norm.num_batches_tracked] if norm.momentum is None else []
-    return [norm.running_mean, norm.running_var, *weight]
-
-
-def _one_vector(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([_as_vector(tensor) for tensor in tensors])
-
-
-def _as_vector(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dim() else tensor.view(1)
+def _averages(norm: _NormBase) -> list[str]:
+    weight = ["num_batches_tracked"] if norm.momentum is None else []
+    return ["running_mean", "running_var", *weight]
 
 
 @lru_cache(maxsize=16)
-def _owners(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+def _owners(lengths: tuple[int, ...], device: torch.device) -> Tensor:
     """Of which norm each value is."""
-    return torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes)).to(device)
+    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device)

@@ -60,3 +60,13 @@ def test_averages_in_half_precision_go_back():
     assert kept.put_back().tolist() == [False]
     assert norm.running_var.dtype == torch.float16
     assert torch.equal(norm.running_var, torch.ones(3).half())
+
+
+def test_a_norm_may_change_how_it_weighs_in_between():
+    norm = nn.BatchNorm2d(3)
+    kept = KeptAverages([norm])
+    norm.momentum = None
+    norm.running_mean = torch.full((3,), NAN)
+    assert kept.replaced()
+    assert kept.put_back().tolist() == [False]
+    assert norm.running_mean.tolist() == [0, 0, 0]
