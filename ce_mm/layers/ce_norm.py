@@ -126,11 +126,12 @@ class CENorm(nn.Module):
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor unless x is overwritten. With ``relu`` the
             backward needs it, as it needs nn.ReLU's: callers must not change it in place.
+
+        Raises:
+            ValueError: x or the residual has another shape.
+            TypeError: x is of no floating type.
         """
-        if x.dim() != 4 or x.shape[1] != self.num_features:
-            raise ValueError(
-                f"CENorm({self.num_features}) takes a map of shape (N, {self.num_features}, H, W), got {tuple(x.shape)}"
-            )
+        ops.check_map(f"CENorm({self.num_features})", x, self.num_features, residual)
         if self.weight is not None and self.weight.numel() != self.num_features:
             raise RuntimeError(
                 f"CENorm's base norm holds {self.weight.numel()} of its {self.num_features} weights: something has "

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ce_mm.layers.base_norm import BatchBase, GroupBase
 from ce_mm.layers.ce_norm import CENorm
 from ce_mm.layers.instance_reweighting import InstanceReweighting
-from ce_mm.ops import compute_dtype
+from ce_mm.ops import check_map, compute_dtype
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -59,7 +59,7 @@ class FoldedCE(nn.Module):
 
     def __init__(self, ce: CENorm) -> None:
         super().__init__()
-        bd, ir = ce.bd, ce.ir
+        bd, ir, self.num_features = ce.bd, ce.ir, ce.num_features
         like = next(itertools.chain(ce.buffers(), ce.parameters()), torch.empty(0))
         self.base, a, beta = _fold_base(ce, like)
         of_bd = of_ir = 1
@@ -99,9 +99,15 @@ class FoldedCE(nn.Module):
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor.
+
+        Raises:
+            ValueError: x or the residual has another shape.
+            TypeError: x is of no floating type.
         """
         # Entered only where it changes something: exporters would keep the context as an operator of its own.
         if not torch.jit.is_scripting():
+            if not torch.jit.is_tracing():  # which would settle for the shapes of one map
+                check_map(f"FoldedCE({self.num_features})", x, self.num_features, residual)
             device = x.device.type
             if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 with torch.autocast(device, enabled=False):

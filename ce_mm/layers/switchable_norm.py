@@ -51,12 +51,12 @@ class SwitchableNorm(_InstanceNorm):
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor.
+
+        Raises:
+            ValueError: x has another shape.
+            TypeError: x is of no floating type.
         """
-        if x.dim() != 4 or x.shape[1] != self.num_features:
-            expected = f"(N, {self.num_features}, H, W)"
-            raise ValueError(
-                f"SwitchableNorm({self.num_features}) takes a map of shape {expected}, got {tuple(x.shape)}"
-            )
+        ops.check_map(f"SwitchableNorm({self.num_features})", x, self.num_features)
         with full_precision(x.device.type):
             guess = self.running_mean, self.running_var
             moments = ops.moments(x, 1, guess=guess, products=False, per_sample=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ce_mm.ops.backend import kernels
 from ce_mm.ops.joint import Link, input_gradient, make_link
+from ce_mm.ops.maps import check_map
 from ce_mm.ops.operator import operator
 from ce_mm.ops.plain import product_shape
 
@@ -49,7 +50,14 @@ def moments(
         products: whether to take the products; without, ``second`` is empty.
         per_sample: whether to keep the products of each sample, and to choose a shift for each, for a base norm whose
             scale differs between samples: where samples lie far from each other, no one shift is near all of them.
+
+    Raises:
+        ValueError: x has another shape, or g does not divide C.
+        TypeError: x is of no floating type.
     """
+    check_map("moments", x)
+    if group_size < 1 or x.shape[1] % group_size:
+        raise ValueError(f"group_size must divide the {x.shape[1]} channels, got {group_size}; see fit_group_size")
     mean, variance = guess or (None, None)
     chosen, means, second, *link = _moments(dense(x), shift, mean, variance, group_size, products, per_sample)
     return Moments(chosen if shift is None else shift, means, second, tuple(link))

@@ -11,7 +11,7 @@ from oracle import Statistics, equilibrium
 from torch import nn
 
 from ce_mm import ops
-from ce_mm.layers import CENorm
+from ce_mm.layers import CENorm, SwitchableNorm, fold
 
 ALL = ("bd", "ir")
 
@@ -416,6 +416,42 @@ def test_an_argument_out_of_range_is_named(kwargs, named):
 def test_an_input_of_another_shape_is_named(shape):
     with pytest.raises(ValueError, match=r"takes a map of shape \(N, 32, H, W\), got \("):
         CENorm(32)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("branches", [ALL, ()])
+@pytest.mark.parametrize("shape", [(1, 32, 4, 5), (6, 32, 4, 5), (3, 32, 5, 4), (32, 1, 1), ()], ids=str)
+def test_a_residual_of_another_shape_is_named_before_anything_moves(shape, branches):
+    ce = CENorm(32, branches=branches)
+    with pytest.raises(ValueError, match=r"CENorm\(32\) adds a residual of .* \(3, 32, 4, 5\) on cpu, got \("):
+        ce(torch.randn(3, 32, 4, 5), residual=torch.zeros(shape))
+    assert ce.norm.num_batches_tracked == 0
+
+
+def test_a_residual_on_another_device_is_named():
+    with pytest.raises(ValueError, match=r"on cpu, got .* on meta"):
+        CENorm(4)(torch.randn(1, 4, 2, 2), residual=torch.zeros(1, 4, 2, 2, device="meta"))
+
+
+@pytest.mark.parametrize(
+    "of",
+    [lambda r: r.double(), lambda r: r.bfloat16(), lambda r: r.contiguous(memory_format=torch.channels_last),
+     lambda r: r[:1, :, :1, :1].expand_as(r), lambda r: r.mT.contiguous().mT],
+    ids=["double", "bfloat16", "channels_last", "expanded", "transposed"],
+)  # fmt: skip
+def test_a_residual_may_be_of_any_type_and_layout(of):
+    ce, x = layer().eval().float(), batch().float()
+    residual = of(batch(seed=2).float()).requires_grad_()
+    y = ce(x, residual)
+    torch.testing.assert_close(y, ce(x) + residual.float())
+    (gradient,) = torch.autograd.grad(y.sum(), residual)
+    assert torch.equal(gradient, torch.ones_like(residual))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("module", [CENorm(4), CENorm(4, branches=()), SwitchableNorm(4), fold(CENorm(4))])
+def test_a_map_of_no_floating_type_is_named(module, dtype):
+    with pytest.raises(TypeError, match=rf"\w+\(4\) takes a map of a floating type, got {dtype}"):
+        module(torch.ones(1, 4, 2, 2, dtype=dtype))
 
 
 def test_a_base_norm_that_something_has_sharded_by_itself_is_refused():
