@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ce_mm import ops
-from ce_mm.layers import base_norm, synchronised
+from ce_mm.layers import synchronised
+from ce_mm.layers.arguments import expect, is_count, is_number
+from ce_mm.layers.base_norm import BaseNorm, BatchBase, base_norm, build
 from ce_mm.layers.batch_decorrelation import BatchDecorrelation
 from ce_mm.layers.instance_reweighting import InstanceReweighting
 from ce_mm.layers.precision import full_precision
@@ -51,8 +53,8 @@ class CENorm(nn.Module):
             forward and backward.
 
     Raises:
-        ValueError: an argument is out of range, or GN's groups do not divide C; the message names it.
-        TypeError: the base norm is of a kind that CE cannot stand on.
+        ValueError: an argument is of the wrong kind or out of range, or GN's groups do not divide C.
+        TypeError: ``norm`` is no config of a base norm that CE can stand on.
 
     State: ``norm.*``; ``mix`` (1,), the logit of λ, with both branches; ``ir.*`` and ``bd.*``. A checkpoint of the base
     norm alone (``weight``, ``bias``, ``running_mean``, ...) fills ``norm.*``.
@@ -75,12 +77,14 @@ class CENorm(nn.Module):
         sync: bool = False,
     ) -> None:
         super().__init__()
-        _check_arguments(num_features, group_size, iterations, reduction, branches, momentum, eps, correction, sync)
+        _check_arguments(
+            num_features, group_size, iterations, reduction, branches, max_pool, momentum, eps, correction, sync
+        )
         self.num_features = num_features
         self.branches = tuple(branch for branch in BRANCHES if branch in branches)
         self.momentum = momentum
         self.sync = sync
-        self.norm, self._strategy = base_norm.build(dict(type="BN") if norm is None else norm, num_features)
+        self.norm = build(dict(type="BN") if norm is None else norm, num_features)
         self.bd = BatchDecorrelation(num_features, group_size, iterations, max_pool, eps) if "bd" in branches else None
         self.ir = InstanceReweighting(num_features, reduction, correction) if "ir" in branches else None
         self.register_parameter("mix", nn.Parameter(torch.zeros(1)) if self.branches == BRANCHES else None)
@@ -99,9 +103,9 @@ class CENorm(nn.Module):
         return self.norm.bias
 
     @property
-    def base(self) -> base_norm.BaseNorm:
-        """The base norm as CE computes with it."""
-        return self._strategy(self.norm)
+    def base(self) -> BaseNorm:
+        """The base norm as CE computes with it; it may have been replaced by another since."""
+        return base_norm(self.norm)
 
     def forward(
         self,
@@ -178,7 +182,7 @@ class CENorm(nn.Module):
         return ops.group_affine(x, shift, *coefficients, residual, relu, link, overwrite, ceiling)
 
     def _of_batch_norm(
-        self, base: base_norm.BatchBase, moments: ops.Moments, shape: torch.Size, mix: Tensor, learns: bool
+        self, base: BatchBase, moments: ops.Moments, shape: torch.Size, mix: Tensor, learns: bool
     ) -> ops.Coefficients:
         """Those of the affine map with both branches on a batch norm, by the batch at hand or by the averages."""
         norm, bd, ir, shift = self.norm, self.bd, self.ir, moments.shift
@@ -198,7 +202,7 @@ class CENorm(nn.Module):
 
     def _of_any_norm(
         self,
-        base: base_norm.BaseNorm,
+        base: BaseNorm,
         moments: ops.Moments | None,
         shift: Tensor,
         x: Tensor,
@@ -242,7 +246,7 @@ class CENorm(nn.Module):
         return averages
 
     def _update_averages(
-        self, averages: list[ops.Average], base: base_norm.BaseNorm, present: Tensor | None = None
+        self, averages: list[ops.Average], base: BaseNorm, present: Tensor | None = None
     ) -> None:
         finite, moved = ops.update_averages(averages, present)
         base.count(moved)
@@ -266,31 +270,32 @@ def _check_arguments(
     iterations: int,
     reduction: int,
     branches: tuple[str, ...],
+    max_pool: bool,
     momentum: float,
     eps: float,
     correction: int,
     sync: bool,
 ) -> None:
-    def expect(holds: bool, name: str, value: object, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"CENorm's {name} must be {expected}, got {value!r}")
+    def check(holds: bool, name: str, value: object, expected: str) -> None:
+        expect(holds, f"CENorm's {name}", value, expected)
 
     for name, value in dict(num_features=num_features, group_size=group_size, iterations=iterations).items():
-        expect(isinstance(value, int) and value >= 1, name, value, "a whole number of at least 1")
-    expect(
-        isinstance(branches, (tuple, list)) and set(branches) <= set(BRANCHES),
+        check(is_count(value), name, value, "a whole number of at least 1")
+    check(
+        isinstance(branches, (tuple, list)) and all(branch in BRANCHES for branch in branches),
         "branches", branches, "a tuple of 'bd' and 'ir', one of them, or ()",
     )  # fmt: skip
     if "ir" in branches:
-        expect(
-            isinstance(reduction, int) and 1 <= reduction <= num_features,
+        check(
+            is_count(reduction, num_features),
             "reduction", reduction, f"a whole number from 1 to the number of channels, {num_features}",
         )  # fmt: skip
-    expect(0 <= momentum <= 1, "momentum", momentum, "a number from 0 to 1")
-    expect(eps > 0, "eps", eps, "greater than 0")
-    expect(correction in (0, 1), "correction", correction, "0 or 1")
-    expect(isinstance(sync, bool), "sync", sync, "True or False")
-    expect(
+    check(is_number(momentum, 0, 1), "momentum", momentum, "a number from 0 to 1")
+    check(is_number(eps) and eps > 0, "eps", eps, "a number greater than 0")
+    check(correction in (0, 1), "correction", correction, "0 or 1")
+    for name, value in dict(max_pool=max_pool, sync=sync).items():
+        check(isinstance(value, bool), name, value, "True or False")
+    check(
         branches or not sync, "sync", sync,
         "False without branches, where there is the base norm alone; to synchronise that, set norm=dict(type='SyncBN')",
     )  # fmt: skip

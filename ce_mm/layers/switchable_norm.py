@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ce_mm import ops
+from ce_mm.layers.arguments import expect, is_count, is_number
 from ce_mm.layers.precision import full_precision
 from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_statistics
 
@@ -29,6 +30,9 @@ class SwitchableNorm(_InstanceNorm):
         eps: ε.
         momentum: of the running mean and variance, as BatchNorm2d's.
 
+    Raises:
+        ValueError: an argument is of another kind or out of range.
+
     State: ``weight`` and ``bias``, (C,), γ and β; ``mean_weight`` and ``var_weight``, (3,), the logits of w and w' in
     the order IN, LN, BN, from 1; ``running_mean``, ``running_var``, (C,), and ``num_batches_tracked``, as
     BatchNorm2d's.
@@ -37,6 +41,10 @@ class SwitchableNorm(_InstanceNorm):
     _abbr_ = "bn"  # mmcv names the layer by it, so that bn1, bn2, bn3 stay what they are with BN
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        moves = momentum is None or is_number(momentum, 0, 1)
+        expect(is_count(num_features), "SwitchableNorm's num_features", num_features, "a whole number of at least 1")
+        expect(is_number(eps, least=0), "SwitchableNorm's eps", eps, "a number of at least 0")
+        expect(moves, "SwitchableNorm's momentum", momentum, "a number from 0 to 1, or None")
         super().__init__(num_features, eps, momentum, affine=True, track_running_stats=True)
         self.mean_weight = nn.Parameter(torch.ones(3))
         self.var_weight = nn.Parameter(torch.ones(3))
