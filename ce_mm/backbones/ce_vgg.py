@@ -40,7 +40,6 @@ class CEVGG(NormEval, VGG):
     ) -> None:
         norm_cfg = norm_arguments(norm_cfg)
         ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
-        kwargs.setdefault("init_cfg", _init_cfg(num_classes))
         super().__init__(depth, num_classes, norm_cfg=norm_cfg, **kwargs)
         if act_cfg is not None:
             replace_rectifiers(self, act_cfg)
@@ -48,10 +47,3 @@ class CEVGG(NormEval, VGG):
             if isinstance(module, ConvModule):
                 equalize(module, ce_cfg)
         self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked
-
-
-def _init_cfg(num_classes: int) -> list[dict]:
-    """As VGG's, but for the classifier by its name: by the name of their class, CE's linear layers would be hit too."""
-    convolutions = [dict(type="Kaiming", layer=["Conv2d"]), dict(type="Constant", val=1.0, layer=["_BatchNorm"])]
-    classifier = [dict(type="Normal", std=0.01, override=dict(name="classifier"))]
-    return convolutions + classifier if num_classes > 0 else convolutions

@@ -5,10 +5,12 @@
 The normalised map is never formed. The layer follows its base norm: what sets ``norm`` to eval() (frozen stages,
 ``norm_eval``) makes CE use its moving averages too.
 """
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from mmengine.model import weight_init
 from torch import Tensor, nn
 
 from ce_mm import ops
@@ -95,12 +97,12 @@ class CENorm(nn.Module):
     @property
     def weight(self) -> Tensor | None:
         """γ of the base norm, where initialisers such as ``zero_init_residual`` look for it."""
-        return self.norm.weight
+        return getattr(self.norm, "weight", None)
 
     @property
     def bias(self) -> Tensor | None:
         """β of the base norm."""
-        return self.norm.bias
+        return getattr(self.norm, "bias", None)
 
     @property
     def base(self) -> BaseNorm:
@@ -174,12 +176,18 @@ class CENorm(nn.Module):
             moments, shift = None, running_shift(self.norm, x.dtype)
 
         mix = None if self.mix is None else self.mix.to(shift.dtype)
-        if mix is not None and base.local_batch_norm and not shared and not (learns and bd.pools(x)):
+        if self._has_plain_branches and base.local_batch_norm and not shared and not (learns and bd.pools(x)):
             coefficients = self._of_batch_norm(base, moments, x.shape, mix, learns)
         else:
             coefficients = self._of_any_norm(base, moments, shift, x, mix, training, learns, shared)
         link = None if moments is None else moments.link
         return ops.group_affine(x, shift, *coefficients, residual, relu, link, overwrite, ceiling)
+
+    @property
+    def _has_plain_branches(self) -> bool:
+        """Whether both are there, and neither is a subclass with a forward of its own, which has to be called."""
+        kinds = type(self.bd), type(self.ir)
+        return kinds == (BatchDecorrelation, InstanceReweighting)
 
     def _of_batch_norm(
         self, base: BatchBase, moments: ops.Moments, shape: torch.Size, mix: Tensor, learns: bool
@@ -251,6 +259,18 @@ class CENorm(nn.Module):
         finite, moved = ops.update_averages(averages, present)
         base.count(moved)
         self.finite = finite if self.finite is None else self.finite & finite
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """As nn.Module's, but mmengine's initialisers get as far as the base norm.
+
+        They are meant for the layers of a network: what sets a norm's weight to 0, or the classifier's layer, by the
+        name of its class, to small numbers, would do the same to all that has a weight inside of CE.
+        """
+        if getattr(fn, "__module__", None) != weight_init.__name__:
+            return super().apply(fn)
+        self.norm.apply(fn)
+        fn(self)
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Take the weights of a plain norm that stood in this place: ``bn3.weight`` is ``bn3.norm.weight`` here."""

@@ -154,10 +154,12 @@ class FoldedGate(nn.Module):
 
     def __init__(self, ir: InstanceReweighting, a: Tensor) -> None:
         super().__init__()
-        self.correction, self.eps = ir.correction, ir.ln.eps
+        like = ir.running_inv_std_scale
+        fc1, ln_weight, ln_bias, fc2, eps = ir.gate(like.dtype)
+        self.correction, self.eps = ir.correction, eps
         _keep(
-            self, ir.running_inv_std_scale, fc1=_exact(ir.fc1.weight) * a.square(), ln_weight=_exact(ir.ln.weight),
-            ln_bias=_exact(ir.ln.bias), fc2=_exact(ir.fc2.weight),
+            self, like, fc1=_exact(fc1) * a.square(), ln_weight=_exact(ln_weight), ln_bias=_exact(ln_bias),
+            fc2=_exact(fc2),
         )  # fmt: skip
 
     def forward(self, z: Tensor) -> Tensor:

@@ -3,15 +3,18 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.cnn import ConvModule, build_norm_layer, fuse_conv_bn
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import initialize, revert_sync_batchnorm
 from oracle import Statistics, equilibrium
 from torch import nn
+from torch.nn.utils import parametrize
+from torchvision.ops import FrozenBatchNorm2d
 
 from ce_mm import ops
-from ce_mm.layers import CENorm, SwitchableNorm, fold
+from ce_mm.layers import BatchDecorrelation, CENorm, SwitchableNorm, fold
 
 ALL = ("bd", "ir")
 
@@ -387,6 +390,104 @@ def test_tools_that_replace_batch_norms_keep_ce():
     for same in (reverted, fused):
         torch.testing.assert_close(same.eval()(x), expected)
     reverted.train()(x)
+
+
+@pytest.mark.parametrize(
+    "init_cfg",
+    [
+        dict(type="Constant", val=0, override=dict(name="norm3")),  # mmdet's zero_init_residual
+        dict(type="Normal", layer="Linear", std=0.01),
+        dict(type="Constant", layer=["Linear", "LayerNorm"], val=3, bias=3),
+        [dict(type=kind, layer="Linear") for kind in ("Xavier", "Kaiming", "TruncNormal", "Uniform", "Caffe2Xavier")],
+    ],
+    ids=str,
+)
+def test_initialisers_of_the_network_s_layers_leave_the_inside_of_ce_alone(init_cfg):
+    network = nn.Sequential()
+    network.norm3 = ce = CENorm(16)
+    before = copy.deepcopy(ce.ir.state_dict())
+    initialize(network, init_cfg)
+    torch.testing.assert_close(ce.ir.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(ce.weight, torch.full((16,), 0.0 if "override" in init_cfg else 1.0))
+
+
+def test_initialisers_of_norms_reach_the_base_norm():
+    for norm in (dict(type="BN"), dict(type="GN", num_groups=2)):
+        network = nn.Sequential(CENorm(16, norm=norm))
+        initialize(network, dict(type="Constant", layer=["_BatchNorm", "GroupNorm"], val=0.5))
+        assert torch.equal(network[0].norm.weight, torch.full((16,), 0.5))
+
+
+def test_any_other_function_is_applied_to_all_of_ce():
+    ce, seen = CENorm(16), []
+    assert ce.apply(seen.append) is ce
+    assert seen[-1] is ce and set(seen) == set(ce.modules())
+
+
+@pytest.mark.parametrize("norm", [dict(type="BN"), dict(type="GN", num_groups=2)], ids=str)
+@pytest.mark.parametrize("name", ["fc1", "ln", "fc2"])
+def test_what_is_put_in_the_place_of_a_layer_of_ir_is_refused(norm, name):
+    ce, x = CENorm(16, norm=norm), torch.randn(2, 16, 3, 3)
+    setattr(ce.ir, name, Adapted(getattr(ce.ir, name)))
+    for use, argument in ((ce, x), (fold, ce)):
+        with pytest.raises(TypeError, match=rf"ir.{name} must be a plain nn.L.*, got Adapted"):
+            use(argument)
+
+
+def test_a_linear_layer_with_a_bias_is_refused_in_ir():
+    ce = CENorm(16)
+    ce.ir.fc2 = nn.Linear(4, 16)
+    with pytest.raises(TypeError, match=r"ir.fc2 must be a plain nn.Linear without bias"):
+        ce(torch.randn(2, 16, 3, 3))
+
+
+def test_a_parametrised_layer_of_ir_is_computed_with_its_parametrisation():
+    ce, x = layer().eval(), batch()
+    twin = copy.deepcopy(ce)
+    parametrize.register_parametrization(ce.ir.fc1, "weight", nn.Softplus())
+    twin.ir.fc1.weight.data = F.softplus(twin.ir.fc1.weight)
+    torch.testing.assert_close(ce(x), twin(x))
+
+
+def test_a_norm_that_is_put_in_the_base_norm_s_place_is_computed_or_refused():
+    x = torch.randn(2, 16, 3, 3)
+    for norm in (dict(type="GN", num_groups=4), dict(type="SN")):
+        torch.manual_seed(0)
+        expected, ce = CENorm(16, norm=norm), CENorm(16)
+        ce.load_state_dict(expected.state_dict(), strict=False)
+        ce.norm = copy.deepcopy(expected.norm)
+        torch.testing.assert_close(ce(x), expected(x))
+    for other in (nn.Identity(), nn.LayerNorm(16), FrozenBatchNorm2d(16)):
+        ce.norm = other
+        with pytest.raises(TypeError, match=r"CE's base norm must be .*, got "):
+            ce(x)
+
+
+class Adapted(nn.Module):
+    """An adapter, as low-rank adaptation puts around a layer."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.of, self.weight = of, of.weight
+
+    def forward(self, x):
+        return 2 * self.of(x)
+
+
+class Halved(BatchDecorrelation):
+    def forward(self, *args):
+        return super().forward(*args) / 2
+
+
+@pytest.mark.parametrize("norm", [dict(type="BN"), dict(type="GN", num_groups=2)], ids=str)
+def test_a_subclass_of_a_branch_is_called(norm):
+    x, layers = torch.randn(3, 16, 3, 3), []
+    for kind in (BatchDecorrelation, Halved):
+        ce = CENorm(16, norm=norm, momentum=1.0)
+        ce.bd = kind(16)
+        ce(x)
+        layers.append(ce)
+    torch.testing.assert_close(2 * layers[1].bd.running_whitening, layers[0].bd.running_whitening)
 
 
 @pytest.mark.parametrize(
