@@ -64,9 +64,9 @@ def _forward(
         identity = x if block.downsample is None else block.downsample(x)
         out = last(first(x))
         if folds_add:
-            out = ce(out, residual=identity, relu=folds_relu, overwrite=unseen(last))
+            out = ce(out, residual=identity, relu=folds_relu, overwrite=unseen(last, ce))
         else:
-            out = block.drop_path(ce(out, overwrite=unseen(last))) + identity
+            out = block.drop_path(ce(out, overwrite=unseen(last, ce))) + identity
         return out if folds_add and folds_relu else block.relu(out)
 
     return checkpoint(whole, x, use_reentrant=False) if block.with_cp and x.requires_grad else whole(x)
@@ -132,9 +132,9 @@ class CEResNet(NormEval, ResNet):
         if self.deep_stem:
             x = self.stem(x)
         elif isinstance(self.relu, nn.ReLU):
-            x = self.norm1(self.conv1(x), relu=True, overwrite=unseen(self.conv1))
+            x = self.norm1(self.conv1(x), relu=True, overwrite=unseen(self.conv1, self.norm1))
         else:
-            x = self.relu(self.norm1(self.conv1(x), overwrite=unseen(self.conv1)))
+            x = self.relu(self.norm1(self.conv1(x), overwrite=unseen(self.conv1, self.norm1)))
         x = self.maxpool(x)
         outs = []
         for index, name in enumerate(self.res_layers):

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.model import weight_init
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ce_mm import ops
 from ce_mm.layers import synchronised
@@ -19,6 +20,7 @@ from ce_mm.layers.arguments import expect, is_count, is_number
 from ce_mm.layers.base_norm import BaseNorm, BatchBase, base_norm, build
 from ce_mm.layers.batch_decorrelation import BatchDecorrelation
 from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.layers.onlookers import is_seen, one_call
 from ce_mm.layers.precision import full_precision
 from ce_mm.layers.running_statistics import running_averages, running_shift, running_statistics
 
@@ -124,8 +126,8 @@ class CENorm(nn.Module):
             residual: added to the result, of the same shape.
             relu: rectify at the end.
             overwrite: permission to write the result over x where no gradient is wanted, from callers who know that
-                nobody needs x again; see :func:`ce_mm.ops.group_affine`. A layer with hooks, which are shown x, makes
-                no use of it.
+                nobody needs x again; see :func:`ce_mm.ops.group_affine`. No use is made of it where a hook, of the
+                layer, of a part of it or for all modules, may be shown x.
             ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one. A number that x's
                 type represents exactly: by it the backward knows where no gradient flows.
 
@@ -137,6 +139,8 @@ class CENorm(nn.Module):
             ValueError: x or the residual has another shape.
             TypeError: x is of no floating type.
         """
+        if isinstance(x, Proxy):
+            return one_call(self, x, residual=residual, relu=relu, ceiling=ceiling)
         ops.check_map(f"CENorm({self.num_features})", x, self.num_features, residual)
         if self.weight is not None and self.weight.numel() != self.num_features:
             raise RuntimeError(
@@ -146,13 +150,12 @@ class CENorm(nn.Module):
             )
         if self.branches:
             with full_precision(x.device.type):
-                shown = self._forward_hooks or self._forward_pre_hooks
-                return self._equalize(x, residual, relu, overwrite and not shown, ceiling)
-        y = self.norm(x)
+                return self._equalize(x, residual, relu, overwrite and not is_seen(self), ceiling)
+        y = self.norm(x)  # which a hook of the norm's may keep
         if residual is not None:
-            y = y.add_(residual)
+            y = (y + residual).to(y.dtype)
         if relu:
-            y = y.relu_() if ceiling is None else F.hardtanh(y, 0.0, ceiling, inplace=True)
+            y = y.relu() if ceiling is None else F.hardtanh(y, 0.0, ceiling)
         return y
 
     def _equalize(

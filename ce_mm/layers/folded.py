@@ -20,10 +20,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ce_mm.layers.base_norm import BatchBase, GroupBase
 from ce_mm.layers.ce_norm import CENorm
 from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.layers.onlookers import one_call
 from ce_mm.ops import check_map, compute_dtype
 
 
@@ -106,6 +108,8 @@ class FoldedCE(nn.Module):
         """
         # Entered only where it changes something: exporters would keep the context as an operator of its own.
         if not torch.jit.is_scripting():
+            if isinstance(x, Proxy):
+                return one_call(self, x, residual=residual, relu=relu, ceiling=ceiling)
             if not torch.jit.is_tracing():  # which would settle for the shapes of one map
                 check_map(f"FoldedCE({self.num_features})", x, self.num_features, residual)
             device = x.device.type

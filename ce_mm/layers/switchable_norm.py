@@ -6,10 +6,12 @@ All means and variances follow from those of every sample and channel, so SN is 
 """
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ce_mm import ops
 from ce_mm.layers.arguments import expect, is_count, is_number
+from ce_mm.layers.onlookers import one_call
 from ce_mm.layers.precision import full_precision
 from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_statistics
 
@@ -64,6 +66,8 @@ class SwitchableNorm(_InstanceNorm):
             ValueError: x has another shape.
             TypeError: x is of no floating type.
         """
+        if isinstance(x, Proxy):
+            return one_call(self, x)
         ops.check_map(f"SwitchableNorm({self.num_features})", x, self.num_features)
         with full_precision(x.device.type):
             guess = self.running_mean, self.running_var

@@ -56,9 +56,14 @@ def group_affine(
     """
     check_map("group_affine", x, residual=residual)
     inputs = dense(x), shift, weight, diagonal, bias, residual, relu, ceiling
-    if overwrite and x.device.type == "cpu" and not torch.is_grad_enabled() and not is_watched(inputs):
+    if overwrite and x.device.type == "cpu" and not torch.is_grad_enabled() and not _may_be_kept(inputs):
         return plain.group_affine(*inputs, overwrite=True)
     return _group_affine(*inputs, *(link or (None,) * 4))
+
+
+def _may_be_kept(inputs: tuple) -> bool:
+    """Whether a mode sees tensors, and so may have kept one."""
+    return is_watched(inputs) or torch._C._len_torch_function_stack() > 0
 
 
 @operator("ce_mm::group_affine")

@@ -10,6 +10,7 @@ from mmcv.cnn import ConvModule, build_norm_layer, fuse_conv_bn
 from mmengine.model import initialize, revert_sync_batchnorm
 from oracle import Statistics, equilibrium
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils import parametrize
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -212,8 +213,9 @@ def test_with_permission_the_result_stands_in_the_input_s_memory_unless_a_hook_h
     layer = CENorm(16).train(training)
     x = torch.randn(2, 16, 3, 5)
     expected = layer(x, relu=True)
+    hooks = layer.register_forward_hook, layer.register_forward_pre_hook, layer.bd.register_forward_hook
     with torch.no_grad():
-        for hook in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        for hook in (*hooks, register_module_forward_hook, register_module_forward_pre_hook):
             handle, before = hook(lambda *_: None), x.clone()
             layer(x, relu=True, overwrite=True)
             handle.remove()
@@ -221,6 +223,13 @@ def test_with_permission_the_result_stands_in_the_input_s_memory_unless_a_hook_h
         y = layer(x, relu=True, overwrite=True)
     assert y.data_ptr() == x.data_ptr()
     assert torch.equal(y, expected)
+
+
+def test_a_hook_of_the_base_norm_keeps_its_result():
+    ce, kept, x = CENorm(16, branches=()), [], batch().float()
+    ce.norm.register_forward_hook(lambda module, inputs, output: kept.append((output, output.detach().clone())))
+    ce(x, residual=x, relu=True)
+    assert torch.equal(*kept[0])
 
 
 def test_the_layer_passes_gradcheck():
