@@ -82,6 +82,11 @@ class BatchDecorrelation(nn.Module):
         second = flipped.second * (signs * signs.mT)
         return Seen(ops.Moments(moments.shift, means, second, flipped.link), pooled.shape[2] * pooled.shape[3])
 
+    def is_at_start(self) -> bool:
+        """Whether no batch has moved the average; asks the device."""
+        start = torch.eye(self.group_size, dtype=self.running_whitening.dtype, device=self.running_whitening.device)
+        return torch.equal(self.running_whitening, start.expand_as(self.running_whitening))
+
     def pools(self, x: Tensor) -> bool:
         """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""
         return self.max_pool and x.shape[0] > 0 and min(x.shape[2:]) >= 2

@@ -19,10 +19,12 @@ from ce_mm.layers import synchronised
 from ce_mm.layers.arguments import expect, is_count, is_number
 from ce_mm.layers.base_norm import BaseNorm, BatchBase, base_norm, build
 from ce_mm.layers.batch_decorrelation import BatchDecorrelation
+from ce_mm.layers.frozen_start import warn_of_frozen_start
 from ce_mm.layers.instance_reweighting import InstanceReweighting
 from ce_mm.layers.onlookers import is_seen, one_call
 from ce_mm.layers.precision import full_precision
 from ce_mm.layers.running_statistics import running_averages, running_shift, running_statistics
+from ce_mm.ops.operator import is_watched
 
 BRANCHES = ("bd", "ir")
 
@@ -63,6 +65,8 @@ class CENorm(nn.Module):
     State: ``norm.*``; ``mix`` (1,), the logit of λ, with both branches; ``ir.*`` and ``bd.*``. A checkpoint of the base
     norm alone (``weight``, ``bias``, ``running_mean``, ...) fills ``norm.*``.
     """
+
+    _averages_seen = False  # whether it was looked at once, in a training, if the averages are at their start
 
     _abbr_ = "bn"  # mmcv names the layer by it, so that bn1, bn2, bn3 stay what checkpoints call them
 
@@ -161,6 +165,10 @@ class CENorm(nn.Module):
     def _equalize(
         self, x: Tensor, residual: Tensor | None, relu: bool, overwrite: bool, ceiling: float | None
     ) -> Tensor:
+        if not self.norm.training and not self._averages_seen and self._is_in_training(x):
+            self._averages_seen = True
+            if all(branch.is_at_start() for branch in (self.bd, self.ir) if branch is not None):
+                warn_of_frozen_start()
         base, bd, ir = self.base, self.bd, self.ir
         shared = self.sync and self.norm.training and ops.spans_processes(base.process_group)
         # A process with an empty batch still takes part in the sums of all, but has nothing to say of its own.
@@ -185,6 +193,16 @@ class CENorm(nn.Module):
             coefficients = self._of_any_norm(base, moments, shift, x, mix, training, learns, shared)
         link = None if moments is None else moments.link
         return ops.group_affine(x, shift, *coefficients, residual, relu, link, overwrite, ceiling)
+
+    def _is_in_training(self, x: Tensor) -> bool:
+        """Whether a layer whose norm is in eval mode stands in a training, as far as it can tell.
+
+        ``norm_eval`` leaves the layer itself in training mode, ``frozen_stages`` none of its parameters to train. Where
+        a compiler or a mode looks on, it cannot tell.
+        """
+        if is_watched((x,)) or not torch.is_grad_enabled():
+            return False
+        return self.training or not any(parameter.requires_grad for parameter in self.parameters())
 
     @property
     def _has_plain_branches(self) -> bool:

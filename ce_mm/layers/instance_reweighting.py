@@ -59,6 +59,10 @@ class InstanceReweighting(nn.Module):
         weights = (self.fc1.weight, self.ln.weight, self.ln.bias, self.fc2.weight)
         return ops.Gate(*(weight.to(dtype) for weight in weights), self.ln.eps)
 
+    def is_at_start(self) -> bool:
+        """Whether no batch has moved the average; asks the device."""
+        return bool((self.running_inv_std_scale == 1).all())
+
     def bessel(self, positions: int) -> float:
         """The factor of the biased σ̃² of so many positions."""
         return positions / max(positions - self.correction, 1)
