@@ -19,6 +19,7 @@ from ce_mm.ops.group_affine import group_affine
 from ce_mm.ops.maps import check_map
 from ce_mm.ops.moments import Moments, compute_dtype, data_shift, moments, needed_shift
 from ce_mm.ops.moving_average import Average, update_averages
+from ce_mm.ops.multiply_adds import MULTIPLY_ADDS
 from ce_mm.ops.newton_schulz import newton_schulz
 from ce_mm.ops.sample_norms import (
     group_norm_affine,
@@ -30,6 +31,7 @@ from ce_mm.ops.sample_norms import (
 
 __all__ = [
     "MIN_VARIANCE",
+    "MULTIPLY_ADDS",
     "Average",
     "Coefficients",
     "Gate",
