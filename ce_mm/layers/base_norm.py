@@ -146,20 +146,21 @@ class BatchBase(RunningBase):
             mean, variance = whole.about(shift)
             averages = running_averages(norm, whole.mean.to(shift.dtype), variance, whole.count)
         else:
-            samples = moments.means.shape[1]
+            samples = moments.instance.shape[1]
             if self.synchronised:
-                mean, variance, samples = self._statistics_of_all(moments.means)
-                own_mean = moments.means[0].mean(0)
+                mean, variance, samples = self._statistics_of_all(moments.instance)
+                own_mean = moments.instance[0].mean(0)
             else:
-                mean, variance = ops.batch_statistics(moments.means)
+                mean, variance = ops.batch_statistics(moments.instance)
                 own_mean = mean
             averages = running_averages(norm, mean + shift, variance, samples * positions)
         scale, offset = ops.batch_norm_affine(mean, variance, *self.parameters(shift.dtype), norm.eps)
         return Affine(scale, offset, own_mean, averages)
 
-    def _statistics_of_all(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _statistics_of_all(self, instance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and (biased) variance of z over all processes, both (C,), and the number of samples behind them, ()."""
-        totals = torch.cat([means.sum(1).flatten(), means.new_full((1,), means.shape[1])])
+        mean, variance = instance
+        totals = torch.cat([mean.sum(0), (variance + mean.square()).sum(0), mean.new_full((1,), mean.shape[0])])
         totals = ops.all_reduce_sum(totals, self.process_group)
         samples = totals[-1].clamp(min=1)
         mean, square = (totals[:-1] / samples).view(2, -1)
@@ -184,7 +185,7 @@ class GroupBase(BaseNorm):
     ) -> Affine:
         """Group norm, the same in training and inference."""
         parameters = self.parameters(shift.dtype)
-        affine = ops.group_norm_affine(moments.means, shift, self.groups, *parameters, self.norm.eps)
+        affine = ops.group_norm_affine(moments.instance, shift, self.groups, *parameters, self.norm.eps)
         return Affine(*affine, None, [])
 
 

@@ -221,7 +221,7 @@ class CENorm(nn.Module):
             running = bd.running_whitening.to(dtype), ir.running_inv_std_scale.to(dtype)
             source = ops.Statistics(*running_statistics(norm, shift), *running)
         coefficients, found = ops.equilibrium(
-            moments.means, source, *base.parameters(dtype), ir.gate(dtype), mix,
+            moments.instance, source, *base.parameters(dtype), ir.gate(dtype), mix,
             norm_eps=norm.eps, eps=bd.eps, iterations=bd.iterations, bessel=ir.bessel(positions),
         )  # fmt: skip
         if learns:

@@ -40,7 +40,7 @@ class InstanceReweighting(nn.Module):
         Returns:
             (N, C), in the type of the moments, and the s^(-1/2) that was used, (1,).
         """
-        return ops.reweighting(moments.means, scale, self.gate(scale.dtype), self.bessel(positions), inv_std_scale)
+        return ops.reweighting(moments.instance, scale, self.gate(scale.dtype), self.bessel(positions), inv_std_scale)
 
     def gate(self, dtype: torch.dtype) -> ops.Gate:
         """The parameters of f.

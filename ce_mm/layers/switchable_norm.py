@@ -99,9 +99,9 @@ class SwitchableNorm(_InstanceNorm):
             mean, variance = whole.about(shift)
             averages = running_averages(self, whole.mean.to(shift.dtype), variance, whole.count)
         elif training:
-            mean, variance = ops.statistics_over_samples(moments.means, shift)
-            averages = running_averages(self, (mean + shift)[0], variance, moments.means.shape[1] * positions)
+            mean, variance = ops.statistics_over_samples(moments.instance, shift)
+            averages = running_averages(self, (mean + shift)[0], variance, moments.instance.shape[1] * positions)
         else:
             mean, variance = running_statistics(self, shift)
         weights = (p.to(shift.dtype) for p in (self.mean_weight, self.var_weight, self.weight, self.bias))
-        return *ops.switchable_norm_affine(moments.means, shift, mean, variance, *weights, self.eps), averages
+        return *ops.switchable_norm_affine(moments.instance, shift, mean, variance, *weights, self.eps), averages

@@ -258,6 +258,19 @@ def test_a_mean_of_a_thousand_spreads_costs_no_precision():
     assert (dx32 - dx64).abs().max() <= 5e-6 * dx64.abs().max()
 
 
+@pytest.mark.parametrize("ratio", [10, 1e3, 1e4])
+@pytest.mark.parametrize("branches", [ALL, ("ir",)])
+def test_samples_that_are_nearly_flat_but_far_from_each_other_cost_no_precision(ratio, branches):
+    torch.manual_seed(0)
+    x32 = (torch.randn(8, 32, 14, 14) + ratio * torch.randn(8, 32, 1, 1)).requires_grad_()
+    single = CENorm(32, branches=branches)
+    double, x64 = copy.deepcopy(single).double(), x32.detach().double().requires_grad_()
+    y32, y64, dy = single(x32), double(x64), torch.randn(x32.shape)
+    assert (y32 - y64).abs().max() <= 2e-6 * y64.abs().max()
+    for mine, exact in zip(gradients(y32, x32, single, dy), gradients(y64, x64, double, dy.double()), strict=True):
+        assert (mine - exact).abs().max() <= 2e-5 * exact.abs().max()
+
+
 def test_a_mean_that_is_just_not_shifted_away_costs_a_relative_error_below_4e_6():
     torch.manual_seed(0)
     x = torch.randn(8, 32, 28, 28)
