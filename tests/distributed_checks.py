@@ -7,6 +7,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from mmengine.model import convert_sync_batchnorm
 from oracle import equilibrium
 from torch import nn
 
@@ -23,17 +24,17 @@ def parameters(ce):
 
 def layer():
     torch.manual_seed(0)
-    ce = CENorm(CHANNELS, norm=dict(type="SyncBN"), group_size=4, reduction=2).double()
+    ce = CENorm(CHANNELS, group_size=4, reduction=2).double()
     for p in ce.parameters():
         p.data.add_(0.3 * torch.randn_like(p))
     return ce
 
 
-def sync_bn_equals_the_joined_batch(rank, samples, store):
+def sync_bn_equals_the_joined_batch(rank, samples, implementation, store):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(samples))
     generator = torch.Generator().manual_seed(1)
     x, dy = (torch.randn(sum(samples), CHANNELS, 4, 3, dtype=torch.float64, generator=generator) for _ in range(2))
-    ce = layer()
+    ce = convert_sync_batchnorm(layer(), implementation)
     mine = slice(sum(samples[:rank]), sum(samples[: rank + 1]))
     x_mine = x[mine].clone().requires_grad_()
     y = ce(x_mine)

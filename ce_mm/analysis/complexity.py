@@ -76,7 +76,7 @@ def complexity(network: nn.Module | Config, shape: tuple[int, int, int], trainin
     parameters = list(network.parameters())
 
     # The matrix products of the coefficients are told from other layers' by where they happen.
-    counter, inside = FlopCounterMode(display=False, custom_mapping=_FORMULAS), Counter()
+    counter, inside = FlopCounterMode(display=False), Counter()
     for module in network.modules():
         if isinstance(module, CENorm):
             module.register_forward_pre_hook(lambda *_: inside.subtract(counter.flop_counts["Global"]))
@@ -172,18 +172,3 @@ def _forward_two_stages(detector: nn.Module, picture: Tensor) -> None:
     maps = detector.extract_feat(picture)
     detector.rpn_head(maps)
     detector.roi_head.forward(maps, [InstanceData(bboxes=picture.new_empty(ROIS, 4))])
-
-
-def _moments_flops(
-    x: torch.Size, shift: object, mean: object, variance: object, group_size: int, products: bool, *_, **__
-) -> int:
-    """Subtract the shift, sum, and multiply with all channels of the group, or with itself alone."""
-    return 2 * math.prod(x) * (2 + (group_size if products else 1))
-
-
-def _affine_flops(x: torch.Size, shift: torch.Size, weight: torch.Size | None, *_, **__) -> int:
-    """Subtract the shift, and multiply with a row of the group's matrix or one number; the bias starts the sum."""
-    return 2 * math.prod(x) * (1 + (1 if weight is None else weight[-1]))
-
-
-_FORMULAS = {_MOMENTS: _moments_flops, _AFFINE: _affine_flops}

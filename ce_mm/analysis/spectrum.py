@@ -32,7 +32,7 @@ class Covariance:
         if not count:
             return
         moments = ops.moments(maps, self.group_size)
-        mean = moments.means[0].mean(0)
+        mean = moments.instance[0].mean(0)
         covariance = ops.covariance(mean, moments.second, torch.ones_like(mean)[None]).double().cpu()
         mean = (moments.shift + mean).double().cpu().view(*covariance.shape[:2], 1)
         # Two sets join by their sums of products about their own means, and the distance of these.

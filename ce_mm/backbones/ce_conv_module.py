@@ -1,8 +1,10 @@
 """CE in mmcv's ConvModule, of which MobileNetV2, ShuffleNetV2, VGG and the deep stem of a ResNet are made."""
+import torch
 from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from ce_mm.layers import CENorm
+from ce_mm.layers.onlookers import is_seen
 
 #: The rectifiers that CENorm can take into its last pass, by their exact classes, each with its ceiling.
 CEILINGS = {nn.ReLU: None, nn.ReLU6: 6.0}
@@ -18,13 +20,22 @@ class CEConvModule(ConvModule):
         relu = norm and rectifies and type(self.activate) in CEILINGS
         if norm:
             ceiling = CEILINGS[type(self.activate)] if relu else None
-            out = self.norm(out, relu=relu, overwrite=unseen(self.conv), ceiling=ceiling)
+            out = self.norm(out, relu=relu, overwrite=unseen(self.conv, self.norm), ceiling=ceiling)
         return self.activate(out) if rectifies and not relu else out
 
 
-def unseen(convolution: nn.Module) -> bool:
-    """Whether nobody but the layer behind it has the convolution's result: a forward hook may have kept it."""
-    return not convolution._forward_hooks
+def unseen(convolution: nn.Module, ce: nn.Module) -> bool:
+    """Whether nobody but the CE behind it has the convolution's result, where no gradient is wanted.
+
+    A hook may have kept it; what else stands in the convolution's place may return what others have, as nn.Identity
+    does, and what stands in CE's place may have hooks of its own around it.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and not is_seen(convolution)
+        and getattr(convolution.forward, "__func__", None) is nn.Conv2d.forward
+        and isinstance(ce, CENorm)
+    )
 
 
 def equalize(module: ConvModule, ce_cfg: dict) -> None:

@@ -5,6 +5,7 @@ from mmengine.registry import MODELS
 from mmpretrain.models.backbones import MobileNetV2
 from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
 
+from ce_mm.backbones.arguments import ce_arguments, norm_arguments
 from ce_mm.backbones.ce_conv_module import equalize
 from ce_mm.backbones.norm_eval import NormEval
 
@@ -24,9 +25,10 @@ class CEMobileNetV2(NormEval, MobileNetV2):
     def __init__(
         self, widen_factor: float = 1.0, ce_cfg: dict | None = None, norm_cfg: dict | None = None, **kwargs: Any
     ) -> None:
-        norm_cfg = dict(type="BN") if norm_cfg is None else norm_cfg
+        norm_cfg = norm_arguments(norm_cfg)
+        ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
         super().__init__(widen_factor, norm_cfg=norm_cfg, **kwargs)
         for block in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
             depthwise = block.conv[-2]  # before it stands the expansion, which the first block has not; behind, one 1×1
-            equalize(depthwise, dict(norm=norm_cfg) | (ce_cfg or {}))
+            equalize(depthwise, ce_cfg)
         self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked

@@ -12,6 +12,7 @@ from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ce_mm.backbones.arguments import ce_arguments, norm_arguments
 from ce_mm.backbones.ce_conv_module import equalize, unseen
 from ce_mm.backbones.norm_eval import NormEval
 from ce_mm.backbones.rectifier import replace_rectifiers
@@ -63,9 +64,9 @@ def _forward(
         identity = x if block.downsample is None else block.downsample(x)
         out = last(first(x))
         if folds_add:
-            out = ce(out, residual=identity, relu=folds_relu, overwrite=unseen(last))
+            out = ce(out, residual=identity, relu=folds_relu, overwrite=unseen(last, ce))
         else:
-            out = block.drop_path(ce(out, overwrite=unseen(last))) + identity
+            out = block.drop_path(ce(out, overwrite=unseen(last, ce))) + identity
         return out if folds_add and folds_relu else block.relu(out)
 
     return checkpoint(whole, x, use_reentrant=False) if block.with_cp and x.requires_grad else whole(x)
@@ -103,11 +104,12 @@ class CEResNet(NormEval, ResNet):
         act_cfg: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        if len(ce_stages) != 4:
+        is_list = isinstance(ce_stages, (tuple, list))
+        if not is_list or len(ce_stages) != 4 or not all(stage in (True, False) for stage in ce_stages):
             raise ValueError(f"ce_stages must say True or False for each of the four stages, got {ce_stages!r}")
-        norm_cfg = dict(type="BN", requires_grad=True) if norm_cfg is None else norm_cfg
-        self._ce_cfg = dict(norm=norm_cfg) | (ce_cfg or {})
-        self._ce_stem_cfg = self._ce_cfg | (ce_stem_cfg or {})
+        norm_cfg = norm_arguments(norm_cfg)
+        self._ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
+        self._ce_stem_cfg = self._ce_cfg | ce_arguments(ce_stem_cfg, "ce_stem_cfg")
         self._ce_stages = iter(ce_stages)
         super().__init__(depth, norm_cfg=norm_cfg, zero_init_residual=zero_init_residual, **kwargs)
         if act_cfg is not None:
@@ -130,9 +132,9 @@ class CEResNet(NormEval, ResNet):
         if self.deep_stem:
             x = self.stem(x)
         elif isinstance(self.relu, nn.ReLU):
-            x = self.norm1(self.conv1(x), relu=True, overwrite=unseen(self.conv1))
+            x = self.norm1(self.conv1(x), relu=True, overwrite=unseen(self.conv1, self.norm1))
         else:
-            x = self.relu(self.norm1(self.conv1(x), overwrite=unseen(self.conv1)))
+            x = self.relu(self.norm1(self.conv1(x), overwrite=unseen(self.conv1, self.norm1)))
         x = self.maxpool(x)
         outs = []
         for index, name in enumerate(self.res_layers):

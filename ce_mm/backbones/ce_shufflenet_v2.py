@@ -8,6 +8,7 @@ from mmengine.registry import MODELS
 from mmpretrain.models.backbones import ShuffleNetV2
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual
 
+from ce_mm.backbones.arguments import ce_arguments, norm_arguments
 from ce_mm.backbones.ce_conv_module import equalize
 from ce_mm.backbones.norm_eval import NormEval
 
@@ -26,8 +27,9 @@ class CEShuffleNetV2(NormEval, ShuffleNetV2):
     def __init__(
         self, widen_factor: float = 1.0, ce_cfg: dict | None = None, norm_cfg: dict | None = None, **kwargs: Any
     ) -> None:
-        norm_cfg = dict(type="BN") if norm_cfg is None else norm_cfg
+        norm_cfg = norm_arguments(norm_cfg)
+        ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
         super().__init__(widen_factor, norm_cfg=norm_cfg, **kwargs)
         for unit in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
-            equalize(unit.branch2[-1], dict(norm=norm_cfg) | (ce_cfg or {}))
+            equalize(unit.branch2[-1], ce_cfg)
         self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked

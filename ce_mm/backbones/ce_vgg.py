@@ -9,6 +9,7 @@ from mmcv.cnn import ConvModule
 from mmengine.registry import MODELS
 from mmpretrain.models.backbones import VGG
 
+from ce_mm.backbones.arguments import ce_arguments, norm_arguments
 from ce_mm.backbones.ce_conv_module import equalize
 from ce_mm.backbones.norm_eval import NormEval
 from ce_mm.backbones.rectifier import replace_rectifiers
@@ -37,19 +38,12 @@ class CEVGG(NormEval, VGG):
         num_classes: int = -1,
         **kwargs: Any,
     ) -> None:
-        norm_cfg = dict(type="BN") if norm_cfg is None else norm_cfg
-        kwargs.setdefault("init_cfg", _init_cfg(num_classes))
+        norm_cfg = norm_arguments(norm_cfg)
+        ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
         super().__init__(depth, num_classes, norm_cfg=norm_cfg, **kwargs)
         if act_cfg is not None:
             replace_rectifiers(self, act_cfg)
         for module in self.features:
             if isinstance(module, ConvModule):
-                equalize(module, dict(norm=norm_cfg) | (ce_cfg or {}))
+                equalize(module, ce_cfg)
         self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked
-
-
-def _init_cfg(num_classes: int) -> list[dict]:
-    """As VGG's, but for the classifier by its name: by the name of their class, CE's linear layers would be hit too."""
-    convolutions = [dict(type="Kaiming", layer=["Conv2d"]), dict(type="Constant", val=1.0, layer=["_BatchNorm"])]
-    classifier = [dict(type="Normal", std=0.01, override=dict(name="classifier"))]
-    return convolutions + classifier if num_classes > 0 else convolutions

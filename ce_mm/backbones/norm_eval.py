@@ -15,10 +15,12 @@ class NormEval(nn.Module):
     """What a CE backbone inherits from in front of mmpretrain's class."""
 
     def train(self, mode: bool = True) -> Self:
-        """As the backbone's; with ``norm_eval`` all batch norms (also SyncBN), SN and CE stay in eval mode."""
+        """As the backbone's; with ``norm_eval`` all batch norms (also SyncBN), SN and CE's norms stay in eval mode."""
         super().train(mode)
         if mode and self.norm_eval:
             for module in self.modules():
-                if isinstance(module, (_BatchNorm, SwitchableNorm, CENorm)):
+                if isinstance(module, (_BatchNorm, SwitchableNorm)):
                     module.eval()
+                elif isinstance(module, CENorm):
+                    module.norm.eval()  # as other backbones do: CE itself still knows that it is in a training
         return self

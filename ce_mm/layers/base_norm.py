@@ -10,8 +10,10 @@ import torch
 import torch.distributed as dist
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ce_mm import ops
+from ce_mm.layers.arguments import expect, is_count, is_number
 from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_statistics
 from ce_mm.layers.switchable_norm import SwitchableNorm
 
@@ -23,6 +25,11 @@ class Affine(NamedTuple):
     offset: Tensor  #: b, of the same shape.
     mean: Tensor | None  #: of z over this process's batch, (C,), in training; None where ``per_sample``.
     averages: list[ops.Average]  #: for update_averages: what moves the norm's buffers.
+
+
+def _is_sync_bn_of_mmcv(norm: nn.Module) -> bool:
+    """Whether it is mmcv's SyncBN, known by its name: to import the class takes mmcv's operators."""
+    return (type(norm).__module__, type(norm).__name__) == ("mmcv.ops.sync_bn", "SyncBatchNorm")
 
 
 class BaseNorm:
@@ -46,7 +53,7 @@ class BaseNorm:
     @property
     def process_group(self) -> dist.ProcessGroup | None:
         """The processes that share a batch: SyncBN's own group, or None for all."""
-        return getattr(self.norm, "process_group", None)
+        return getattr(self.norm, "group" if _is_sync_bn_of_mmcv(self.norm) else "process_group", None)
 
     def common_shift(self, x: Tensor) -> Tensor | None:
         """A shift, (C,), that is the same on all processes where the norm is synchronised; None where it is not."""
@@ -106,7 +113,7 @@ class BatchBase(RunningBase):
     @property
     def synchronised(self) -> bool:
         """As SyncBN itself: in training, in a group of more than one process."""
-        is_sync = isinstance(self.norm, nn.SyncBatchNorm)
+        is_sync = isinstance(self.norm, nn.SyncBatchNorm) or _is_sync_bn_of_mmcv(self.norm)
         return is_sync and self.norm.training and ops.spans_processes(self.process_group)
 
     @property
@@ -139,20 +146,21 @@ class BatchBase(RunningBase):
             mean, variance = whole.about(shift)
             averages = running_averages(norm, whole.mean.to(shift.dtype), variance, whole.count)
         else:
-            samples = moments.means.shape[1]
+            samples = moments.instance.shape[1]
             if self.synchronised:
-                mean, variance, samples = self._statistics_of_all(moments.means)
-                own_mean = moments.means[0].mean(0)
+                mean, variance, samples = self._statistics_of_all(moments.instance)
+                own_mean = moments.instance[0].mean(0)
             else:
-                mean, variance = ops.batch_statistics(moments.means)
+                mean, variance = ops.batch_statistics(moments.instance)
                 own_mean = mean
             averages = running_averages(norm, mean + shift, variance, samples * positions)
         scale, offset = ops.batch_norm_affine(mean, variance, *self.parameters(shift.dtype), norm.eps)
         return Affine(scale, offset, own_mean, averages)
 
-    def _statistics_of_all(self, means: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _statistics_of_all(self, instance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean and (biased) variance of z over all processes, both (C,), and the number of samples behind them, ()."""
-        totals = torch.cat([means.sum(1).flatten(), means.new_full((1,), means.shape[1])])
+        mean, variance = instance
+        totals = torch.cat([mean.sum(0), (variance + mean.square()).sum(0), mean.new_full((1,), mean.shape[0])])
         totals = ops.all_reduce_sum(totals, self.process_group)
         samples = totals[-1].clamp(min=1)
         mean, square = (totals[:-1] / samples).view(2, -1)
@@ -177,7 +185,7 @@ class GroupBase(BaseNorm):
     ) -> Affine:
         """Group norm, the same in training and inference."""
         parameters = self.parameters(shift.dtype)
-        affine = ops.group_norm_affine(moments.means, shift, self.groups, *parameters, self.norm.eps)
+        affine = ops.group_norm_affine(moments.instance, shift, self.groups, *parameters, self.norm.eps)
         return Affine(*affine, None, [])
 
 
@@ -209,7 +217,7 @@ class SwitchableBase(RunningBase):
 
 
 STRATEGIES = {
-    nn.BatchNorm2d: BatchBase,
+    _BatchNorm: BatchBase,  # BN, and what mmengine's revert_sync_batchnorm makes of SyncBN
     nn.SyncBatchNorm: BatchBase,
     nn.GroupNorm: GroupBase,
     nn.InstanceNorm2d: InstanceBase,
@@ -217,32 +225,60 @@ STRATEGIES = {
 }
 
 
-def build(norm: dict, num_features: int) -> tuple[nn.Module, type[BaseNorm]]:
-    """The base norm of a config, and the strategy by which CE computes it.
+def base_norm(norm: nn.Module) -> BaseNorm:
+    """A norm as CE computes with it: by its parameters and buffers, without calling it.
+
+    Raises:
+        TypeError: CE cannot: the norm is of another kind, or has a forward of its own.
+    """
+    strategy = _strategy(norm)
+    if strategy is None:
+        raise TypeError(_expected(norm))
+    return strategy(norm)
+
+
+def _strategy(norm: nn.Module) -> type[BaseNorm] | None:
+    kinds = (kind for kind in STRATEGIES if isinstance(norm, kind) and type(norm).forward is kind.forward)
+    strategy = BatchBase if _is_sync_bn_of_mmcv(norm) else STRATEGIES.get(next(kinds, None))
+    # Of PyTorch's norms, BN without running statistics and IN with them are another norm in inference or in training.
+    tracks = getattr(norm, "track_running_stats", None)
+    takes_maps = not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d))
+    return strategy if takes_maps and tracks is not (strategy is InstanceBase) else None
+
+
+def build(norm: dict, num_features: int) -> nn.Module:
+    """The base norm of a config.
 
     Args:
         norm: config for mmcv's ``build_norm_layer``; the type LN means layer norm over C, H, W here, GroupNorm(1, C).
         num_features: C.
 
     Raises:
-        TypeError: CE cannot stand on this norm.
+        TypeError: it is no config of a norm that CE can stand on.
         ValueError: GN's groups do not divide the channels.
     """
+    if not isinstance(norm, dict):
+        raise TypeError(_expected(norm))
     config = norm | dict(type="GN", num_groups=1) if norm.get("type") == "LN" else norm
     if config.get("type") in ("GN", nn.GroupNorm):
         groups = config.get("num_groups")
-        if not isinstance(groups, int) or groups < 1 or num_features % groups:
+        if not is_count(groups) or num_features % groups:
             raise ValueError(
                 f"CENorm's norm {norm!r} must have a num_groups that divides the {num_features} channels, "
                 f"got num_groups={groups!r}"
             )
-    module = build_norm_layer(config, num_features)[1]
-    strategy = next((strategy for kind, strategy in STRATEGIES.items() if isinstance(module, kind)), None)
-    # Of PyTorch's norms, BN without running statistics and IN with them are another norm in inference or in training.
-    tracks = getattr(module, "track_running_stats", None)
-    if strategy is None or tracks is (strategy is InstanceBase):
-        raise TypeError(
-            "CE's base norm must be BN or SyncBN with running statistics, GN, LN (over C, H, W), IN without running "
-            f"statistics, or SN, got {norm!r}; set for example norm=dict(type='BN')"
-        )
-    return module, strategy
+    try:
+        module = build_norm_layer(config, num_features)[1]
+    except (KeyError, TypeError, RuntimeError) as error:  # no such type, or arguments that it does not take
+        raise TypeError(f"{_expected(norm)} ({error})") from error
+    if _strategy(module) is None:
+        raise TypeError(_expected(norm))
+    expect(is_number(module.eps, least=0), "eps of CENorm's norm", module.eps, "a number of at least 0")
+    return module
+
+
+def _expected(got: object) -> str:
+    return (
+        "CE's base norm must be BN or SyncBN with running statistics, GN, LN (over C, H, W), IN without running "
+        f"statistics, or SN, got {got!r}; set for example norm=dict(type='BN')"
+    )

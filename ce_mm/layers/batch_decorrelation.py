@@ -58,9 +58,9 @@ class BatchDecorrelation(nn.Module):
         seen = self.seen(x, moments, scale, per_sample=mean is None)
         eps = self.eps * (x.shape[2] * x.shape[3] / seen.positions)
         if mean is None:
-            sigma = ops.sample_covariance(seen.moments.means[0], seen.moments.second, scale, offset, eps)
+            sigma = ops.sample_covariance(seen.moments.instance[0], seen.moments.second, scale, offset, eps)
         else:
-            mean = mean if seen.moments is moments else seen.moments.means[0].mean(0)
+            mean = mean if seen.moments is moments else seen.moments.instance[0].mean(0)
             sigma = ops.covariance(mean, seen.moments.second, scale, eps)
         return ops.newton_schulz(sigma, self.iterations)
 
@@ -77,10 +77,15 @@ class BatchDecorrelation(nn.Module):
         sign = torch.where(scale.detach()[0] < 0, -1, 1).to(scale.dtype)
         pooled = F.max_pool2d(x * sign.to(x.dtype)[:, None, None], 2)
         flipped = ops.moments(pooled, self.group_size, shift=moments.shift * sign, per_sample=per_sample)
-        means = torch.stack([flipped.means[0] * sign, flipped.means[1]])
+        instance = torch.stack([flipped.instance[0] * sign, flipped.instance[1]])
         signs = sign.view(-1, self.group_size, 1)
         second = flipped.second * (signs * signs.mT)
-        return Seen(ops.Moments(moments.shift, means, second, flipped.link), pooled.shape[2] * pooled.shape[3])
+        return Seen(ops.Moments(moments.shift, instance, second, flipped.link), pooled.shape[2] * pooled.shape[3])
+
+    def is_at_start(self) -> bool:
+        """Whether no batch has moved the average; asks the device."""
+        start = torch.eye(self.group_size, dtype=self.running_whitening.dtype, device=self.running_whitening.device)
+        return torch.equal(self.running_whitening, start.expand_as(self.running_whitening))
 
     def pools(self, x: Tensor) -> bool:
         """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""

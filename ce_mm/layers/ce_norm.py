@@ -5,18 +5,26 @@
 The normalised map is never formed. The layer follows its base norm: what sets ``norm`` to eval() (frozen stages,
 ``norm_eval``) makes CE use its moving averages too.
 """
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from mmengine.model import weight_init
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ce_mm import ops
-from ce_mm.layers import base_norm, synchronised
+from ce_mm.layers import synchronised
+from ce_mm.layers.arguments import expect, is_count, is_number
+from ce_mm.layers.base_norm import BaseNorm, BatchBase, base_norm, build
 from ce_mm.layers.batch_decorrelation import BatchDecorrelation
+from ce_mm.layers.frozen_start import warn_of_frozen_start
 from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.layers.onlookers import is_seen, one_call
 from ce_mm.layers.precision import full_precision
 from ce_mm.layers.running_statistics import running_averages, running_shift, running_statistics
+from ce_mm.ops.operator import is_watched
 
 BRANCHES = ("bd", "ir")
 
@@ -51,12 +59,14 @@ class CENorm(nn.Module):
             forward and backward.
 
     Raises:
-        ValueError: an argument is out of range, or GN's groups do not divide C; the message names it.
-        TypeError: the base norm is of a kind that CE cannot stand on.
+        ValueError: an argument is of the wrong kind or out of range, or GN's groups do not divide C.
+        TypeError: ``norm`` is no config of a base norm that CE can stand on.
 
     State: ``norm.*``; ``mix`` (1,), the logit of λ, with both branches; ``ir.*`` and ``bd.*``. A checkpoint of the base
     norm alone (``weight``, ``bias``, ``running_mean``, ...) fills ``norm.*``.
     """
+
+    _averages_seen = False  # whether it was looked at once, in a training, if the averages are at their start
 
     _abbr_ = "bn"  # mmcv names the layer by it, so that bn1, bn2, bn3 stay what checkpoints call them
 
@@ -75,12 +85,14 @@ class CENorm(nn.Module):
         sync: bool = False,
     ) -> None:
         super().__init__()
-        _check_arguments(num_features, group_size, iterations, reduction, branches, momentum, eps, correction, sync)
+        _check_arguments(
+            num_features, group_size, iterations, reduction, branches, max_pool, momentum, eps, correction, sync
+        )
         self.num_features = num_features
         self.branches = tuple(branch for branch in BRANCHES if branch in branches)
         self.momentum = momentum
         self.sync = sync
-        self.norm, self._strategy = base_norm.build(dict(type="BN") if norm is None else norm, num_features)
+        self.norm = build(dict(type="BN") if norm is None else norm, num_features)
         self.bd = BatchDecorrelation(num_features, group_size, iterations, max_pool, eps) if "bd" in branches else None
         self.ir = InstanceReweighting(num_features, reduction, correction) if "ir" in branches else None
         self.register_parameter("mix", nn.Parameter(torch.zeros(1)) if self.branches == BRANCHES else None)
@@ -91,17 +103,17 @@ class CENorm(nn.Module):
     @property
     def weight(self) -> Tensor | None:
         """γ of the base norm, where initialisers such as ``zero_init_residual`` look for it."""
-        return self.norm.weight
+        return getattr(self.norm, "weight", None)
 
     @property
     def bias(self) -> Tensor | None:
         """β of the base norm."""
-        return self.norm.bias
+        return getattr(self.norm, "bias", None)
 
     @property
-    def base(self) -> base_norm.BaseNorm:
-        """The base norm as CE computes with it."""
-        return self._strategy(self.norm)
+    def base(self) -> BaseNorm:
+        """The base norm as CE computes with it; it may have been replaced by another since."""
+        return base_norm(self.norm)
 
     def forward(
         self,
@@ -118,19 +130,22 @@ class CENorm(nn.Module):
             residual: added to the result, of the same shape.
             relu: rectify at the end.
             overwrite: permission to write the result over x where no gradient is wanted, from callers who know that
-                nobody needs x again; see :func:`ce_mm.ops.group_affine`. A layer with hooks, which are shown x, makes
-                no use of it.
+                nobody needs x again; see :func:`ce_mm.ops.group_affine`. No use is made of it where a hook, of the
+                layer, of a part of it or for all modules, may be shown x.
             ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one. A number that x's
                 type represents exactly: by it the backward knows where no gradient flows.
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor unless x is overwritten. With ``relu`` the
             backward needs it, as it needs nn.ReLU's: callers must not change it in place.
+
+        Raises:
+            ValueError: x or the residual has another shape.
+            TypeError: x is of no floating type.
         """
-        if x.dim() != 4 or x.shape[1] != self.num_features:
-            raise ValueError(
-                f"CENorm({self.num_features}) takes a map of shape (N, {self.num_features}, H, W), got {tuple(x.shape)}"
-            )
+        if isinstance(x, Proxy):
+            return one_call(self, x, residual=residual, relu=relu, ceiling=ceiling)
+        ops.check_map(f"CENorm({self.num_features})", x, self.num_features, residual)
         if self.weight is not None and self.weight.numel() != self.num_features:
             raise RuntimeError(
                 f"CENorm's base norm holds {self.weight.numel()} of its {self.num_features} weights: something has "
@@ -139,18 +154,21 @@ class CENorm(nn.Module):
             )
         if self.branches:
             with full_precision(x.device.type):
-                shown = self._forward_hooks or self._forward_pre_hooks
-                return self._equalize(x, residual, relu, overwrite and not shown, ceiling)
-        y = self.norm(x)
+                return self._equalize(x, residual, relu, overwrite and not is_seen(self), ceiling)
+        y = self.norm(x)  # which a hook of the norm's may keep
         if residual is not None:
-            y = y.add_(residual)
+            y = (y + residual).to(y.dtype)
         if relu:
-            y = y.relu_() if ceiling is None else F.hardtanh(y, 0.0, ceiling, inplace=True)
+            y = y.relu() if ceiling is None else F.hardtanh(y, 0.0, ceiling)
         return y
 
     def _equalize(
         self, x: Tensor, residual: Tensor | None, relu: bool, overwrite: bool, ceiling: float | None
     ) -> Tensor:
+        if not self.norm.training and not self._averages_seen and self._is_in_training(x):
+            self._averages_seen = True
+            if all(branch.is_at_start() for branch in (self.bd, self.ir) if branch is not None):
+                warn_of_frozen_start()
         base, bd, ir = self.base, self.bd, self.ir
         shared = self.sync and self.norm.training and ops.spans_processes(base.process_group)
         # A process with an empty batch still takes part in the sums of all, but has nothing to say of its own.
@@ -169,15 +187,31 @@ class CENorm(nn.Module):
             moments, shift = None, running_shift(self.norm, x.dtype)
 
         mix = None if self.mix is None else self.mix.to(shift.dtype)
-        if mix is not None and base.local_batch_norm and not shared and not (learns and bd.pools(x)):
+        if self._has_plain_branches and base.local_batch_norm and not shared and not (learns and bd.pools(x)):
             coefficients = self._of_batch_norm(base, moments, x.shape, mix, learns)
         else:
             coefficients = self._of_any_norm(base, moments, shift, x, mix, training, learns, shared)
         link = None if moments is None else moments.link
         return ops.group_affine(x, shift, *coefficients, residual, relu, link, overwrite, ceiling)
 
+    def _is_in_training(self, x: Tensor) -> bool:
+        """Whether a layer whose norm is in eval mode stands in a training, as far as it can tell.
+
+        ``norm_eval`` leaves the layer itself in training mode, ``frozen_stages`` none of its parameters to train. Where
+        a compiler or a mode looks on, it cannot tell.
+        """
+        if is_watched((x,)) or not torch.is_grad_enabled():
+            return False
+        return self.training or not any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def _has_plain_branches(self) -> bool:
+        """Whether both are there, and neither is a subclass with a forward of its own, which has to be called."""
+        kinds = type(self.bd), type(self.ir)
+        return kinds == (BatchDecorrelation, InstanceReweighting)
+
     def _of_batch_norm(
-        self, base: base_norm.BatchBase, moments: ops.Moments, shape: torch.Size, mix: Tensor, learns: bool
+        self, base: BatchBase, moments: ops.Moments, shape: torch.Size, mix: Tensor, learns: bool
     ) -> ops.Coefficients:
         """Those of the affine map with both branches on a batch norm, by the batch at hand or by the averages."""
         norm, bd, ir, shift = self.norm, self.bd, self.ir, moments.shift
@@ -187,7 +221,7 @@ class CENorm(nn.Module):
             running = bd.running_whitening.to(dtype), ir.running_inv_std_scale.to(dtype)
             source = ops.Statistics(*running_statistics(norm, shift), *running)
         coefficients, found = ops.equilibrium(
-            moments.means, source, *base.parameters(dtype), ir.gate(dtype), mix,
+            moments.instance, source, *base.parameters(dtype), ir.gate(dtype), mix,
             norm_eps=norm.eps, eps=bd.eps, iterations=bd.iterations, bessel=ir.bessel(positions),
         )  # fmt: skip
         if learns:
@@ -197,7 +231,7 @@ class CENorm(nn.Module):
 
     def _of_any_norm(
         self,
-        base: base_norm.BaseNorm,
+        base: BaseNorm,
         moments: ops.Moments | None,
         shift: Tensor,
         x: Tensor,
@@ -241,11 +275,23 @@ class CENorm(nn.Module):
         return averages
 
     def _update_averages(
-        self, averages: list[ops.Average], base: base_norm.BaseNorm, present: Tensor | None = None
+        self, averages: list[ops.Average], base: BaseNorm, present: Tensor | None = None
     ) -> None:
         finite, moved = ops.update_averages(averages, present)
         base.count(moved)
         self.finite = finite if self.finite is None else self.finite & finite
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """As nn.Module's, but mmengine's initialisers get as far as the base norm.
+
+        They are meant for the layers of a network: what sets a norm's weight to 0, or the classifier's layer, by the
+        name of its class, to small numbers, would do the same to all that has a weight inside of CE.
+        """
+        if getattr(fn, "__module__", None) != weight_init.__name__:
+            return super().apply(fn)
+        self.norm.apply(fn)
+        fn(self)
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
         """Take the weights of a plain norm that stood in this place: ``bn3.weight`` is ``bn3.norm.weight`` here."""
@@ -265,31 +311,32 @@ def _check_arguments(
     iterations: int,
     reduction: int,
     branches: tuple[str, ...],
+    max_pool: bool,
     momentum: float,
     eps: float,
     correction: int,
     sync: bool,
 ) -> None:
-    def expect(holds: bool, name: str, value: object, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"CENorm's {name} must be {expected}, got {value!r}")
+    def check(holds: bool, name: str, value: object, expected: str) -> None:
+        expect(holds, f"CENorm's {name}", value, expected)
 
     for name, value in dict(num_features=num_features, group_size=group_size, iterations=iterations).items():
-        expect(isinstance(value, int) and value >= 1, name, value, "a whole number of at least 1")
-    expect(
-        isinstance(branches, (tuple, list)) and set(branches) <= set(BRANCHES),
+        check(is_count(value), name, value, "a whole number of at least 1")
+    check(
+        isinstance(branches, (tuple, list)) and all(branch in BRANCHES for branch in branches),
         "branches", branches, "a tuple of 'bd' and 'ir', one of them, or ()",
     )  # fmt: skip
     if "ir" in branches:
-        expect(
-            isinstance(reduction, int) and 1 <= reduction <= num_features,
+        check(
+            is_count(reduction, num_features),
             "reduction", reduction, f"a whole number from 1 to the number of channels, {num_features}",
         )  # fmt: skip
-    expect(0 <= momentum <= 1, "momentum", momentum, "a number from 0 to 1")
-    expect(eps > 0, "eps", eps, "greater than 0")
-    expect(correction in (0, 1), "correction", correction, "0 or 1")
-    expect(isinstance(sync, bool), "sync", sync, "True or False")
-    expect(
+    check(is_number(momentum, 0, 1), "momentum", momentum, "a number from 0 to 1")
+    check(is_number(eps) and eps > 0, "eps", eps, "a number greater than 0")
+    check(correction in (0, 1), "correction", correction, "0 or 1")
+    for name, value in dict(max_pool=max_pool, sync=sync).items():
+        check(isinstance(value, bool), name, value, "True or False")
+    check(
         branches or not sync, "sync", sync,
         "False without branches, where there is the base norm alone; to synchronise that, set norm=dict(type='SyncBN')",
     )  # fmt: skip

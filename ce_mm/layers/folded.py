@@ -20,12 +20,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ce_mm.layers.base_norm import BatchBase, GroupBase
 from ce_mm.layers.ce_norm import CENorm
 from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.layers.onlookers import one_call
 from ce_mm.layers.switchable_norm import SwitchableNorm
-from ce_mm.ops import compute_dtype
+from ce_mm.ops import check_map, compute_dtype
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -73,7 +75,7 @@ class FoldedCE(nn.Module):
 
     def __init__(self, ce: CENorm) -> None:
         super().__init__()
-        bd, ir = ce.bd, ce.ir
+        bd, ir, self.num_features = ce.bd, ce.ir, ce.num_features
         like = next(itertools.chain(ce.buffers(), ce.parameters()), torch.empty(0))
         self.base, a, beta = _fold_base(ce, like)
         of_bd = of_ir = 1
@@ -113,9 +115,17 @@ class FoldedCE(nn.Module):
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor.
+
+        Raises:
+            ValueError: x or the residual has another shape.
+            TypeError: x is of no floating type.
         """
         # Entered only where it changes something: exporters would keep the context as an operator of its own.
         if not torch.jit.is_scripting():
+            if isinstance(x, Proxy):
+                return one_call(self, x, residual=residual, relu=relu, ceiling=ceiling)
+            if not torch.jit.is_tracing():  # which would settle for the shapes of one map
+                check_map(f"FoldedCE({self.num_features})", x, self.num_features, residual)
             device = x.device.type
             if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 with torch.autocast(device, enabled=False):
@@ -162,10 +172,12 @@ class FoldedGate(nn.Module):
 
     def __init__(self, ir: InstanceReweighting, a: Tensor) -> None:
         super().__init__()
-        self.correction, self.eps = ir.correction, ir.ln.eps
+        like = ir.running_inv_std_scale
+        fc1, ln_weight, ln_bias, fc2, eps = ir.gate(like.dtype)
+        self.correction, self.eps = ir.correction, eps
         _keep(
-            self, ir.running_inv_std_scale, fc1=_exact(ir.fc1.weight) * a.square(), ln_weight=_exact(ir.ln.weight),
-            ln_bias=_exact(ir.ln.bias), fc2=_exact(ir.fc2.weight),
+            self, like, fc1=_exact(fc1) * a.square(), ln_weight=_exact(ln_weight), ln_bias=_exact(ln_bias),
+            fc2=_exact(fc2),
         )  # fmt: skip
 
     def forward(self, z: Tensor) -> Tensor:

@@ -40,12 +40,28 @@ class InstanceReweighting(nn.Module):
         Returns:
             (N, C), in the type of the moments, and the s^(-1/2) that was used, (1,).
         """
-        return ops.reweighting(moments.means, scale, self.gate(scale.dtype), self.bessel(positions), inv_std_scale)
+        return ops.reweighting(moments.instance, scale, self.gate(scale.dtype), self.bessel(positions), inv_std_scale)
 
     def gate(self, dtype: torch.dtype) -> ops.Gate:
-        """The parameters of f."""
+        """The parameters of f.
+
+        Raises:
+            TypeError: something else stands in the place of fc1, ln or fc2, with a forward that would never be called.
+        """
+        for name, kind in dict(fc1=nn.Linear, ln=nn.LayerNorm, fc2=nn.Linear).items():
+            module = getattr(self, name)
+            if type(module).forward is not kind.forward or (kind is nn.Linear and module.bias is not None):
+                plain = "a plain nn.Linear without bias" if kind is nn.Linear else "a plain nn.LayerNorm"
+                raise TypeError(
+                    f"ir.{name} must be {plain}, of which CE uses the weight alone, got {module!r}; leave CE's ir out "
+                    "where layers are adapted or quantised, or fold the network first, which leaves none in it"
+                )
         weights = (self.fc1.weight, self.ln.weight, self.ln.bias, self.fc2.weight)
         return ops.Gate(*(weight.to(dtype) for weight in weights), self.ln.eps)
+
+    def is_at_start(self) -> bool:
+        """Whether no batch has moved the average; asks the device."""
+        return bool((self.running_inv_std_scale == 1).all())
 
     def bessel(self, positions: int) -> float:
         """The factor of the biased σ̃² of so many positions."""

@@ -6,9 +6,12 @@ All means and variances follow from those of every sample and channel, so SN is 
 """
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ce_mm import ops
+from ce_mm.layers.arguments import expect, is_count, is_number
+from ce_mm.layers.onlookers import one_call
 from ce_mm.layers.precision import full_precision
 from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_statistics
 
@@ -29,6 +32,9 @@ class SwitchableNorm(_InstanceNorm):
         eps: ε.
         momentum: of the running mean and variance, as BatchNorm2d's.
 
+    Raises:
+        ValueError: an argument is of another kind or out of range.
+
     State: ``weight`` and ``bias``, (C,), γ and β; ``mean_weight`` and ``var_weight``, (3,), the logits of w and w' in
     the order IN, LN, BN, from 1; ``running_mean``, ``running_var``, (C,), and ``num_batches_tracked``, as
     BatchNorm2d's.
@@ -37,6 +43,10 @@ class SwitchableNorm(_InstanceNorm):
     _abbr_ = "bn"  # mmcv names the layer by it, so that bn1, bn2, bn3 stay what they are with BN
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1) -> None:
+        moves = momentum is None or is_number(momentum, 0, 1)
+        expect(is_count(num_features), "SwitchableNorm's num_features", num_features, "a whole number of at least 1")
+        expect(is_number(eps, least=0), "SwitchableNorm's eps", eps, "a number of at least 0")
+        expect(moves, "SwitchableNorm's momentum", momentum, "a number from 0 to 1, or None")
         super().__init__(num_features, eps, momentum, affine=True, track_running_stats=True)
         self.mean_weight = nn.Parameter(torch.ones(3))
         self.var_weight = nn.Parameter(torch.ones(3))
@@ -51,12 +61,14 @@ class SwitchableNorm(_InstanceNorm):
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor.
+
+        Raises:
+            ValueError: x has another shape.
+            TypeError: x is of no floating type.
         """
-        if x.dim() != 4 or x.shape[1] != self.num_features:
-            expected = f"(N, {self.num_features}, H, W)"
-            raise ValueError(
-                f"SwitchableNorm({self.num_features}) takes a map of shape {expected}, got {tuple(x.shape)}"
-            )
+        if isinstance(x, Proxy):
+            return one_call(self, x)
+        ops.check_map(f"SwitchableNorm({self.num_features})", x, self.num_features)
         with full_precision(x.device.type):
             guess = self.running_mean, self.running_var
             moments = ops.moments(x, 1, guess=guess, products=False, per_sample=True)
@@ -87,9 +99,9 @@ class SwitchableNorm(_InstanceNorm):
             mean, variance = whole.about(shift)
             averages = running_averages(self, whole.mean.to(shift.dtype), variance, whole.count)
         elif training:
-            mean, variance = ops.statistics_over_samples(moments.means, shift)
-            averages = running_averages(self, (mean + shift)[0], variance, moments.means.shape[1] * positions)
+            mean, variance = ops.statistics_over_samples(moments.instance, shift)
+            averages = running_averages(self, (mean + shift)[0], variance, moments.instance.shape[1] * positions)
         else:
             mean, variance = running_statistics(self, shift)
         weights = (p.to(shift.dtype) for p in (self.mean_weight, self.var_weight, self.weight, self.bias))
-        return *ops.switchable_norm_affine(moments.means, shift, mean, variance, *weights, self.eps), averages
+        return *ops.switchable_norm_affine(moments.instance, shift, mean, variance, *weights, self.eps), averages

@@ -109,10 +109,10 @@ def _of_x(moments: ops.Moments, products: bool) -> tuple[Tensor, Tensor]:
 
     That is (C/g, g, g) with products, and without them (C, 1, 1), the diagonal.
     """
-    mean, square = moments.means
+    mean, variance = moments.instance
     centre = mean.double() + moments.shift.double()
     if not products:
-        return centre, (square - mean.square()).sum(0).view(-1, 1, 1)
+        return centre, variance.sum(0).view(-1, 1, 1)
     _, groups, g, _ = moments.second.shape
     columns = mean.T.reshape(groups, g, mean.shape[0])
     return centre, torch.baddbmm(moments.second[0], columns, columns.mT, beta=mean.shape[0], alpha=-1)
@@ -120,15 +120,14 @@ def _of_x(moments: ops.Moments, products: bool) -> tuple[Tensor, Tensor]:
 
 def _of_normalised(moments: ops.Moments, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """As :func:`_of_x`, of x̃ = a_n z + b_n: (N, C) and (C/g, g, g)."""
-    mean = moments.means[0]
+    mean = moments.instance[0]
     centre = torch.addcmul(offset.double(), scale.double(), mean.double())
     return centre, ops.variation_inside_samples(mean, moments.second, scale)
 
 
 def _variances(ir: InstanceReweighting, moments: ops.Moments, positions: int) -> Tensor:
     """The variance of z in each sample and channel, as ir takes it, (N, C)."""
-    mean, square = moments.means
-    return (square - mean.square()) * ir.bessel(positions)
+    return moments.instance[1] * ir.bessel(positions)
 
 
 def _whitening(bd: BatchDecorrelation, covariance: Tensor, eps: float | Tensor, dtype: torch.dtype) -> Tensor:

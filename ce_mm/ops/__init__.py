@@ -16,8 +16,10 @@ from ce_mm.ops.channel_equilibrium import (
 from ce_mm.ops.equilibrium import Coefficients, Statistics, equilibrium
 from ce_mm.ops.gate import Gate
 from ce_mm.ops.group_affine import group_affine
+from ce_mm.ops.maps import check_map
 from ce_mm.ops.moments import Moments, compute_dtype, data_shift, moments, needed_shift
 from ce_mm.ops.moving_average import Average, update_averages
+from ce_mm.ops.multiply_adds import MULTIPLY_ADDS
 from ce_mm.ops.newton_schulz import newton_schulz
 from ce_mm.ops.sample_norms import (
     group_norm_affine,
@@ -29,6 +31,7 @@ from ce_mm.ops.sample_norms import (
 
 __all__ = [
     "MIN_VARIANCE",
+    "MULTIPLY_ADDS",
     "Average",
     "Coefficients",
     "Gate",
@@ -38,6 +41,7 @@ __all__ = [
     "all_reduce_sums",
     "batch_norm_affine",
     "batch_statistics",
+    "check_map",
     "compute_dtype",
     "covariance",
     "data_shift",

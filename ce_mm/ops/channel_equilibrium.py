@@ -2,7 +2,7 @@
 
 Everything is written for a base norm that is affine in z = x - shift, ``x̃ = a ⊙ z + b``, with a and b of shape (1, C),
 or (N, C) for a base norm that differs between samples (:mod:`ce_mm.ops.sample_norms`, which has its covariance too).
-Neither x nor x̃ appears here; their statistics follow from the moments m_n and E_n of z.
+Neither x nor x̃ appears here; their statistics follow from the moments m_n, v_n and E_n of z.
 
 The backward of what has many operations is written by hand: the tensors are so small that autograd's nodes would cost
 more than the arithmetic, and at small maps more than the maps.
@@ -26,32 +26,34 @@ def fit_group_size(channels: int, group_size: int) -> int:
     return group_size
 
 
-def batch_statistics(means: Tensor) -> tuple[Tensor, Tensor]:
+def batch_statistics(instance: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance of z over the whole batch.
 
     Args:
-        means: (2, N, C), m_n and diag E_n.
+        instance: (2, N, C), m_n and v_n.
 
     Returns:
         Both (C,), differentiable once.
     """
-    return _BatchStatistics.apply(means)
+    return _BatchStatistics.apply(instance)
 
 
 class _BatchStatistics(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, means: Tensor) -> tuple[Tensor, Tensor]:
-        mean, square = means.mean(1)
-        ctx.save_for_backward(mean)
-        ctx.shape = means.shape
-        return mean.clone(), torch.addcmul(square, mean, mean, value=-1)
+    def forward(ctx: Any, instance: Tensor) -> tuple[Tensor, Tensor]:
+        means, inside = instance
+        between, mean = torch.var_mean(means, 0, correction=0)
+        ctx.save_for_backward(means, mean)
+        return mean, between + inside.mean(0)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dmean: Tensor, dvariance: Tensor) -> Tensor:
-        (mean,) = ctx.saved_tensors
-        total = torch.stack([torch.addcmul(dmean, mean, dvariance, value=-2), dvariance])
-        return total.div_(ctx.shape[1])[:, None].expand(ctx.shape)
+        means, mean = ctx.saved_tensors
+        dinstance = torch.empty_like(means.expand(2, -1, -1))
+        torch.addcmul(dmean, means - mean, dvariance, value=2, out=dinstance[0])
+        dinstance[1] = dvariance
+        return dinstance.div_(means.shape[0])
 
 
 def batch_norm_affine(
@@ -134,12 +136,12 @@ class _Covariance(torch.autograd.Function):
 
 
 def reweighting(
-    means: Tensor, scale: Tensor, gate: Gate, bessel: float, inv_std_scale: Tensor | None
+    instance: Tensor, scale: Tensor, gate: Gate, bessel: float, inv_std_scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Instance reweighting, ``d_n = f(σ̃²_n) s^(-1/2)`` with ``σ̃²_n = a² (diag E_n - m_n²)`` (paper eqs. 17, 19, 21).
+    """Instance reweighting, ``d_n = f(σ̃²_n) s^(-1/2)`` with ``σ̃²_n = a² v_n`` (paper eqs. 17, 19, 21).
 
     Args:
-        means: (2, N, C), m_n and diag E_n.
+        instance: (2, N, C), m_n and v_n.
         scale: a, (1 or N, C).
         gate: f.
         bessel: a factor of σ̃², 1 or H·W / (H·W - 1).
@@ -149,14 +151,14 @@ def reweighting(
     Returns:
         d_n, (N, C), differentiable once, and the s^(-1/2) used, (1,), without gradient.
     """
-    return _Reweighting.apply(means, scale, *gate, bessel, inv_std_scale)
+    return _Reweighting.apply(instance, scale, *gate, bessel, inv_std_scale)
 
 
 class _Reweighting(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        means: Tensor,
+        instance: Tensor,
         scale: Tensor,
         fc1: Tensor,
         ln_weight: Tensor,
@@ -166,8 +168,7 @@ class _Reweighting(torch.autograd.Function):
         bessel: float,
         inv_std_scale: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        mean, square = means
-        of_z = square - mean.square()  # not fused to one rounding: one value has the variance 0, exactly
+        of_z = instance[1]
         factor = scale.square() * bessel
         variance = of_z * factor
         ctx.of_batch = inv_std_scale is None
@@ -177,7 +178,7 @@ class _Reweighting(torch.autograd.Function):
         gate, between = logit(variance, parameters)
         gate.sigmoid_()
         ctx.save_for_backward(
-            mean, scale, of_z, factor, variance, inv_std_scale, gate, *between, fc1, ln_weight, ln_bias, fc2
+            scale, of_z, factor, variance, inv_std_scale, gate, *between, fc1, ln_weight, ln_bias, fc2
         )
         ctx.eps, ctx.bessel = eps, bessel
         ctx.mark_non_differentiable(inv_std_scale)
@@ -186,7 +187,7 @@ class _Reweighting(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        mean, scale, of_z, factor, variance, inv_std_scale, gate, *rest = ctx.saved_tensors
+        scale, of_z, factor, variance, inv_std_scale, gate, *rest = ctx.saved_tensors
         dlogit = torch.ops.aten.sigmoid_backward(grad * inv_std_scale, gate)
         dvariance, dgate = logit_backward(dlogit, variance, Gate(*rest[4:], ctx.eps), Between(*rest[:4]))
         if ctx.of_batch:
@@ -194,11 +195,10 @@ class _Reweighting(torch.autograd.Function):
             cube = inv_std_scale**3 * (inv_std_scale < MIN_VARIANCE**-0.5)
             dvariance += (grad * gate).sum() * cube * (-0.5 / grad.numel())
         dscale = (dvariance * of_z).sum_to_size(scale.shape) * scale * (2 * ctx.bessel)
-        dmeans = torch.empty_like(mean.expand(2, -1, -1))
-        torch.mul(dvariance, factor, out=dmeans[1])
-        torch.mul(dmeans[1], mean, out=dmeans[0]).mul_(-2)
+        dinstance = torch.zeros_like(of_z.expand(2, -1, -1))
+        torch.mul(dvariance, factor, out=dinstance[1])
         dinv_std_scale = (grad * gate).sum().view(1) if ctx.needs_input_grad[8] else None
-        return dmeans, dscale, *dgate, None, dinv_std_scale
+        return dinstance, dscale, *dgate, None, dinv_std_scale
 
 
 def equilibrium_affine(

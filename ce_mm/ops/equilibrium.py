@@ -40,7 +40,7 @@ class Coefficients(NamedTuple):
 
 
 def equilibrium(
-    means: Tensor,
+    instance: Tensor,
     source: Tensor | Statistics,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
@@ -55,7 +55,7 @@ def equilibrium(
     """From the moments of a batch to the coefficients of batch norm and both branches of CE.
 
     Args:
-        means: (2, N, C), m_n and diag E_n.
+        instance: (2, N, C), m_n and v_n.
         source: E, (1, C/g, g, g), to take the statistics from this batch; or the statistics to take instead, which no
             gradient reaches.
         norm_weight, norm_bias: γ and β, (C,), or None for 1 and 0.
@@ -67,24 +67,24 @@ def equilibrium(
         bessel: a factor of σ̃², 1 or H·W / (H·W - 1).
 
     Returns:
-        In the type of means: the coefficients, differentiable once, and without gradient the statistics used.
+        In the type of instance: the coefficients, differentiable once, and without gradient the statistics used.
     """
     if isinstance(source, Tensor):
         second, given = source, None
     else:
         second, given = None, Statistics(*(value.detach() for value in source))
-    tensors = means, second, *(given or (None,) * 4), norm_weight, norm_bias, *gate[:4], mix
+    tensors = instance, second, *(given or (None,) * 4), norm_weight, norm_bias, *gate[:4], mix
     kernels = coefficient_kernels(*(tensor for tensor in tensors if tensor is not None))
-    if kernels is not None and kernels.in_reach(means, (source if given is None else given.whitening).shape[-1]):
+    if kernels is not None and kernels.in_reach(instance, (source if given is None else given.whitening).shape[-1]):
         tensors = (None if tensor is None else tensor.contiguous() for tensor in tensors)
         results = _Fused.apply(kernels, *tensors, gate.eps, norm_eps, eps, iterations, bessel)
         return Coefficients(*results[:3]), given or Statistics(*results[3:])
-    mean, variance, whitening, inv_std_scale = given or (*batch_statistics(means), None, None)
+    mean, variance, whitening, inv_std_scale = given or (*batch_statistics(instance), None, None)
     scale, offset = batch_norm_affine(mean, variance, norm_weight, norm_bias, norm_eps)
     if given is None:
         whitening = newton_schulz(covariance(mean, second, scale, eps), iterations)
-    instance, inv_std_scale = reweighting(means, scale, gate, bessel, inv_std_scale)
-    coefficients = Coefficients(*equilibrium_affine(scale, offset, whitening, instance, mix))
+    weights, inv_std_scale = reweighting(instance, scale, gate, bessel, inv_std_scale)
+    coefficients = Coefficients(*equilibrium_affine(scale, offset, whitening, weights, mix))
     return coefficients, given or Statistics(mean.detach(), variance.detach(), whitening.detach(), inv_std_scale)
 
 
@@ -93,7 +93,7 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any,
         kernels: ModuleType,
-        means: Tensor,
+        instance: Tensor,
         second: Tensor | None,
         mean: Tensor | None,
         variance: Tensor | None,
@@ -109,14 +109,14 @@ class _Fused(torch.autograd.Function):
         ln_eps: float,
         *numbers: Any,
     ) -> tuple[Tensor, ...]:
-        normed = kernels.base_norm(means, second, mean, variance, norm_weight, norm_bias, *numbers)
+        normed = kernels.base_norm(instance, second, mean, variance, norm_weight, norm_bias, *numbers)
         whitening = normed.whitening if whitening is None else whitening
         values, between = logit(normed.spread, Gate(fc1, ln_weight, ln_bias, fc2, ln_eps))
         *coefficients, inv_std_scale = kernels.combine(normed, whitening, values, mix, inv_std_scale)
         statistics = normed.mean, normed.variance, whitening, inv_std_scale
         ctx.save_for_backward(
-            means, second, norm_weight, *statistics, mix, normed.scale, normed.offset, normed.spread, values, *between,
-            fc1, ln_weight, ln_bias, fc2,
+            instance, second, norm_weight, *statistics, mix, normed.scale, normed.offset, normed.spread, values,
+            *between, fc1, ln_weight, ln_bias, fc2,
         )  # fmt: skip
         ctx.kernels, ctx.ln_eps, ctx.numbers = kernels, ln_eps, numbers
         ctx.set_materialize_grads(False)  # a launch for each of the statistics
@@ -131,7 +131,7 @@ class _Fused(torch.autograd.Function):
         ctx: Any, dweight: Tensor | None, ddiagonal: Tensor | None, dbias: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:
         (
-            means, second, norm_weight, mean, variance, whitening, inv_std_scale, mix, scale, offset, spread, values,
+            instance, second, norm_weight, mean, variance, whitening, inv_std_scale, mix, scale, offset, spread, values,
             *rest,
         ) = ctx.saved_tensors  # fmt: skip
         dwhitening, dscale, doffset, dvalues, (dmixes, dinv_std_scales) = ctx.kernels.combine_backward(
@@ -141,12 +141,12 @@ class _Fused(torch.autograd.Function):
             scale, offset, whitening, values, mix, inv_std_scale,
         )  # fmt: skip
         dspread, dgate = logit_backward(dvalues, spread, Gate(*rest[4:], ctx.ln_eps), Between(*rest[:4]))
-        dmeans, dsecond, dnorm_weight, dnorm_bias = ctx.kernels.base_norm_backward(
+        dinstance, dsecond, dnorm_weight, dnorm_bias = ctx.kernels.base_norm_backward(
             dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale,
-            means, second, mean, variance, norm_weight, *ctx.numbers,
+            instance, second, mean, variance, norm_weight, *ctx.numbers,
         )  # fmt: skip
         needed = ctx.needs_input_grad
         return (
-            None, dmeans, dsecond, None, None, None, None, dnorm_weight if needed[7] else None,
+            None, dinstance, dsecond, None, None, None, None, dnorm_weight if needed[7] else None,
             dnorm_bias if needed[8] else None, *dgate[:4], dmixes.sum().view(1), None, *(None,) * len(ctx.numbers),
         )  # fmt: skip

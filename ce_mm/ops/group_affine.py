@@ -10,6 +10,7 @@ from torch import Tensor
 from ce_mm.ops import plain
 from ce_mm.ops.backend import kernels
 from ce_mm.ops.joint import Link, input_gradient, output_sums
+from ce_mm.ops.maps import check_map
 from ce_mm.ops.moments import dense
 from ce_mm.ops.operator import is_watched, operator
 
@@ -48,11 +49,21 @@ def group_affine(
     Returns:
         (N, C, H, W) in x's type and memory format; a tensor that callers may change in place, unless ``relu`` is
         set: then the backward reads from it where the ReLU let values through, and no mask needs to be kept beside it.
+
+    Raises:
+        ValueError: x or the residual has another shape.
+        TypeError: x is of no floating type.
     """
+    check_map("group_affine", x, residual=residual)
     inputs = dense(x), shift, weight, diagonal, bias, residual, relu, ceiling
-    if overwrite and x.device.type == "cpu" and not torch.is_grad_enabled() and not is_watched(inputs):
+    if overwrite and x.device.type == "cpu" and not torch.is_grad_enabled() and not _may_be_kept(inputs):
         return plain.group_affine(*inputs, overwrite=True)
     return _group_affine(*inputs, *(link or (None,) * 4))
+
+
+def _may_be_kept(inputs: tuple) -> bool:
+    """Whether a mode sees tensors, and so may have kept one."""
+    return is_watched(inputs) or torch._C._len_torch_function_stack() > 0
 
 
 @operator("ce_mm::group_affine")

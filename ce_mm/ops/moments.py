@@ -1,8 +1,9 @@
 """First step of a layer, one read of x: the moments of every sample and group.
 
-All that Channel Equilibrium needs of the input are the means of its channels, of their squares, and of the products of
-channels of one group. They are taken about a shift near the data: E[xx] - E[x]E[x] cancels when a channel's mean is
-large against its spread, E[(x-k)(x-k)] - E[x-k]E[x-k] with k near the mean does not.
+All that Channel Equilibrium needs of the input are the mean and variance of each sample and channel, and the mean
+products of channels of one group. They are taken about a shift near the data: E[xx] - E[x]E[x] cancels when a channel's
+mean is large against its spread, E[(x-k)(x-k)] - E[x-k]E[x-k] with k near the mean does not. Where one shift serves all
+samples, and some lie far from it, on a CPU their variances are taken again by themselves.
 """
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ce_mm.ops.backend import kernels
 from ce_mm.ops.joint import Link, input_gradient, make_link
+from ce_mm.ops.maps import check_map
 from ce_mm.ops.operator import operator
 from ce_mm.ops.plain import product_shape
 
@@ -19,10 +21,10 @@ FAR_SQUARED = 25
 
 
 class Moments(NamedTuple):
-    """Means over H·W of z = x - shift, in the work type: float32 at least."""
+    """What is taken over H·W of z = x - shift, in the work type: float32 at least."""
 
     shift: Tensor  #: (C,) or (N, C), without gradient: the layer as a whole does not depend on it.
-    means: Tensor  #: (2, N, C), of values and of squares: m_n and diag E_n of the design.
+    instance: Tensor  #: (2, N, C), mean and (biased) variance of each sample and channel, m_n and v_n.
     second: Tensor  #: (1, C/g, g, g), the mean of E_n over the batch, or (N, C/g, g, g); empty where not asked for.
     link: Link  #: what group_affine takes to share its backward with this operator.
 
@@ -36,7 +38,7 @@ def moments(
     products: bool = True,
     per_sample: bool = False,
 ) -> Moments:
-    """The means over H·W of z = x - shift, of its squares, and of its products inside each group.
+    """The means and variances over H·W of z = x - shift, and the means of its products inside each group.
 
     Args:
         x: (N, C, H, W), any floating type, either memory format (another is copied first).
@@ -49,10 +51,17 @@ def moments(
         products: whether to take the products; without, ``second`` is empty.
         per_sample: whether to keep the products of each sample, and to choose a shift for each, for a base norm whose
             scale differs between samples: where samples lie far from each other, no one shift is near all of them.
+
+    Raises:
+        ValueError: x has another shape, or g does not divide C.
+        TypeError: x is of no floating type.
     """
+    check_map("moments", x)
+    if group_size < 1 or x.shape[1] % group_size:
+        raise ValueError(f"group_size must divide the {x.shape[1]} channels, got {group_size}; see fit_group_size")
     mean, variance = guess or (None, None)
-    chosen, means, second, *link = _moments(dense(x), shift, mean, variance, group_size, products, per_sample)
-    return Moments(chosen if shift is None else shift, means, second, tuple(link))
+    chosen, instance, second, *link = _moments(dense(x), shift, mean, variance, group_size, products, per_sample)
+    return Moments(chosen if shift is None else shift, instance, second, tuple(link))
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -91,8 +100,24 @@ def needed_shift(mean: Tensor, variance: Tensor) -> Tensor:
 
 def _shift_if_needed(mean: Tensor, variance: Tensor) -> Tensor | None:
     """:func:`needed_shift`, or None if it is 0 everywhere, which is found out in fewer calls and a question."""
-    far = torch.addcmul(variance, mean, mean, value=-1 / FAR_SQUARED).amin() < 0
-    return needed_shift(mean, variance) if far else None
+    return needed_shift(mean, variance) if _is_far(mean, variance) else None
+
+
+def _is_far(mean: Tensor, variance: Tensor) -> Tensor:
+    """Whether any mean lies more than five standard deviations from 0."""
+    return torch.addcmul(variance, mean, mean, value=-1 / FAR_SQUARED).amin() < 0
+
+
+def _take_apart(x: Tensor, mean: Tensor, variance: Tensor) -> None:
+    """Take the variances of samples and channels whose means lie far from 0 again, about these; in place.
+
+    Args:
+        x: (N, C, H, W).
+        mean, variance: of z, (N, C).
+    """
+    samples, channels = torch.nonzero(mean.square() > FAR_SQUARED * variance, as_tuple=True)
+    rows = x.flatten(2)[samples, channels].to(variance.dtype)
+    variance[samples, channels] = rows.var(1, correction=0)
 
 
 def dense(x: Tensor) -> Tensor:
@@ -129,6 +154,10 @@ def _moments(
         if missed is not None:
             chosen += missed
             means, second = take(x, chosen, group_size, products, per_sample)
+    mean, variance = means
+    variance -= mean.square()  # not fused to one rounding: one value has the variance 0, exactly
+    if x.device.type == "cpu" and not per_sample and x.numel() and _is_far(mean, variance):
+        _take_apart(x, mean, variance)
     return chosen, means, second, *make_link(x, chosen, group_size, per_sample)
 
 
@@ -145,8 +174,8 @@ def _(x, shift, guessed_mean, guessed_variance, group_size, products, per_sample
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
     x, _, _, _, _, ctx.products, _ = inputs
-    shift = output[0]
-    ctx.save_for_backward(x, shift)
+    shift, instance, *_ = output
+    ctx.save_for_backward(x, shift, instance)
     ctx.mark_non_differentiable(shift)
     ctx.set_materialize_grads(False)
 
@@ -154,15 +183,18 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _backward(
     ctx: Any,
     _: None,
-    dmeans: Tensor | None,
+    dinstance: Tensor | None,
     dsecond: Tensor | None,
     gradient: Tensor | None,
     rectified: Tensor | None,
     weight: Tensor | None,
     diagonal: Tensor | None,
 ) -> tuple:
-    x, shift = ctx.saved_tensors
-    dmean, dsquare = (None, None) if dmeans is None else dmeans
+    x, shift, (mean, _) = ctx.saved_tensors
+    dmean = dsquare = None
+    if dinstance is not None:  # of the mean square, and what it leaves of the mean: v_n = diag E_n - m_n²
+        dmean, dsquare = dinstance
+        dmean = torch.addcmul(dmean, mean, dsquare, value=-2)
     dsecond = dsecond if ctx.products else None
     return input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond), *(None,) * 6
 

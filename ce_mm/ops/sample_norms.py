@@ -1,8 +1,8 @@
 """Second step of a layer whose base norm differs between samples: a_n and b_n of group, instance and switchable norm.
 
 A base norm is affine in z = x - shift: ``x̃ = a_n ⊙ z + b_n``. For these norms a and b have the shape (N, C), and all of
-it follows from the means of z and z² of every sample and channel. Where a norm mixes channels or samples, the shift k
-has to come back, for each has its own: μ_nc = m_nc + k_nc. What is left of it are differences.
+it follows from the mean and variance of z in every sample and channel. Where a norm mixes channels or samples, the
+shift k has to come back, for each has its own: μ_nc = m_nc + k_nc. What is left of it are differences.
 
 Plain functions of small tensors, differentiated by autograd.
 """
@@ -11,14 +11,14 @@ from torch import Tensor
 
 
 def group_norm_affine(
-    means: Tensor, shift: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+    instance: Tensor, shift: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Group norm of z as ``a_n z + b_n``; with groups = C it is instance norm, with 1 layer norm over C, H, W.
 
     ``a_n = γ (σ²_n + ε)^(-1/2)``, ``b_n = β - a_n (μ_n - k)``, with mean and variance of :func:`group_statistics`.
 
     Args:
-        means: (2, N, C), m_n and diag E_n.
+        instance: (2, N, C), m_n and v_n.
         shift: k, (C,) or (N, C).
         groups: a divisor of C.
         weight, bias: γ and β, (C,), or None for 1 and 0.
@@ -27,11 +27,11 @@ def group_norm_affine(
     Returns:
         a_n and b_n, both (N, C).
     """
-    return _affine(*group_statistics(means, shift, groups), weight, bias, eps)
+    return _affine(*group_statistics(instance, shift, groups), weight, bias, eps)
 
 
 def switchable_norm_affine(
-    means: Tensor,
+    instance: Tensor,
     shift: Tensor,
     batch_mean: Tensor,
     batch_variance: Tensor,
@@ -46,7 +46,7 @@ def switchable_norm_affine(
     ``a_n = γ (σ² + ε)^(-1/2)``, ``b_n = β - a_n μ``; ``μ = Σ_k w_k μ_k`` and ``σ² = Σ_k w'_k σ²_k`` over IN, LN and BN.
 
     Args:
-        means: (2, N, C), m_n and diag E_n.
+        instance: (2, N, C), m_n and v_n.
         shift: k, (C,) or (N, C).
         batch_mean: BN's, of z, (C,) or (N, C) as k: over the batch, or the running one.
         batch_variance: BN's, (C,).
@@ -58,11 +58,11 @@ def switchable_norm_affine(
         a_n and b_n, both (N, C).
     """
     of_mean, of_variance = mean_weight.softmax(0), var_weight.softmax(0)
-    instance, layer = instance_statistics(means), group_statistics(means, shift, 1)
+    each, layer = instance_statistics(instance), group_statistics(instance, shift, 1)
     mean, variance = (
         w[0] * of_instance + w[1] * of_layer + w[2] * of_batch
         for w, of_instance, of_layer, of_batch in zip(
-            (of_mean, of_variance), instance, layer, (batch_mean, batch_variance), strict=True
+            (of_mean, of_variance), each, layer, (batch_mean, batch_variance), strict=True
         )
     )
     return _affine(mean, variance, weight, bias, eps)
@@ -105,33 +105,33 @@ def variation_inside_samples(mean: Tensor, second: Tensor, scale: Tensor) -> Ten
     return ((second - m * m.mT) * (a * a.mT)).sum(0)
 
 
-def instance_statistics(means: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of z inside each sample and channel, ``m_n`` and ``diag E_n - m_n²``, both (N, C).
+def instance_statistics(instance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of z inside each sample and channel, ``m_n`` and ``v_n``, both (N, C).
 
     The variance of a single position, or of a constant map, is 0.
 
     Args:
-        means: (2, N, C), m_n and diag E_n.
+        instance: (2, N, C), m_n and v_n.
     """
-    mean, square = means
+    mean, variance = instance
     # A shift may lie far from a sample: rounding could leave less than nothing of a constant one.
-    return mean, (square - mean.square()).clamp(min=0)
+    return mean, variance.clamp(min=0)
 
 
-def group_statistics(means: Tensor, shift: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+def group_statistics(instance: Tensor, shift: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean of z + k less k, and variance of z + k, over the positions and channels of each sample and group.
 
     ``μ = mean_c(m_c + k_c)`` and ``σ² = mean_c(σ²_c) + mean_c((m_c + k_c - μ)²)``: squares of large means never meet.
 
     Args:
-        means: (2, N, C), m_n and diag E_n.
+        instance: (2, N, C), m_n and v_n.
         shift: k, (C,) or (N, C).
         groups: a divisor of C.
 
     Returns:
         ``μ - k_c``, (N, C), and σ², (N, C), the same for all channels of a group.
     """
-    mean, variance = instance_statistics(means)
+    mean, variance = instance_statistics(instance)
     n, c = mean.shape
     m, k = mean.view(n, groups, c // groups), shift.view(-1, groups, c // groups)
     k = k - k[..., :1]  # of like numbers this is exact, and their mean would not be
@@ -140,19 +140,19 @@ def group_statistics(means: Tensor, shift: Tensor, groups: int) -> tuple[Tensor,
     return mean - away.reshape(n, c), variance.expand_as(m).reshape(n, c)
 
 
-def statistics_over_samples(means: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+def statistics_over_samples(instance: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of z + k over the whole batch less k, and the variance of z + k, where each sample has its own k.
 
     ``μ = mean_n(m_n + k_n)`` and ``σ² = mean_n(σ²_n) + mean_n((m_n + k_n - μ)²)``, as :func:`group_statistics`.
 
     Args:
-        means: (2, N, C), m_n and diag E_n, N at least 1.
+        instance: (2, N, C), m_n and v_n, N at least 1.
         shift: k, (C,) or (N, C).
 
     Returns:
         ``μ - k_n``, (N, C), and σ², (C,).
     """
-    mean, variance = instance_statistics(means)
+    mean, variance = instance_statistics(instance)
     k = shift.view(-1, mean.shape[1])
     k = k - k[:1]
     away = mean - mean.mean(0) + (k - k.mean(0))

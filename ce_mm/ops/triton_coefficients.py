@@ -44,13 +44,13 @@ class Normed(NamedTuple):
     whitening: Tensor | None  #: Σ^(-1/2), (C/g, g, g), likewise
 
 
-def in_reach(means: Tensor, group_size: int) -> bool:
+def in_reach(instance: Tensor, group_size: int) -> bool:
     """Whether the kernels take such moments."""
-    return means.dtype == torch.float32 and group_size <= WIDEST_GROUP
+    return instance.dtype == torch.float32 and group_size <= WIDEST_GROUP
 
 
 def base_norm(
-    means: Tensor,
+    instance: Tensor,
     second: Tensor | None,
     mean: Tensor | None,
     variance: Tensor | None,
@@ -65,15 +65,15 @@ def base_norm(
 
     ``second`` is None where mean and variance are given, and they are where it is not.
     """
-    _, n, c = means.shape
+    _, n, c = instance.shape
     group_size = 1 if second is None else second.shape[-1]
-    spread, (scale, offset) = torch.empty_like(means[0]), means.new_empty(2, 1, c)
+    spread, (scale, offset) = torch.empty_like(instance[0]), instance.new_empty(2, 1, c)
     sums = whitening = None
     if second is not None:
-        mean, variance = means.new_empty(2, c)
-        sums, whitening = means.new_empty(tiles_of(c, group_size)), torch.empty_like(second[0])
+        mean, variance = instance.new_empty(2, c)
+        sums, whitening = instance.new_empty(tiles_of(c, group_size)), torch.empty_like(second[0])
     _launch(
-        _base_norm_kernel, means, group_size, means, second, mean, variance, norm_weight, norm_bias,
+        _base_norm_kernel, instance, group_size, instance, second, mean, variance, norm_weight, norm_bias,
         scale, offset, spread, sums, whitening, n, c, norm_eps, eps, bessel, T=iterations,
     )  # fmt: skip
     return Normed(mean, variance, scale, offset, spread, sums, whitening)
@@ -86,7 +86,7 @@ def base_norm_backward(
     dspread: Tensor,
     dinv_std_scales: Tensor,
     inv_std_scale: Tensor,
-    means: Tensor,
+    instance: Tensor,
     second: Tensor | None,
     mean: Tensor,
     variance: Tensor,
@@ -102,21 +102,21 @@ def base_norm_backward(
         dwhitening, dscale, doffset, dspread: the gradients of what base_norm gives.
         dinv_std_scales: that of s^(-1/2), in one part for each tile.
         inv_std_scale: s^(-1/2), (1,).
-        means, second: those given to base_norm.
+        instance, second: those given to base_norm.
         mean, variance: those that it returned.
 
     Returns:
-        The gradients of means and second, and those that γ and β have, or would have, both (C,).
+        The gradients of instance and second, and those that γ and β have, or would have, both (C,).
     """
-    _, n, c = means.shape
-    dmeans, dsecond = torch.empty_like(means), None if second is None else torch.empty_like(second)
-    dnorm_weight, dnorm_bias = means.new_empty(2, c)
+    _, n, c = instance.shape
+    dinstance, dsecond = torch.empty_like(instance), None if second is None else torch.empty_like(second)
+    dnorm_weight, dnorm_bias = instance.new_empty(2, c)
     _launch(
-        _base_norm_backward_kernel, means, dwhitening.shape[-1], dwhitening, dscale, doffset, dspread, dinv_std_scales,
-        inv_std_scale, means, second, mean, variance, norm_weight, dmeans, dsecond, dnorm_weight, dnorm_bias,
-        n, c, norm_eps, eps, bessel, MIN_VARIANCE, T=iterations,
+        _base_norm_backward_kernel, instance, dwhitening.shape[-1], dwhitening, dscale, doffset, dspread,
+        dinv_std_scales, inv_std_scale, instance, second, mean, variance, norm_weight, dinstance, dsecond,
+        dnorm_weight, dnorm_bias, n, c, norm_eps, eps, bessel, MIN_VARIANCE, T=iterations,
     )  # fmt: skip
-    return dmeans, dsecond, dnorm_weight, dnorm_bias
+    return dinstance, dsecond, dnorm_weight, dnorm_bias
 
 
 def combine(
@@ -225,14 +225,15 @@ def _samples(start, channel, present, N, C, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _batch_statistics(means, channel, present, N, C, BLOCK: tl.constexpr):
+def _batch_statistics(instance, channel, present, N, C, BLOCK: tl.constexpr):
     """Mean and variance over the batch."""
     total = tl.full(channel.shape, 0.0, tl.float32)
     squares = tl.full(channel.shape, 0.0, tl.float32)
     for start in range(0, N, BLOCK):
         place, inside = _samples(start, channel, present, N, C, BLOCK)
-        total += tl.sum(tl.load(means + place, mask=inside, other=0.0), 1)
-        squares += tl.sum(tl.load(means + N * C + place, mask=inside, other=0.0), 1)
+        m = tl.load(instance + place, mask=inside, other=0.0)
+        total += tl.sum(m, 1)
+        squares += tl.sum(tl.load(instance + N * C + place, mask=inside, other=0.0) + m * m, 1)
     mean = total / N
     return mean, squares / N - mean * mean
 
@@ -289,7 +290,7 @@ def _root(sigma, steps, ROWS: tl.constexpr):
 
 @_jit
 def _base_norm_kernel(
-    means, second, mean_place, variance_place, norm_weight, norm_bias,
+    instance, second, mean_place, variance_place, norm_weight, norm_bias,
     scale_out, offset_out, spread, spread_sums, whitening,
     N, C, norm_eps, eps, bessel,
     T: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -300,7 +301,7 @@ def _base_norm_kernel(
         mean = tl.load(mean_place + channel, mask=present, other=0.0)
         variance = tl.load(variance_place + channel, mask=present, other=1.0)
     else:
-        mean, variance = _batch_statistics(means, channel, present, N, C, BLOCK)
+        mean, variance = _batch_statistics(instance, channel, present, N, C, BLOCK)
         tl.store(mean_place + channel, mean, mask=present)
         tl.store(variance_place + channel, variance, mask=present)
     _, scale = _scale(variance, norm_weight, channel, present, norm_eps)
@@ -313,9 +314,8 @@ def _base_norm_kernel(
     total = tl.full((ROWS,), 0.0, tl.float32)
     for start in range(0, N, BLOCK):
         place, inside = _samples(start, channel, present, N, C, BLOCK)
-        m = tl.load(means + place, mask=inside, other=0.0)
-        square = tl.load(means + N * C + place, mask=inside, other=0.0)
-        values = (square - m * m) * (scale * scale * bessel)[:, None]
+        variances = tl.load(instance + N * C + place, mask=inside, other=0.0)
+        values = variances * (scale * scale * bessel)[:, None]
         tl.store(spread + place, values, mask=inside)
         total += tl.sum(tl.where(inside, values, 0.0), 1)
 
@@ -420,7 +420,7 @@ def _root_backward(grad, sigma, T: tl.constexpr, ROWS: tl.constexpr):
 @_jit
 def _base_norm_backward_kernel(
     dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale,
-    means, second, mean_place, variance_place, norm_weight, dmeans, dsecond, dnorm_weight, dnorm_bias,
+    instance, second, mean_place, variance_place, norm_weight, dinstance, dsecond, dnorm_weight, dnorm_bias,
     N, C, norm_eps, eps, bessel, min_variance,
     T: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -453,14 +453,13 @@ def _base_norm_backward_kernel(
         cube = tl.where(of_all < 1.0 / tl.sqrt_rn(min_variance), of_all * of_all * of_all, 0.0)
         common = -0.5 * dof_all * cube / N / C
 
-    # σ̃²_n = a² bessel (E_n - m_n²).
+    # σ̃²_n = a² bessel v_n.
     dfactor = tl.full((ROWS,), 0.0, tl.float32)
     for start in range(0, N, BLOCK):
         place, inside = _samples(start, channel, present, N, C, BLOCK)
-        m = tl.load(means + place, mask=inside, other=0.0)
-        square = tl.load(means + N * C + place, mask=inside, other=0.0)
+        variances = tl.load(instance + N * C + place, mask=inside, other=0.0)
         of_spread = tl.load(dspread + place, mask=inside, other=0.0) + common
-        dfactor += tl.sum(tl.where(inside, of_spread * (square - m * m), 0.0), 1)
+        dfactor += tl.sum(tl.where(inside, of_spread * variances, 0.0), 1)
     da += 2.0 * bessel * scale * dfactor
 
     # b = β - a m, a = γ / sqrt(variance + eps), variance = E - m².
@@ -476,10 +475,10 @@ def _base_norm_backward_kernel(
     factor = scale * scale * bessel
     for start in range(0, N, BLOCK):
         place, inside = _samples(start, channel, present, N, C, BLOCK)
-        m = tl.load(means + place, mask=inside, other=0.0)
+        m = tl.load(instance + place, mask=inside, other=0.0)
         of_spread = (tl.load(dspread + place, mask=inside, other=0.0) + common) * factor[:, None]
-        tl.store(dmeans + place, dmean[:, None] - 2.0 * m * of_spread, mask=inside)
-        tl.store(dmeans + N * C + place, dsquare[:, None] + of_spread, mask=inside)
+        tl.store(dinstance + place, dmean[:, None] + 2.0 * m * dsquare[:, None], mask=inside)
+        tl.store(dinstance + N * C + place, dsquare[:, None] + of_spread, mask=inside)
 
 
 @triton.jit

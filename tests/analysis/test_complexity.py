@@ -53,7 +53,7 @@ def test_a_plain_norm_on_ce_s_operators_counts_nothing():
     class Norm(nn.Module):
         def forward(self, x):
             moments = ops.moments(x, 1, products=False)
-            return ops.group_affine(x, moments.shift, None, moments.means[1], moments.means[0])
+            return ops.group_affine(x, moments.shift, None, moments.instance[1], moments.instance[0])
 
     assert complexity(Norm(), (4, 8, 8)) == NOTHING
 

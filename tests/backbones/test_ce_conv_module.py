@@ -29,6 +29,27 @@ def test_relu_and_relu6_are_taken_into_ce_and_the_output_stays(act):
     assert called == ([] if act in ("ReLU", "ReLU6", None) else [act])
 
 
+class Around(nn.Module):
+    """What a wrapper puts around CE."""
+
+    def __init__(self, ce):
+        super().__init__()
+        self.ce = ce
+
+    def forward(self, *args, **kwargs):
+        return self.ce(*args, **kwargs)
+
+
+def test_inference_writes_over_no_map_that_a_hook_around_ce_may_have_kept():
+    module, plain, x = equalized()
+    module.norm_name = "around"
+    module.around, kept = Around(module.bn), []
+    module.around.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    with torch.no_grad():
+        torch.testing.assert_close(module.eval()(x), plain.eval()(x))
+        assert torch.equal(kept[0], module.conv(x))
+
+
 @pytest.mark.parametrize("parts", [dict(activate=False), dict(norm=False), dict(activate=False, norm=False)], ids=str)
 def test_parts_are_left_out_as_in_mmcv(parts):
     module, plain, x = equalized()

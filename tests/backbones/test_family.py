@@ -1,5 +1,6 @@
 """What holds for every backbone with CE, held against mmpretrain's own class."""
 import copy
+import re
 from typing import NamedTuple
 
 import pytest
@@ -231,6 +232,19 @@ def test_the_base_norm_is_the_network_s_own_unless_ce_cfg_names_another(member):
 def test_ce_cfg_reaches_every_place(member):
     layers = ce_layers(build(member, ce_cfg=dict(group_size=4, branches=("bd",)))).values()
     assert all((ce.bd.group_size, ce.ir) == (4, None) for ce in layers)
+
+
+@pytest.mark.parametrize("ce_cfg", ["CE", 5, [1], dict(type="CE"), dict(grup_size=4), dict(num_features=8)], ids=str)
+def test_a_ce_cfg_of_anything_but_ce_s_arguments_is_named(member, ce_cfg):
+    got = re.escape(repr(ce_cfg))
+    with pytest.raises(ValueError, match=rf"ce_cfg must be a dict of CENorm's arguments, norm, .*, got {got}"):
+        build(member, ce_cfg=ce_cfg)
+
+
+@pytest.mark.parametrize("norm_cfg", ["BN", 5, {}, dict(type="Bn"), dict(type=None)], ids=str)
+def test_a_norm_cfg_that_mmcv_does_not_know_is_named(member, norm_cfg):
+    with pytest.raises(ValueError, match=rf"norm_cfg must be .*, got {re.escape(repr(norm_cfg))}; set for example"):
+        build(member, norm_cfg=norm_cfg)
 
 
 def test_deployment_and_fused_batch_norms_leave_the_outputs_as_they_are(member):

@@ -1,5 +1,6 @@
 """Every base norm under CE: PyTorch's own norm (for SN the oracle's), then the paper's equations."""
 import copy
+import re
 
 import pytest
 import torch
@@ -16,6 +17,11 @@ IN, AFFINE_IN = dict(type="IN"), dict(type="IN", affine=True)
 ALL = [BN, GN, IN, AFFINE_IN, LN, SN]
 BRANCHES = [("bd", "ir"), ("bd",), ("ir",)]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+class BatchNormOfItsOwn(nn.BatchNorm2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
 
 
 def layer(norm, channels=16, **kwargs):
@@ -262,15 +268,33 @@ def test_what_a_norm_s_config_asks_for_is_what_it_gets():
         dict(type="IN", track_running_stats=True),
         dict(type="BN1d"),
         dict(type=nn.LayerNorm),
+        dict(type=BatchNormOfItsOwn),
+        dict(type="CE"),
+        dict(type="Bn"),
+        dict(type="BN", epsilon=1e-3),
+        dict(type="BN", requires_grad="no"),
+        dict(type=None),
+        dict(),
+        "GN",
+        ["BN"],
+        True,
     ],
     ids=str,
 )
 def test_a_base_norm_that_ce_cannot_stand_on_is_named(norm):
-    with pytest.raises(TypeError, match=r"CE's base norm must be .*, got \{'type': .*; set for example norm="):
+    got = re.escape(repr(norm))
+    with pytest.raises(TypeError, match=rf"CE's base norm must be .*, got {got}; set for example norm="):
         CENorm(32, norm=norm)
 
 
-@pytest.mark.parametrize("groups", [dict(num_groups=5), dict(num_groups=0), dict()], ids=str)
+@pytest.mark.parametrize("norm", [BN, GN, SN], ids=str)
+@pytest.mark.parametrize("eps", ["1e-5", None, -1])
+def test_a_base_norm_s_eps_is_a_number(norm, eps):
+    with pytest.raises(ValueError, match=rf"eps .*must be a number of at least 0, got {eps!r}"):
+        CENorm(16, norm=dict(norm, eps=eps))
+
+
+@pytest.mark.parametrize("groups", [{}, *(dict(num_groups=groups) for groups in (5, 0, 4.0, "4"))], ids=str)
 def test_groups_that_do_not_divide_the_channels_are_named(groups):
     with pytest.raises(ValueError, match="must have a num_groups that divides the 32 channels, got num_groups="):
         CENorm(32, norm=dict(type="GN", **groups))

@@ -3,15 +3,19 @@ import copy
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmcv.cnn import ConvModule, build_norm_layer, fuse_conv_bn
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import initialize, revert_sync_batchnorm
 from oracle import Statistics, equilibrium
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.utils import parametrize
+from torchvision.ops import FrozenBatchNorm2d
 
 from ce_mm import ops
-from ce_mm.layers import CENorm
+from ce_mm.layers import BatchDecorrelation, CENorm, SwitchableNorm, fold
 
 ALL = ("bd", "ir")
 
@@ -209,8 +213,9 @@ def test_with_permission_the_result_stands_in_the_input_s_memory_unless_a_hook_h
     layer = CENorm(16).train(training)
     x = torch.randn(2, 16, 3, 5)
     expected = layer(x, relu=True)
+    hooks = layer.register_forward_hook, layer.register_forward_pre_hook, layer.bd.register_forward_hook
     with torch.no_grad():
-        for hook in (layer.register_forward_hook, layer.register_forward_pre_hook):
+        for hook in (*hooks, register_module_forward_hook, register_module_forward_pre_hook):
             handle, before = hook(lambda *_: None), x.clone()
             layer(x, relu=True, overwrite=True)
             handle.remove()
@@ -218,6 +223,13 @@ def test_with_permission_the_result_stands_in_the_input_s_memory_unless_a_hook_h
         y = layer(x, relu=True, overwrite=True)
     assert y.data_ptr() == x.data_ptr()
     assert torch.equal(y, expected)
+
+
+def test_a_hook_of_the_base_norm_keeps_its_result():
+    ce, kept, x = CENorm(16, branches=()), [], batch().float()
+    ce.norm.register_forward_hook(lambda module, inputs, output: kept.append((output, output.detach().clone())))
+    ce(x, residual=x, relu=True)
+    assert torch.equal(*kept[0])
 
 
 def test_the_layer_passes_gradcheck():
@@ -244,6 +256,19 @@ def test_a_mean_of_a_thousand_spreads_costs_no_precision():
     double_x = x32.detach().double().requires_grad_()
     dx64 = torch.autograd.grad(double(double_x), double_x, dy)[0]
     assert (dx32 - dx64).abs().max() <= 5e-6 * dx64.abs().max()
+
+
+@pytest.mark.parametrize("ratio", [10, 1e3, 1e4])
+@pytest.mark.parametrize("branches", [ALL, ("ir",)])
+def test_samples_that_are_nearly_flat_but_far_from_each_other_cost_no_precision(ratio, branches):
+    torch.manual_seed(0)
+    x32 = (torch.randn(8, 32, 14, 14) + ratio * torch.randn(8, 32, 1, 1)).requires_grad_()
+    single = CENorm(32, branches=branches)
+    double, x64 = copy.deepcopy(single).double(), x32.detach().double().requires_grad_()
+    y32, y64, dy = single(x32), double(x64), torch.randn(x32.shape)
+    assert (y32 - y64).abs().max() <= 2e-6 * y64.abs().max()
+    for mine, exact in zip(gradients(y32, x32, single, dy), gradients(y64, x64, double, dy.double()), strict=True):
+        assert (mine - exact).abs().max() <= 2e-5 * exact.abs().max()
 
 
 def test_a_mean_that_is_just_not_shifted_away_costs_a_relative_error_below_4e_6():
@@ -390,6 +415,104 @@ def test_tools_that_replace_batch_norms_keep_ce():
 
 
 @pytest.mark.parametrize(
+    "init_cfg",
+    [
+        dict(type="Constant", val=0, override=dict(name="norm3")),  # mmdet's zero_init_residual
+        dict(type="Normal", layer="Linear", std=0.01),
+        dict(type="Constant", layer=["Linear", "LayerNorm"], val=3, bias=3),
+        [dict(type=kind, layer="Linear") for kind in ("Xavier", "Kaiming", "TruncNormal", "Uniform", "Caffe2Xavier")],
+    ],
+    ids=str,
+)
+def test_initialisers_of_the_network_s_layers_leave_the_inside_of_ce_alone(init_cfg):
+    network = nn.Sequential()
+    network.norm3 = ce = CENorm(16)
+    before = copy.deepcopy(ce.ir.state_dict())
+    initialize(network, init_cfg)
+    torch.testing.assert_close(ce.ir.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(ce.weight, torch.full((16,), 0.0 if "override" in init_cfg else 1.0))
+
+
+def test_initialisers_of_norms_reach_the_base_norm():
+    for norm in (dict(type="BN"), dict(type="GN", num_groups=2)):
+        network = nn.Sequential(CENorm(16, norm=norm))
+        initialize(network, dict(type="Constant", layer=["_BatchNorm", "GroupNorm"], val=0.5))
+        assert torch.equal(network[0].norm.weight, torch.full((16,), 0.5))
+
+
+def test_any_other_function_is_applied_to_all_of_ce():
+    ce, seen = CENorm(16), []
+    assert ce.apply(seen.append) is ce
+    assert seen[-1] is ce and set(seen) == set(ce.modules())
+
+
+@pytest.mark.parametrize("norm", [dict(type="BN"), dict(type="GN", num_groups=2)], ids=str)
+@pytest.mark.parametrize("name", ["fc1", "ln", "fc2"])
+def test_what_is_put_in_the_place_of_a_layer_of_ir_is_refused(norm, name):
+    ce, x = CENorm(16, norm=norm), torch.randn(2, 16, 3, 3)
+    setattr(ce.ir, name, Adapted(getattr(ce.ir, name)))
+    for use, argument in ((ce, x), (fold, ce)):
+        with pytest.raises(TypeError, match=rf"ir.{name} must be a plain nn.L.*, got Adapted"):
+            use(argument)
+
+
+def test_a_linear_layer_with_a_bias_is_refused_in_ir():
+    ce = CENorm(16)
+    ce.ir.fc2 = nn.Linear(4, 16)
+    with pytest.raises(TypeError, match=r"ir.fc2 must be a plain nn.Linear without bias"):
+        ce(torch.randn(2, 16, 3, 3))
+
+
+def test_a_parametrised_layer_of_ir_is_computed_with_its_parametrisation():
+    ce, x = layer().eval(), batch()
+    twin = copy.deepcopy(ce)
+    parametrize.register_parametrization(ce.ir.fc1, "weight", nn.Softplus())
+    twin.ir.fc1.weight.data = F.softplus(twin.ir.fc1.weight)
+    torch.testing.assert_close(ce(x), twin(x))
+
+
+def test_a_norm_that_is_put_in_the_base_norm_s_place_is_computed_or_refused():
+    x = torch.randn(2, 16, 3, 3)
+    for norm in (dict(type="GN", num_groups=4), dict(type="SN")):
+        torch.manual_seed(0)
+        expected, ce = CENorm(16, norm=norm), CENorm(16)
+        ce.load_state_dict(expected.state_dict(), strict=False)
+        ce.norm = copy.deepcopy(expected.norm)
+        torch.testing.assert_close(ce(x), expected(x))
+    for other in (nn.Identity(), nn.LayerNorm(16), FrozenBatchNorm2d(16)):
+        ce.norm = other
+        with pytest.raises(TypeError, match=r"CE's base norm must be .*, got "):
+            ce(x)
+
+
+class Adapted(nn.Module):
+    """An adapter, as low-rank adaptation puts around a layer."""
+
+    def __init__(self, of):
+        super().__init__()
+        self.of, self.weight = of, of.weight
+
+    def forward(self, x):
+        return 2 * self.of(x)
+
+
+class Halved(BatchDecorrelation):
+    def forward(self, *args):
+        return super().forward(*args) / 2
+
+
+@pytest.mark.parametrize("norm", [dict(type="BN"), dict(type="GN", num_groups=2)], ids=str)
+def test_a_subclass_of_a_branch_is_called(norm):
+    x, layers = torch.randn(3, 16, 3, 3), []
+    for kind in (BatchDecorrelation, Halved):
+        ce = CENorm(16, norm=norm, momentum=1.0)
+        ce.bd = kind(16)
+        ce(x)
+        layers.append(ce)
+    torch.testing.assert_close(2 * layers[1].bd.running_whitening, layers[0].bd.running_whitening)
+
+
+@pytest.mark.parametrize(
     ("kwargs", "named"),
     [
         (dict(group_size=0), "group_size"),
@@ -404,6 +527,18 @@ def test_tools_that_replace_batch_norms_keep_ce():
         (dict(correction=2), "correction"),
         (dict(sync="yes"), "sync"),
         (dict(num_features=0), "num_features"),
+        (dict(num_features=True), "num_features"),
+        (dict(group_size="16"), "group_size"),
+        (dict(group_size=True), "group_size"),
+        (dict(reduction=4.0), "reduction"),
+        (dict(branches=None), "branches"),
+        (dict(branches=[["bd"]]), "branches"),
+        (dict(momentum="0.1"), "momentum"),
+        (dict(momentum=None), "momentum"),
+        (dict(eps="1e-5"), "eps"),
+        (dict(eps=float("inf")), "eps"),
+        (dict(correction=None), "correction"),
+        (dict(max_pool="no"), "max_pool"),
     ],
     ids=str,
 )
@@ -416,6 +551,42 @@ def test_an_argument_out_of_range_is_named(kwargs, named):
 def test_an_input_of_another_shape_is_named(shape):
     with pytest.raises(ValueError, match=r"takes a map of shape \(N, 32, H, W\), got \("):
         CENorm(32)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("branches", [ALL, ()])
+@pytest.mark.parametrize("shape", [(1, 32, 4, 5), (6, 32, 4, 5), (3, 32, 5, 4), (32, 1, 1), ()], ids=str)
+def test_a_residual_of_another_shape_is_named_before_anything_moves(shape, branches):
+    ce = CENorm(32, branches=branches)
+    with pytest.raises(ValueError, match=r"CENorm\(32\) adds a residual of .* \(3, 32, 4, 5\) on cpu, got \("):
+        ce(torch.randn(3, 32, 4, 5), residual=torch.zeros(shape))
+    assert ce.norm.num_batches_tracked == 0
+
+
+def test_a_residual_on_another_device_is_named():
+    with pytest.raises(ValueError, match=r"on cpu, got .* on meta"):
+        CENorm(4)(torch.randn(1, 4, 2, 2), residual=torch.zeros(1, 4, 2, 2, device="meta"))
+
+
+@pytest.mark.parametrize(
+    "of",
+    [lambda r: r.double(), lambda r: r.bfloat16(), lambda r: r.contiguous(memory_format=torch.channels_last),
+     lambda r: r[:1, :, :1, :1].expand_as(r), lambda r: r.mT.contiguous().mT],
+    ids=["double", "bfloat16", "channels_last", "expanded", "transposed"],
+)  # fmt: skip
+def test_a_residual_may_be_of_any_type_and_layout(of):
+    ce, x = layer().eval().float(), batch().float()
+    residual = of(batch(seed=2).float()).requires_grad_()
+    y = ce(x, residual)
+    torch.testing.assert_close(y, ce(x) + residual.float())
+    (gradient,) = torch.autograd.grad(y.sum(), residual)
+    assert torch.equal(gradient, torch.ones_like(residual))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool, torch.complex64])
+@pytest.mark.parametrize("module", [CENorm(4), CENorm(4, branches=()), SwitchableNorm(4), fold(CENorm(4))])
+def test_a_map_of_no_floating_type_is_named(module, dtype):
+    with pytest.raises(TypeError, match=rf"\w+\(4\) takes a map of a floating type, got {dtype}"):
+        module(torch.ones(1, 4, 2, 2, dtype=dtype))
 
 
 def test_a_base_norm_that_something_has_sharded_by_itself_is_refused():

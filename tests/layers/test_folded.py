@@ -184,6 +184,14 @@ def test_a_layer_in_training_mode_folds_to_what_it_is_in_eval_mode():
     torch.testing.assert_close(fold(copy.deepcopy(ce).train())(x), ce(x))
 
 
+def test_other_shapes_than_the_layer_s_are_named():
+    folded, x = fold(CENorm(16)), torch.randn(3, 16, 4, 5)
+    with pytest.raises(ValueError, match=r"FoldedCE\(16\) takes a map of shape \(N, 16, H, W\), got \(3, 1, 4, 5\)"):
+        folded(x[:, :1])
+    with pytest.raises(ValueError, match=r"FoldedCE\(16\) adds a residual"):
+        folded(x, x[:1])
+
+
 def test_the_model_stays_as_it_is():
     model = nn.Sequential(nn.Conv2d(3, 16, 1), moved(CENorm(16))).train()
     ce, before = model[1], copy.deepcopy(model.state_dict())

@@ -119,6 +119,16 @@ def test_the_weight_decay_of_norms_is_its_own():
     assert [group["weight_decay"] for group in groups] == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "kwargs",
+    [dict(num_features="6"), dict(num_features=0), dict(eps="1e-5"), dict(momentum="0.1"), dict(momentum=2)],
+    ids=str,
+)
+def test_an_argument_of_the_wrong_kind_is_named(kwargs):
+    with pytest.raises(ValueError, match=f"SwitchableNorm's {next(iter(kwargs))} must be .*, got"):
+        SwitchableNorm(**dict(num_features=6) | kwargs)
+
+
 @pytest.mark.parametrize("shape", [(2, 6, 4), (2, 5, 4, 4)], ids=str)
 def test_an_input_of_another_shape_is_named(shape):
     with pytest.raises(ValueError, match=r"takes a map of shape \(N, 6, H, W\), got \("):

@@ -31,10 +31,10 @@ def test_a_batch_norm_without_parameters_only_normalises():
 
 def test_the_batch_statistics_are_pytorch_s_and_pass_gradcheck():
     x = draw(3, 8, 4, 5)
-    means = ops.moments(x, 1, products=False).means.requires_grad_()
+    instance = ops.moments(x, 1, products=False).instance.requires_grad_()
     expected = torch.var_mean(x, (0, 2, 3), correction=0)
-    torch.testing.assert_close(ops.batch_statistics(means), expected[::-1])
-    assert torch.autograd.gradcheck(ops.batch_statistics, means)
+    torch.testing.assert_close(ops.batch_statistics(instance), expected[::-1])
+    assert torch.autograd.gradcheck(ops.batch_statistics, instance)
 
 
 @pytest.mark.parametrize("affine", [True, False])
@@ -48,7 +48,7 @@ def test_the_batch_norm_passes_gradcheck(affine):
 def test_the_covariance_is_that_of_the_materialised_map(n, seed):
     x, a, shift = draw(n, 8, 4, 5, seed=seed), draw(1, 8, seed=seed + 1), draw(8, seed=seed + 2)
     moments = ops.moments(x, 4, shift=shift)
-    result = ops.covariance(moments.means[0].mean(0), moments.second, a, 0.5)
+    result = ops.covariance(moments.instance[0].mean(0), moments.second, a, 0.5)
     base = a[..., None, None] * x
     for k in range(2):
         rows = base[:, 4 * k : 4 * k + 4].transpose(0, 1).flatten(1)
@@ -69,11 +69,11 @@ def test_the_reweighting_is_the_gate_of_the_instance_variances_over_their_mean_s
     hidden = F.layer_norm(variance @ fc1.T, (3,), ln_weight, ln_bias, eps)
     weights = torch.sigmoid(hidden.relu() @ fc2.T)
     bessel = 24 / (24 - correction)
-    of_batch, scale = ops.reweighting(moments.means, a, gate(), bessel, None)
+    of_batch, scale = ops.reweighting(moments.instance, a, gate(), bessel, None)
     torch.testing.assert_close(scale, variance.mean().rsqrt()[None])
     torch.testing.assert_close(of_batch, weights * scale)
     running = torch.tensor([0.7], dtype=torch.float64)
-    torch.testing.assert_close(ops.reweighting(moments.means, a, gate(), bessel, running)[0], weights * running)
+    torch.testing.assert_close(ops.reweighting(moments.instance, a, gate(), bessel, running)[0], weights * running)
 
 
 @pytest.mark.parametrize("given", [None, torch.tensor([0.7], dtype=torch.float64)], ids=["batch", "given"])
@@ -81,14 +81,14 @@ def test_the_reweighting_is_the_gate_of_the_instance_variances_over_their_mean_s
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_reweighting_passes_gradcheck(given, spread, samples):
     mean, scale = draw(3, 8), draw(samples, 8, seed=1) * spread
-    means = torch.stack([mean, mean.square() + draw(3, 8, seed=2).abs()])
-    inputs = [value.requires_grad_() for value in (means, scale)]
+    instance = torch.stack([mean, draw(3, 8, seed=2).abs()])
+    inputs = [value.requires_grad_() for value in (instance, scale)]
     weights = [value.requires_grad_() for value in gate()[:4]]
 
     given = [] if given is None else [given.clone().requires_grad_()]
 
-    def function(means, scale, fc1, ln_weight, ln_bias, fc2, inv_std_scale=None):
-        return ops.reweighting(means, scale, ops.Gate(fc1, ln_weight, ln_bias, fc2, 1e-5), 1.25, inv_std_scale)[0]
+    def function(instance, scale, fc1, ln_weight, ln_bias, fc2, inv_std_scale=None):
+        return ops.reweighting(instance, scale, ops.Gate(fc1, ln_weight, ln_bias, fc2, 1e-5), 1.25, inv_std_scale)[0]
 
     assert torch.autograd.gradcheck(function, [*inputs, *weights, *given])
 

@@ -12,7 +12,7 @@ def arguments(n=3, c=8, g=4, hidden=3):
     """Tensors that need gradients, and numbers by their names."""
     moments = ops.moments(draw(n, c, 4, 5), g)
     gate = draw(hidden, c, seed=3), draw(hidden, seed=4), draw(hidden, seed=5), draw(c, hidden, seed=6)
-    tensors = moments.means, moments.second, draw(c, seed=1), draw(c, seed=2), *gate, draw(1, seed=7)
+    tensors = moments.instance, moments.second, draw(c, seed=1), draw(c, seed=2), *gate, draw(1, seed=7)
     return [t.requires_grad_() for t in tensors], dict(norm_eps=1e-3, eps=1e-2, iterations=3, bessel=20 / 19)
 
 
@@ -23,13 +23,13 @@ def equilibrium(tensors, numbers):
 
 def test_it_is_the_chain_of_its_steps():
     tensors, numbers = arguments()
-    means, second, gamma, beta, *gate, mix = tensors
+    instance, second, gamma, beta, *gate, mix = tensors
     coefficients, used = equilibrium(tensors, numbers)
-    mean, variance = ops.batch_statistics(means)
+    mean, variance = ops.batch_statistics(instance)
     scale, offset = ops.batch_norm_affine(mean, variance, gamma, beta, 1e-3)
     whitening = ops.newton_schulz(ops.covariance(mean, second, scale, 1e-2), 3)
-    instance, inv_std_scale = ops.reweighting(means, scale, ops.Gate(*gate, 1e-5), 20 / 19, None)
-    weight, diagonal, bias = ops.equilibrium_affine(scale, offset, whitening, instance, mix)
+    weights, inv_std_scale = ops.reweighting(instance, scale, ops.Gate(*gate, 1e-5), 20 / 19, None)
+    weight, diagonal, bias = ops.equilibrium_affine(scale, offset, whitening, weights, mix)
     expected = weight, diagonal, bias, mean, variance, whitening, inv_std_scale
     assert all(map(torch.equal, (*coefficients, *used), expected))
 
@@ -39,7 +39,7 @@ def test_it_passes_gradcheck_by_the_batch_and_by_given_statistics():
     assert torch.autograd.gradcheck(lambda *values: equilibrium(values, numbers)[0], tensors)
     _, given = equilibrium(tensors, numbers)
     tensors.pop(1)
-    assert torch.autograd.gradcheck(lambda means, *rest: equilibrium([means, given, *rest], numbers)[0], tensors)
+    assert torch.autograd.gradcheck(lambda instance, *rest: equilibrium([instance, given, *rest], numbers)[0], tensors)
 
 
 def test_with_the_statistics_of_the_batch_given_back_the_coefficients_stay():

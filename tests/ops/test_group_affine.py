@@ -2,6 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.overrides import BaseTorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ce_mm import ops
@@ -103,6 +104,14 @@ def test_with_permission_the_result_is_written_over_x(monkeypatch, layout, dtype
         y = ops.group_affine(x, *rest, overwrite=True, ceiling=ceiling)
     assert y.data_ptr() == x.data_ptr()
     assert torch.equal(y, expected)
+
+
+def test_permission_is_not_used_where_a_mode_may_have_kept_x():
+    x, *rest = arguments()
+    before = x.clone()
+    with torch.no_grad(), BaseTorchFunctionMode():
+        ops.group_affine(x, *rest, overwrite=True)
+    assert torch.equal(x, before)
 
 
 def test_permission_is_not_used_where_a_gradient_may_be_wanted_or_somebody_looks_on():

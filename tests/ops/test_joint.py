@@ -16,8 +16,8 @@ def draw(*shape, seed=0):
 
 def coefficients(means, second):
     """Any smooth function of the moments will do."""
-    mean, square = means
-    diagonal = torch.sin(square + mean)
+    mean, variance = means
+    diagonal = torch.sin(variance + mean)
     return torch.tanh(second) + second.square(), diagonal, mean * diagonal
 
 
@@ -32,7 +32,7 @@ def by_formula(x, residual, relu):
     z = (x - torch.linspace(-1, 1, 8, dtype=x.dtype)[:, None, None]).flatten(2)
     groups = z.unflatten(1, (2, 4))
     second = (groups @ groups.mT / z.shape[-1]).mean(0, keepdim=True)
-    weight, diagonal, bias = coefficients((z.mean(-1), z.square().mean(-1)), second)
+    weight, diagonal, bias = coefficients((z.mean(-1), z.var(-1, correction=0)), second)
     y = ((weight @ groups).flatten(1, 2) + diagonal[..., None] * z + bias[..., None]).view_as(x)
     y = y if residual is None else y + residual
     return y.relu() if relu else y
@@ -84,7 +84,7 @@ def test_the_gradient_before_the_relu_is_written_only_for_a_residual():
     """Without one both passes rectify for themselves, which saves a map."""
     x, residual, dy = (draw(2, 8, 3, 3, seed=k).requires_grad_(k < 2) for k in range(3))
     moments = ops.moments(x, 4)
-    diagonal, bias = moments.means
+    diagonal, bias = moments.instance
     received = []
     moments.link[0].register_hook(lambda gradient: received.append(gradient.clone()))
     for wanted in (residual, residual.detach(), None):

@@ -27,13 +27,13 @@ def products(z, g):
     per_sample=st.booleans(),
     shifts=st.booleans(),
 )
-def test_moments_are_the_means_of_values_squares_and_products(n, groups, g, h, layout, per_sample, shifts):
+def test_moments_are_means_variances_and_mean_products(n, groups, g, h, layout, per_sample, shifts):
     x = sample(n, groups * g, h, 2).contiguous(memory_format=layout)
     shift = sample(n, groups * g, 1, 1, seed=1).flatten(1)
     shift = shift if shifts else shift[0]
     z = x - shift[..., None, None]
     result = ops.moments(x, g, shift=shift, per_sample=per_sample)
-    torch.testing.assert_close(result.means, torch.stack([z.mean((2, 3)), z.square().mean((2, 3))]))
+    torch.testing.assert_close(result.instance, torch.stack([z.mean((2, 3)), z.var((2, 3), correction=0)]))
     expected = products(z, g)
     torch.testing.assert_close(result.second, expected if per_sample else expected.mean(0, keepdim=True))
 
@@ -45,18 +45,18 @@ def test_a_batch_of_many_blocks_gives_what_one_block_gives(monkeypatch):
     torch.testing.assert_close(ops.moments(x, 4)[:3], whole[:3])
 
 
-def test_without_products_only_means_and_squares_are_taken():
+def test_without_products_only_means_and_variances_are_taken():
     x = sample()
     result = ops.moments(x, 4, products=False)
     assert result.second.numel() == 0
-    torch.testing.assert_close(result.means[1], x.square().mean((2, 3)))
+    torch.testing.assert_close(result.instance[1], x.var((2, 3), correction=0))
 
 
 def test_half_precision_is_summed_in_float32():
     x = torch.full((1, 1, 64, 64), 1.001, dtype=torch.bfloat16)
     result = ops.moments(x, 1, shift=torch.zeros(1))
-    assert result.means.dtype == result.second.dtype == torch.float32
-    torch.testing.assert_close(result.means[0], x[:, :, 0, 0].float())
+    assert result.instance.dtype == result.second.dtype == torch.float32
+    torch.testing.assert_close(result.instance[0], x[:, :, 0, 0].float())
 
 
 def test_only_channels_far_from_zero_are_shifted_by_about_their_mean():
@@ -77,8 +77,7 @@ def test_a_guess_is_kept_where_the_data_lie_near_it(near):
 def test_a_mean_of_a_thousand_spreads_costs_no_precision():
     x = sample(4, 8, 9, 9) + 1000
     single, double = ops.moments(x.float(), 4), ops.moments(x.float().double(), 4)
-    variances = [result.means[1] - result.means[0].square() for result in (single, double)]
-    torch.testing.assert_close(variances[0].double(), variances[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(single.instance[1].double(), double.instance[1], rtol=1e-5, atol=1e-6)
 
 
 def test_the_data_shift_lies_within_the_data_and_is_zero_for_an_empty_batch():
@@ -87,6 +86,16 @@ def test_the_data_shift_lies_within_the_data_and_is_zero_for_an_empty_batch():
     assert not shift.requires_grad
     assert ((x.amin((0, 2, 3)) <= shift) & (shift <= x.amax((0, 2, 3)))).all()
     assert torch.equal(ops.data_shift(torch.empty(0, 3, 4, 4)), torch.zeros(3))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_variance_of_a_sample_far_from_the_others_is_as_precise_as_by_itself(layout, dtype):
+    x = sample(4, dtype=torch.float32) * 1e-3 + 100 * sample(4, h=1, w=1, seed=1).float()
+    x = x.to(dtype).contiguous(memory_format=layout)
+    result = ops.moments(x, 4)
+    assert result.shift.shape == (8,)
+    torch.testing.assert_close(result.instance[1].double(), x.double().var((2, 3), correction=0), rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -108,7 +117,7 @@ def test_a_map_that_is_dense_in_neither_layout_is_read_rightly():
 
 def test_an_empty_batch_has_no_means_and_zero_products():
     result = ops.moments(torch.empty(0, 4, 3, 3), 2)
-    assert result.means.shape == (2, 0, 4)
+    assert result.instance.shape == (2, 0, 4)
     assert torch.equal(result.second, torch.zeros(1, 2, 2, 2))
 
 

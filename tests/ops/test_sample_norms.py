@@ -16,10 +16,9 @@ def applied(scale, offset, x, shift):
     return scale[..., None, None] * (x - shift[..., None, None]) + offset[..., None, None]
 
 
-def some_means(*shape, seed=0):
-    """Means and squares of z that belong to a positive variance."""
-    mean = draw(*shape, seed=seed)
-    return torch.stack([mean, mean.square() + draw(*shape, seed=seed + 1).abs() + 0.1])
+def some_instance(*shape, seed=0):
+    """Means and positive variances of z."""
+    return torch.stack([draw(*shape, seed=seed), draw(*shape, seed=seed + 1).abs() + 0.1])
 
 
 @given(
@@ -28,22 +27,22 @@ def some_means(*shape, seed=0):
 def test_a_group_norm_is_pytorch_s_whatever_the_shift(n, groups, positions, seed):
     x, shift, weight, bias = draw(n, 8, 3, positions, seed=seed), draw(8, seed=1), draw(8, seed=2), draw(8, seed=3)
     moments = ops.moments(x, 1, shift=shift, products=False)
-    affine = ops.group_norm_affine(moments.means, shift, groups, weight, bias, 1e-3)
+    affine = ops.group_norm_affine(moments.instance, shift, groups, weight, bias, 1e-3)
     torch.testing.assert_close(applied(*affine, x, shift), F.group_norm(x, groups, weight, bias, 1e-3))
 
 
 def test_a_group_norm_without_parameters_only_normalises():
     x, shift = draw(2, 8, 3, 3), draw(8, seed=1)
     moments = ops.moments(x, 1, shift=shift, products=False)
-    affine = ops.group_norm_affine(moments.means, shift, 8, None, None, 1e-5)
+    affine = ops.group_norm_affine(moments.instance, shift, 8, None, None, 1e-5)
     torch.testing.assert_close(applied(*affine, x, shift), F.instance_norm(x))
 
 
 def test_a_single_position_and_a_constant_far_from_the_shift_have_the_variance_0():
     x = 300 * torch.randn(2, 8, 3, 1, generator=torch.Generator().manual_seed(0))[:, :, :1].expand(-1, -1, 3, 3)
     for part in (x, x[..., :1, :1]):
-        means = ops.moments(part, 1, shift=torch.zeros(8), products=False).means
-        scale, offset = ops.group_norm_affine(means, torch.zeros(8), 8, None, None, 1e-5)
+        instance = ops.moments(part, 1, shift=torch.zeros(8), products=False).instance
+        scale, offset = ops.group_norm_affine(instance, torch.zeros(8), 8, None, None, 1e-5)
         assert (applied(scale, offset, part, torch.zeros(8)).abs() <= 0.1).all()
         assert scale.isfinite().all()
     torch.testing.assert_close(scale, torch.full_like(scale, 1e-5**-0.5))
@@ -53,8 +52,8 @@ def test_a_single_position_and_a_constant_far_from_the_shift_have_the_variance_0
 def test_the_statistics_over_samples_are_those_of_the_batch_whatever_the_shift(n, seed, shifts):
     x = draw(n, 4, 3, 5, seed=seed)
     shift = draw(n, 4, seed=1) if shifts else draw(4, seed=1)
-    means = ops.moments(x, 1, shift=shift, products=False).means
-    mean, variance = ops.statistics_over_samples(means, shift)
+    instance = ops.moments(x, 1, shift=shift, products=False).instance
+    mean, variance = ops.statistics_over_samples(instance, shift)
     torch.testing.assert_close(mean + shift, x.mean((0, 2, 3)).expand(n, 4))
     torch.testing.assert_close(variance, x.var((0, 2, 3), correction=0))
 
@@ -69,8 +68,8 @@ def test_a_switchable_norm_is_the_mix_of_three(running, shifts):
         averages = draw(8, seed=6), draw(8, seed=7).square()
         statistics = averages[0] - shift, averages[1]
     else:
-        averages, statistics = None, ops.statistics_over_samples(moments.means, shift)
-    affine = ops.switchable_norm_affine(moments.means, shift, *statistics, *logits, weight, bias, 1e-3)
+        averages, statistics = None, ops.statistics_over_samples(moments.instance, shift)
+    affine = ops.switchable_norm_affine(moments.instance, shift, *statistics, *logits, weight, bias, 1e-3)
     expected = switchable_norm(x, *logits, weight, bias, 1e-3, averages)
     torch.testing.assert_close(applied(*affine, x, shift), expected)
 
@@ -79,7 +78,7 @@ def test_a_switchable_norm_is_the_mix_of_three(running, shifts):
 def test_large_means_of_the_channels_do_not_cancel_in_their_group_s_variance(common):
     x = draw(2, 8, 9, 9) + 1e4 + (0 if common else 1e3 * draw(8, seed=1)[:, None, None])
     single = ops.moments(x.float(), 1, products=False)
-    scale, offset = ops.group_norm_affine(single.means, single.shift, 2, None, None, 1e-5)
+    scale, offset = ops.group_norm_affine(single.instance, single.shift, 2, None, None, 1e-5)
     y = applied(scale, offset, x.float(), single.shift)
     expected = F.group_norm(x.float().double(), 2)
     assert (y - expected).abs().max() <= 2e-6 * expected.abs().max()
@@ -90,7 +89,7 @@ def test_the_sample_covariance_is_that_of_the_materialised_map(n, seed):
     x, shift = draw(n, 8, 4, 5, seed=seed), draw(8, seed=seed + 1)
     scale, offset = draw(n, 8, seed=seed + 2), draw(n, 8, seed=seed + 3)
     moments = ops.moments(x, 4, shift=shift, per_sample=True)
-    result = ops.sample_covariance(moments.means[0], moments.second, scale, offset, 0.5)
+    result = ops.sample_covariance(moments.instance[0], moments.second, scale, offset, 0.5)
     base = applied(scale, offset, x, shift)
     for k in range(2):
         rows = base[:, 4 * k : 4 * k + 4].transpose(0, 1).flatten(1)
@@ -108,17 +107,17 @@ def test_the_sample_covariance_passes_gradcheck():
 def test_the_group_norm_passes_gradcheck(groups, affine):
     parameters = [draw(8, seed=k).requires_grad_() if affine else None for k in (2, 3)]
 
-    def function(means, weight, bias):
-        return ops.group_norm_affine(means, draw(8, seed=4), groups, weight, bias, 1e-3)
+    def function(instance, weight, bias):
+        return ops.group_norm_affine(instance, draw(8, seed=4), groups, weight, bias, 1e-3)
 
-    assert torch.autograd.gradcheck(function, [some_means(3, 8).requires_grad_(), *parameters])
+    assert torch.autograd.gradcheck(function, [some_instance(3, 8).requires_grad_(), *parameters])
 
 
 def test_the_switchable_norm_passes_gradcheck():
-    inputs = [some_means(3, 8), draw(8, seed=2), draw(8, seed=3).square(), draw(3, seed=4), draw(3, seed=5)]
+    inputs = [some_instance(3, 8), draw(8, seed=2), draw(8, seed=3).square(), draw(3, seed=4), draw(3, seed=5)]
     inputs = [value.requires_grad_() for value in [*inputs, draw(8, seed=6), draw(8, seed=7)]]
 
-    def function(means, *values):
-        return ops.switchable_norm_affine(means, draw(8, seed=8), *values, 1e-3)
+    def function(instance, *values):
+        return ops.switchable_norm_affine(instance, draw(8, seed=8), *values, 1e-3)
 
     assert torch.autograd.gradcheck(function, inputs)

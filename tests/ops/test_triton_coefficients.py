@@ -42,11 +42,12 @@ def problem(n=3, c=32, g=16, positions=9, affine=True, tiny=False, dtype=torch.f
     generator = torch.Generator().manual_seed(n * c + g)
     draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     x = (1e-4 * draw(n, c, positions, 1) if tiny else 1.5 * draw(n, c, positions, 1) + draw(c, 1, 1)).to(DEVICE)
-    means, second = plain.moments(x, x.new_zeros(c), g, True, False)
+    (mean, square), second = plain.moments(x, x.new_zeros(c), g, True, False)
+    instance = torch.stack([mean, square - mean.square()])
     hidden = max(c // 4, 1)
     norm = (1 + 0.2 * draw(c), draw(c)) if affine else (None, None)
     gate = draw(hidden, c) / c**0.5, 1 + 0.2 * draw(hidden), 0.3 * draw(hidden), draw(c, hidden) / hidden**0.5
-    tensors = means, second, *norm, *gate, draw(1)
+    tensors = instance, second, *norm, *gate, draw(1)
     given = [None if t is None else t.detach().to(DEVICE, dtype).requires_grad_() for t in tensors]
     results = draw(1, c // g, g, g), draw(n, c), draw(n, c)
     return given, [result.to(DEVICE, dtype) for result in results]
@@ -54,9 +55,9 @@ def problem(n=3, c=32, g=16, positions=9, affine=True, tiny=False, dtype=torch.f
 
 def results_and_gradients(given, douts, iterations=3, bessel=1.125, norm_eps=1e-5, statistics=None):
     """Coefficients, the statistics used, and the gradients of all that is given, but of E not where it is not used."""
-    means, second, gamma, beta, *gate, mix = given
+    instance, second, gamma, beta, *gate, mix = given
     coefficients, used = ops.equilibrium(
-        means, statistics or second, gamma, beta, ops.Gate(*gate, 1e-5), mix, norm_eps=norm_eps, eps=1e-5,
+        instance, statistics or second, gamma, beta, ops.Gate(*gate, 1e-5), mix, norm_eps=norm_eps, eps=1e-5,
         iterations=iterations, bessel=bessel,
     )  # fmt: skip
     inputs = [t for t in given if t is not None and not (t is second and statistics)]
@@ -135,10 +136,10 @@ def test_where_the_mean_variance_is_clamped_no_gradient_passes_it(choose):
 
 
 def test_the_variance_of_a_single_position_is_exactly_zero(choose, runnable):
-    means, *others = (tensor.detach() for tensor in problem(n=2, c=16, dtype=torch.float32)[0][:4])
-    means = torch.stack([means[0], means[0].square()])
+    instance, *others = (tensor.detach() for tensor in problem(n=2, c=16, dtype=torch.float32)[0][:4])
+    instance = torch.stack([instance[0], torch.zeros_like(instance[0])])
     second, *norm = others
-    base = runnable.coefficients.base_norm(means, second, None, None, *norm, 1e-5, 1e-5, 3, 1.0)
+    base = runnable.coefficients.base_norm(instance, second, None, None, *norm, 1e-5, 1e-5, 3, 1.0)
     assert not base.spread.any()
     assert not base.spread_sums.any()
 
@@ -164,10 +165,10 @@ def test_a_coefficient_that_nobody_uses_has_no_part_in_the_gradients(choose, use
     def gradients(by_triton, dtype):
         choose(by_triton)
         given, douts = problem(dtype=dtype)
-        means, second, gamma, beta, *gate, mix = given
-        coefficients, _ = ops.equilibrium(means, second, gamma, beta, ops.Gate(*gate, 1e-5), mix, norm_eps=1e-5,
+        instance, second, gamma, beta, *gate, mix = given
+        coefficients, _ = ops.equilibrium(instance, second, gamma, beta, ops.Gate(*gate, 1e-5), mix, norm_eps=1e-5,
                                           eps=1e-5, iterations=3, bessel=1.0)  # fmt: skip
-        return torch.autograd.grad(coefficients[used], (means, gamma), douts[used])
+        return torch.autograd.grad(coefficients[used], (instance, gamma), douts[used])
 
     assert_close(gradients(True, torch.float32), gradients(False, torch.float64))
 

@@ -240,8 +240,8 @@ def test_the_operators_and_their_joint_backward_agree(kernels, monkeypatch, layo
             monkeypatch.setattr(sys.modules[f"ce_mm.ops.{user}"], "kernels", lambda x: module)
         x, residual = p.x.clone().requires_grad_(), p.residual.clone().requires_grad_()
         m = ops.moments(x, p.g, shift=p.shift)
-        mean, square = m.means
-        weight, diagonal = torch.tanh(m.second), torch.sin(square + mean)
+        mean, variance = m.instance
+        weight, diagonal = torch.tanh(m.second), torch.sin(variance + mean)
         y = ops.group_affine(x, p.shift, weight, diagonal, mean * diagonal, residual, relu=True, link=m.link)
         return y, *torch.autograd.grad(y, [x, residual], p.dy)
 

@@ -1,0 +1,26 @@
+"""Arguments as configs give them: what is of the wrong kind is named where it is given, not where it fails."""
+import math
+
+
+def expect(holds: bool, name: str, value: object, expected: str) -> None:
+    """Raise the ValueError of an argument that is not what is expected.
+
+    Args:
+        holds: whether it is.
+        name: whose argument it is, and which.
+        value: what was given.
+        expected: what should have been, and how to mend it.
+    """
+    if not holds:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+
+
+def is_count(value: object, most: float = math.inf) -> bool:
+    """Whether it is a whole number from 1 on."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def is_number(value: object, least: float = -math.inf, most: float = math.inf) -> bool:
+    """Whether it is a finite number in a range."""
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and math.isfinite(value) and least <= value <= most

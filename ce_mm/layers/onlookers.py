@@ -1,0 +1,24 @@
+"""Who looks at a layer beside its caller: a tracer of torch.fx, which sees calls, and hooks, which see maps."""
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Proxy
+from torch.nn.modules.module import _has_any_global_hook
+
+
+def one_call(layer: nn.Module, x: Proxy, **kwargs: Any) -> Proxy:
+    """A layer as one node of the graph that is being traced, as tracers take PyTorch's own layers.
+
+    What happens inside depends on shapes and devices, which a trace does not have.
+    """
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), kwargs)
+
+
+def is_seen(module: nn.Module) -> bool:
+    """Whether somebody may see, and keep, what a module or a part of it takes and returns."""
+    return (
+        torch.compiler.is_compiling()
+        or _has_any_global_hook()
+        or any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+    )
