@@ -7,7 +7,6 @@ require("mmengine", "mmcv")
 
 from mmengine.registry import MODELS
 
-from ce_mm.layers import complexity_analysis  # noqa: F401  it registers
 from ce_mm.layers.batch_decorrelation import BatchDecorrelation
 from ce_mm.layers.ce_norm import CENorm
 from ce_mm.layers.folded import FoldedCE, fold

@@ -10,7 +10,6 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import weight_init
 from torch import Tensor, nn
 from torch.fx import Proxy
 
@@ -287,7 +286,7 @@ class CENorm(nn.Module):
         They are meant for the layers of a network: what sets a norm's weight to 0, or the classifier's layer, by the
         name of its class, to small numbers, would do the same to all that has a weight inside of CE.
         """
-        if getattr(fn, "__module__", None) != weight_init.__name__:
+        if getattr(fn, "__module__", None) != "mmengine.model.weight_init":  # named: a layer asks for PyTorch alone
             return super().apply(fn)
         self.norm.apply(fn)
         fn(self)

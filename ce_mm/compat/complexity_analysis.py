@@ -8,15 +8,16 @@ from mmengine.analysis.jit_handles import get_shape
 from ce_mm.ops import MULTIPLY_ADDS
 
 
-def handle(count: Callable[..., int]) -> Callable[[list, list], int]:
+def count_operators() -> None:
+    """Add CE's operators to that table; a second call does nothing."""
+    counts = {f"ce_mm::{name}": _handle(count) for name, count in MULTIPLY_ADDS.items()}
+    complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.update(counts)
+
+
+def _handle(count: Callable[..., int]) -> Callable[[list, list], int]:
     """What mmengine calls with the values of a traced graph."""
     return lambda inputs, outputs: count(*map(_shape_or_constant, inputs))
 
 
 def _shape_or_constant(value: Any) -> Any:
     return get_shape(value) if value.isCompleteTensor() else value.toIValue()
-
-
-complexity_analysis._DEFAULT_SUPPORTED_FLOP_OPS.update(
-    {f"ce_mm::{name}": handle(count) for name, count in MULTIPLY_ADDS.items()}
-)
