@@ -51,7 +51,8 @@ say "5/6 Finding the shapes in pictures that were not trained on"
 
 say "6/6 The report"
 "$python" tools/analysis/plot_training.py $work/detector $work/training.png
-"$python" tools/analysis/draw_predictions.py $val data/shapes/val $work/results.pkl $work/predictions.png
+"$python" tools/analysis/draw_predictions.py $val data/shapes/val $work/results.pkl $work/predictions.png \
+    --config "$detector"
 "$python" tools/eval_coco.py $val $work/results.pkl --config "$detector" --out $work/metrics.json
 printf '%s\n' "" "Figures: $work/metrics.json" "Training curve: $work/training.png" "Pictures: $work/predictions.png"
 say "Done"

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from ce_mm.evaluation import METRICS, evaluate_coco, format_table
+from ce_mm.evaluation.classes import add_class_options, named_classes
 
 
 def main() -> None:
@@ -23,25 +24,17 @@ def main() -> None:
     parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS, help="default: both")
     parser.add_argument("--per-category", action="store_true", help="also give the AP of each category")
     parser.add_argument("--out", type=Path, help="JSON file for the numbers, under mmdet's names, in full precision")
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument("--config", type=Path, help="config of the model, for the names of its classes (needs mmengine)")
-    names.add_argument("--classes", nargs="+", metavar="NAME", help="names of the model's classes")
+    add_class_options(parser)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        classes = _read_classes(args.config) if args.config else args.classes
+        classes = named_classes(args)
         numbers = evaluate_coco(args.annotations, args.results, args.metrics, args.per_category, args.out, classes)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not have all letters of the categories' names
     print(format_table(numbers))
-
-
-def _read_classes(config: Path) -> tuple[str, ...]:
-    from ce_mm.evaluation.classes import read_classes  # the one part that needs the OpenMMLab libraries
-
-    return read_classes(config)
 
 
 if __name__ == "__main__":

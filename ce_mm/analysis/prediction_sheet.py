@@ -1,6 +1,7 @@
 """What a detector sees: a sheet of pictures with predicted masks, boxes and scores, and the true outlines dashed."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,17 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from ce_mm.analysis import check_picture_path, save_figure
-from ce_mm.evaluation.annotations import AnnotationError, read_annotations, require_fields
+from ce_mm.evaluation.annotations import AnnotationError, read_annotations
 from ce_mm.evaluation.results_file import read_results
 from ce_mm.files import check_destination
 from ce_mm.transforms import check_size, read_picture
 
+FIELDS = {
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("id", "image_id", "category_id", "segmentation"),
+    "categories": ("id", "name"),
+}
+"""What is read here of each entry, for `read_annotations`."""
 PANEL_WIDTH = 3.6  # inches, at 120 pixels each: more than a small picture has
 
 
@@ -25,13 +32,14 @@ def draw_prediction_sheet(
     num_images: int = 12,
     score_threshold: float = 0.5,
     columns: int = 4,
+    classes: Sequence[str] | None = None,
 ) -> None:
     """Draw the predictions for the first pictures of an annotation file that have objects.
 
     Args:
         annotations: COCO instance annotations with masks, see `read_annotations`.
         image_root: folder that the file names in the annotations start from.
-        results: predictions with masks, see `read_results`.
+        results: predictions with masks; see `read_results`, for ``classes`` too.
         out: the picture to write.
         num_images: how many pictures at most.
         score_threshold: the lowest score that is drawn.
@@ -50,11 +58,10 @@ def draw_prediction_sheet(
             raise ValueError(f"{name} must be at least 1, not {value}")
     if not 0 <= score_threshold <= 1:
         raise ValueError(f"score_threshold must be from 0 to 1, as the scores are, not {score_threshold}")
-    dataset = read_annotations(annotations)
-    files = _files(dataset["images"], annotations, image_root)
+    dataset = read_annotations(annotations, FIELDS)
+    files = {image["id"]: image_root / image["file_name"] for image in dataset["images"]}
     check_destination(out, files.values())
-    require_fields(dataset["annotations"], ("segmentation",), f"{annotations}: annotations", AnnotationError)
-    predictions = read_results(results, dataset, ("segm",))["segm"]
+    predictions = read_results(results, dataset, ("segm",), classes)["segm"]
 
     objects, predicted = _by_picture(dataset["annotations"]), _by_picture(predictions)
     images = [image for image in dataset["images"] if image["id"] in objects][:num_images]
@@ -85,17 +92,6 @@ def draw_prediction_sheet(
         axis.set(xlim=(-0.5, image["width"] - 0.5), ylim=(image["height"] - 0.5, -0.5))
     figure.suptitle(f"predictions with a score of at least {score_threshold:g}; dashed: the truth", fontsize="medium")
     save_figure(figure, out)
-
-
-def _files(images: list[dict[str, Any]], annotations: Path, image_root: Path) -> dict[Any, Path]:
-    """Id of a picture -> its file."""
-    require_fields(images, ("file_name",), f"{annotations}: images", AnnotationError)
-    for image in images:
-        if not isinstance(image["file_name"], str):
-            raise AnnotationError(
-                f"{annotations}: image {image['id']} has the file_name {image['file_name']!r}; expected a text"
-            )
-    return {image["id"]: image_root / image["file_name"] for image in images}
 
 
 def _by_picture(entries: list[dict[str, Any]]) -> dict[Any, list[dict[str, Any]]]:

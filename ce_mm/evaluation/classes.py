@@ -1,10 +1,24 @@
-"""The names of the classes that a config's detector is tested on."""
+"""The names of a detector's classes, by which labels are told: as its config has them, or as they are listed."""
 
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
-from mmengine.registry import DATASETS, DefaultScope
 
-from ce_mm.launching.config import default_scope, read_config
+def add_class_options(parser: ArgumentParser) -> None:
+    """Give a command the two ways of naming the classes."""
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--config", type=Path, help="config of the model, for the names of its classes (needs mmengine)")
+    names.add_argument("--classes", nargs="+", metavar="NAME", help="names of the model's classes")
+
+
+def named_classes(args: Namespace) -> Sequence[str] | None:
+    """The classes that a command line with these options names; None if it names none.
+
+    Raises:
+        ValueError: as `read_classes`.
+    """
+    return read_classes(args.config) if args.config else args.classes
 
 
 def read_classes(config: Path) -> tuple[str, ...]:
@@ -13,6 +27,11 @@ def read_classes(config: Path) -> tuple[str, ...]:
     Raises:
         ValueError: the config cannot be read, or has no test data set that names its classes.
     """
+    # Imported here, as nothing else of an evaluation needs the OpenMMLab libraries.
+    from mmengine.registry import DATASETS, DefaultScope
+
+    from ce_mm.launching.config import default_scope, read_config
+
     cfg = read_config(str(config))
     dataset = cfg.get("test_dataloader", {}).get("dataset", {})
     while inner := dataset.get("dataset", dataset.get("datasets")):  # a wrapper has its first data set's names

@@ -204,7 +204,7 @@ def test_no_picture_of_the_data_set_is_replaced(files, name):
 
 def test_a_file_name_that_is_no_text_is_named(files):
     files.dataset["images"][0]["file_name"] = 7
-    with pytest.raises(AnnotationError, match="image 1 has the file_name 7; expected a text"):
+    with pytest.raises(AnnotationError, match=r"images\[0\].* file_name 7 is no name"):
         files.draw()
 
 
@@ -217,6 +217,14 @@ def test_annotations_without_an_object_leave_nothing_to_draw(files):
 def test_a_category_may_be_called_by_any_text(files):
     files.dataset["categories"][0]["name"] = "a$b_$"
     files.draw()
+
+
+@pytest.mark.parametrize("mask", [[[1, 2]], [], 5, [[1e9, 0, 9, 0, 9, 9]], {"size": [HEIGHT, WIDTH], "counts": [0, 60]}])
+def test_a_true_mask_that_is_none_is_named(files, mask):
+    files.dataset["annotations"][0]["segmentation"] = mask
+    with pytest.raises(AnnotationError, match=r"annotations\[0\]"):
+        files.draw()
+    assert not files.out.exists()
 
 
 def test_annotations_without_masks_or_file_names_are_named(files):

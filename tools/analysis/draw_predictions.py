@@ -1,26 +1,32 @@
-"""Draw predictions: python tools/analysis/draw_predictions.py ANNOTATIONS IMAGE_ROOT RESULTS OUT [--images N]."""
+"""Draw predictions: python tools/analysis/draw_predictions.py ANNOTATIONS IMAGE_ROOT RESULTS OUT [--images N].
+
+RESULTS, and when a pickle needs --config or --classes, are as for tools/eval_coco.py.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 from ce_mm.analysis.prediction_sheet import draw_prediction_sheet
+from ce_mm.evaluation.classes import add_class_options, named_classes
 
 
 def main() -> None:
     """Parse the arguments and draw; bad input ends with one line and status 2."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("annotations", type=Path, help="COCO annotation file")
     parser.add_argument("image_root", type=Path, help="folder of its pictures")
     parser.add_argument("results", type=Path, help="COCO results with masks (.json), or what mmdet's test dumps (.pkl)")
     parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("--images", type=int, default=12, help="number of pictures (default: %(default)s)")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score drawn (default: %(default)s)")
+    add_class_options(parser)
     args = parser.parse_args()
     try:
         draw_prediction_sheet(
-            args.annotations, args.image_root, args.results, args.out, args.images, args.score_threshold
-        )
+            args.annotations, args.image_root, args.results, args.out, args.images, args.score_threshold,
+            classes=named_classes(args),
+        )  # fmt: skip
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
