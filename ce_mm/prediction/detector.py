@@ -18,6 +18,7 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from torch import nn
 
+from ce_mm.launching.config import scope_of
 from ce_mm.launching.preflight import check_device, check_fit, read_config, type_name
 from ce_mm.transforms import LoadImage, PictureError
 
@@ -40,7 +41,7 @@ class Detector:
     """A detector on a device.
 
     Args:
-        config: a config file of mmdet's scope with a ``test_dataloader``, whose pipeline prepares the pictures; its
+        config: a config file of mmdet's with a ``test_dataloader``, whose pipeline prepares the pictures; its
             data need not be there.
         checkpoint: weights that fit it; anything that mmengine loads. The names of the classes are those that it
             records, or else those of the config's test data, one for each class of the detector's head.
@@ -52,10 +53,10 @@ class Detector:
 
     def __init__(self, config: str, checkpoint: str, device: str | None = None) -> None:
         cfg = read_config(config)
-        if cfg.get("default_scope") != "mmdet":
+        if scope_of(cfg) != "mmdet":
             raise ValueError(
-                f"{config}: its default_scope is {cfg.get('default_scope')!r}; expected 'mmdet', a detector: what is "
-                "drawn are boxes and masks, which a classifier does not give"
+                f"{config}: it is of {scope_of(cfg)}; expected a detector of mmdet: what is drawn are boxes and masks, "
+                "which a classifier does not give"
             )
         device = get_device() if device is None else device
         check_device(device)

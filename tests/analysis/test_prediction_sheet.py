@@ -219,7 +219,9 @@ def test_a_category_may_be_called_by_any_text(files):
     files.draw()
 
 
-@pytest.mark.parametrize("mask", [[[1, 2]], [], 5, [[1e9, 0, 9, 0, 9, 9]], {"size": [HEIGHT, WIDTH], "counts": [0, 60]}])
+@pytest.mark.parametrize(
+    "mask", [[[1, 2]], [], 5, [[1e9, 0, 9, 0, 9, 9]], {"size": [HEIGHT, WIDTH], "counts": [0, 60]}]
+)
 def test_a_true_mask_that_is_none_is_named(files, mask):
     files.dataset["annotations"][0]["segmentation"] = mask
     with pytest.raises(AnnotationError, match=r"annotations\[0\]"):

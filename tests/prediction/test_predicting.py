@@ -293,7 +293,7 @@ def without(detector, folder, **changes):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (dict(config=str(ROOT / "configs/shapes/ce-resnet18_shapes.py")), "default_scope is 'mmpretrain'; expected"),
+        (dict(config=str(ROOT / "configs/shapes/ce-resnet18_shapes.py")), "it is of mmpretrain; expected a detector"),
         (dict(config="absent.py"), "absent.py: there is no such file"),
         (dict(checkpoint="absent.pth"), "absent.pth: there is no such checkpoint"),
         (dict(pictures=["absent.png"]), "absent.png: there is no such picture"),
