@@ -4,6 +4,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from ce_mm.files import check_destination
+
 
 def add_class_options(parser: ArgumentParser) -> None:
     """Give a command the two ways of naming the classes."""
@@ -13,12 +15,17 @@ def add_class_options(parser: ArgumentParser) -> None:
 
 
 def named_classes(args: Namespace) -> Sequence[str] | None:
-    """The classes that a command line with these options names; None if it names none.
+    """The classes that a command line with these options, and with ``out``, names; None if it names none.
 
     Raises:
+        DestinationError: ``out`` is the config.
         ValueError: as `read_classes`.
     """
-    return read_classes(args.config) if args.config else args.classes
+    if args.config is None:
+        return args.classes
+    if args.out is not None:
+        check_destination(args.out, [args.config])
+    return read_classes(args.config)
 
 
 def read_classes(config: Path) -> tuple[str, ...]:
@@ -30,7 +37,7 @@ def read_classes(config: Path) -> tuple[str, ...]:
     # Imported here, as nothing else of an evaluation needs the OpenMMLab libraries.
     from mmengine.registry import DATASETS, DefaultScope
 
-    from ce_mm.launching.config import default_scope, read_config
+    from ce_mm.launching.config import default_scope, one_line, read_config
 
     cfg = read_config(str(config))
     dataset = cfg.get("test_dataloader", {}).get("dataset", {})
@@ -42,6 +49,6 @@ def read_classes(config: Path) -> tuple[str, ...]:
         return tuple(built.metainfo["classes"])
     except Exception as error:  # whatever the data set's own code makes of its arguments
         raise ValueError(
-            f"{config}: the classes of its test data set are unknown ({type(error).__name__}: {error}); expected a "
-            "test_dataloader with a data set that has metainfo with classes"
+            f"{config}: the classes of its test data set are unknown ({one_line(error)}); expected a test_dataloader "
+            "with a data set that has metainfo with classes"
         ) from error

@@ -71,3 +71,12 @@ def test_bad_input_ends_with_one_line_and_status_2(annotations, write_results, t
     output = capsys.readouterr()
     assert output.out == ""
     assert output.err.count("\n") == 1 and output.err.startswith(f"error: {tmp_path / 'none.json'}: no such file")
+
+
+def test_the_config_is_not_replaced(annotations, detections, write_results, tmp_path, run, capsys) -> None:
+    config = tmp_path / "config.py"
+    config.write_text("mine = 1")
+    with pytest.raises(SystemExit):
+        run(annotations, write_results(detections), "--config", config, "--out", config)
+    assert config.read_text() == "mine = 1"
+    assert "from which it would be made" in capsys.readouterr().err
