@@ -52,6 +52,6 @@ def read_classes(config: Path) -> tuple[str, ...]:
             return tuple(built.metainfo["classes"])
         except Exception as error:  # whatever the data set's own code makes of its arguments
             raise ValueError(
-                f"{config}: the classes of its test data set are unknown ({one_line(error)}); expected a test_dataloader "
-                "with a data set that has metainfo with classes"
+                f"{config}: the classes of its test data set are unknown ({one_line(error)}); expected a "
+                "test_dataloader with a data set that has metainfo with classes"
             ) from error
