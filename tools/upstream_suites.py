@@ -105,11 +105,13 @@ def outcomes(folder: Path, tests: Iterable[str], *options: str) -> dict[str, boo
     record = folder / "outcomes"
     record.write_text("")
     path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    # Without what a pytest around this one says of itself.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, "-p", Path(__file__).stem, "-p", "no:cacheprovider", "-n", "1", "-q",
          "--tb=native", "--continue-on-collection-errors", "-o", f"faulthandler_timeout={TIMEOUT_S}",
          "-o", "faulthandler_exit_on_timeout=true", *tests],
-        cwd=folder, env={**os.environ, "PYTHONPATH": path, OUTCOMES: str(record)}, stdout=sys.stderr,
+        cwd=folder, env={**environment, "PYTHONPATH": path, OUTCOMES: str(record)}, stdout=sys.stderr,
     )
     if run.returncode not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise RuntimeError(f"pytest ended with {run.returncode} before all tests had run; its output says why")

@@ -64,6 +64,7 @@ def train_with_mmengine(folder, epochs, resume=False, saved="full"):
         optim_wrapper=dict(optimizer=dict(type="SGD", **SGD)),
         custom_hooks=[dict(type="NonFiniteHook")],
         launcher="pytorch",
+        experiment_name=os.path.basename(folder),  # by the second, two runs would share the first one's log files
         resume=resume,
     )
     runner.train()
