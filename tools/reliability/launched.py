@@ -62,7 +62,7 @@ class Training:
         self.processes = processes
         self.work_dir = folder / "work_dir"
         self.logs = [folder / f"host{number}.log" for number in range(len(hosts))]
-        self.config = folder / "config.py"
+        self.config = folder / "launched_training.py"  # a name that nobody else has
         data = make_shapes(folder / "shapes", 40, 4, num_crops=64)
         self.config.write_text(CONFIG.format(root=ROOT, data=data, epochs=epochs, timeout=timeout))
         self.marks = [f"{uuid.uuid4()}-{number}" for number in range(len(hosts))]
