@@ -26,7 +26,7 @@ def test_the_death_of_one_process_ends_the_training_with_an_error(result):
 def test_its_last_checkpoint_is_tested_by_two_processes(result, folder):
     last = (folder / "work_dir" / "last_checkpoint").read_text()
     done = subprocess.run(
-        [*dist_script("test"), folder / "config.py", last, "2"],
+        [*dist_script("test"), folder / "launched_training.py", last, "2"],
         env=environment(PORT=str(free_port())), cwd=folder, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
