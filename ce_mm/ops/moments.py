@@ -3,7 +3,7 @@
 All that Channel Equilibrium needs of the input are the mean and variance of each sample and channel, and the mean
 products of channels of one group. They are taken about a shift near the data: E[xx] - E[x]E[x] cancels when a channel's
 mean is large against its spread, E[(x-k)(x-k)] - E[x-k]E[x-k] with k near the mean does not. Where one shift serves all
-samples, and some lie far from it, on a CPU their variances are taken again by themselves.
+samples, and some lie far from it, their variances are taken by themselves: on a CPU again, for those alone.
 """
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ce_mm.ops.backend import kernels
+from ce_mm.ops.channel_equilibrium import batch_statistics
 from ce_mm.ops.joint import Link, input_gradient, make_link
 from ce_mm.ops.maps import check_map
 from ce_mm.ops.operator import operator
@@ -136,10 +137,10 @@ def _moments(
     per_sample: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     take = kernels(x).moments
-    looks = shift is None and x.device.type == "cpu"  # asking another device would cost more than subtracting
+    on_cpu = x.device.type == "cpu"  # asking another device would cost more than subtracting
     if shift is not None:
         chosen = shift.clone()
-    elif not looks:
+    elif not on_cpu:
         chosen = data_shift(x, per_sample)
     else:
         chosen = x.new_zeros(_shift_shape(x, per_sample), dtype=compute_dtype(x.dtype))
@@ -147,18 +148,16 @@ def _moments(
             guessed = _shift_if_needed(guessed_mean.to(chosen.dtype), guessed_variance.to(chosen.dtype))
             if guessed is not None:
                 chosen += guessed
-    means, second = take(x, chosen, group_size, products, per_sample)
-    if looks and x.numel():
-        mean, square = means if per_sample else means.mean(1)
-        missed = _shift_if_needed(mean, torch.addcmul(square, mean, mean, value=-1))
-        if missed is not None:
-            chosen += missed
-            means, second = take(x, chosen, group_size, products, per_sample)
-    mean, variance = means
-    variance -= mean.square()  # not fused to one rounding: one value has the variance 0, exactly
-    if x.device.type == "cpu" and not per_sample and x.numel() and _is_far(mean, variance):
-        _take_apart(x, mean, variance)
-    return chosen, means, second, *make_link(x, chosen, group_size, per_sample)
+    instance, second = take(x, chosen, group_size, products, per_sample)
+    if on_cpu and x.numel() and _is_far(*instance):  # or else no channel of the whole batch lies far either
+        if shift is None:
+            missed = _shift_if_needed(*(instance if per_sample else batch_statistics(instance)))
+            if missed is not None:
+                chosen += missed
+                instance, second = take(x, chosen, group_size, products, per_sample)
+        if not per_sample:
+            _take_apart(x, *instance)
+    return chosen, instance, second, *make_link(x, chosen, group_size, per_sample)
 
 
 @_moments.register_fake

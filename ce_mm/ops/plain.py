@@ -18,7 +18,10 @@ BLOCK_BYTES = 4 * 2**20
 
 
 def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sample: bool) -> tuple[Tensor, ...]:
-    """Means of z and z², and, if asked, of z zᵀ inside each group; see :func:`ce_mm.ops.moments`."""
+    """Mean and variance of z, and, if asked, the mean of z zᵀ inside each group; see :func:`ce_mm.ops.moments`.
+
+    On a CPU the variance cancels where a sample lies far from the shift: the caller asks for that and takes it again.
+    """
     blocks = _Blocks(x, shift, group_size)
     sums = _Sums(blocks, products, per_sample)
     for k in blocks.range:
@@ -26,7 +29,12 @@ def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sampl
         sums.take(k, z, z)
     positions = max(x.shape[2] * x.shape[3], 1)
     samples = 1 if per_sample else max(x.shape[0], 1)
-    return sums.both.div_(positions), sums.product.div_(positions * samples)
+    mean, variance = instance = sums.both.div_(positions)
+    if x.device.type == "cpu" or per_sample or not x.numel():
+        variance -= mean.square()  # not fused to one rounding: one value has the variance 0, exactly
+    else:  # one more read, as asking another device would cost more
+        torch.var(x.to(shift.dtype), (2, 3), correction=0, out=variance)
+    return instance, sums.product.div_(positions * samples)
 
 
 def group_affine(

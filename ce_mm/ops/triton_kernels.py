@@ -35,10 +35,16 @@ SMALLEST_SHARE = 128
 
 
 def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sample: bool) -> tuple[Tensor, ...]:
-    """Means of z and z², and, if asked, of z zᵀ inside each group; see :func:`ce_mm.ops.moments`."""
+    """Mean and variance of z, and, if asked, the mean of z zᵀ inside each group; see :func:`ce_mm.ops.moments`.
+
+    The variance is taken about a value of each sample's own, or it would cancel where that lies far from the shift.
+    """
     if not _in_reach(x, group_size):
         return plain.moments(x, shift, group_size, products, per_sample)
-    return _sums(x, shift, None, None, None, None, group_size, products, per_sample, means=True)
+    means, second = _sums(x, shift, None, None, None, None, group_size, products, per_sample)
+    _, square, own_mean = means
+    square.addcmul_(own_mean, own_mean, value=-1)
+    return means[:2], second
 
 
 def group_affine(
@@ -145,17 +151,18 @@ def _sums(
     group_size: int,
     products: bool,
     per_sample: bool,
-    means: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Sums over positions of v and v ⊙ z, and of v zᵀ, where v is dy or, without one, z; writes ``gradient``.
+    """Sums over positions of dy and dy ⊙ z, (2, N, C), and of dy zᵀ; writes ``gradient``.
 
-    Or ``means``, of v zᵀ those over the samples too, unless ``per_sample``.
+    Without dy, means of z, u² and u, (3, N, C), where u is x less one of its values, and of z zᵀ, over the samples too
+    unless ``per_sample``.
     """
     n, c, h, w = x.shape
     tiles = tiles_of(c, group_size)
     samples, splits = _shares(x, tiles, per_sample)
     chunks = triton.cdiv(n, samples)
-    sums = shift.new_empty(splits, 2, n, c)
+    means = dy is None
+    sums = shift.new_empty(3 if means else 2, splits, n, c)
     product = shift.new_empty(chunks, splits, c // group_size, group_size, group_size) if products else None
     with torch.cuda.device_of(x):
         _sums_kernel[(tiles * chunks * splits,)](
@@ -179,7 +186,7 @@ def _sums(
         product = shift.new_empty(0)
     else:
         product = _sum(product, 1) if per_sample else _sum(product.flatten(0, 1), 0)[None]
-    return _sum(sums, 0), product
+    return _sum(sums, 1), product
 
 
 def _sum(parts: Tensor, dim: int) -> Tensor:
@@ -330,7 +337,10 @@ def _sums_kernel(
     share = tl.cdiv(P, splits * BLOCK) * BLOCK
     products = tl.full((ROWS, ROWS), 0.0, tl.float32)
     for n in range(chunk * samples, tl.minimum(chunk * samples + samples, N)):
-        middle = tl.load(shift + n * shift_stride + channel, mask=present, other=0.0)[:, None]
+        middle = tl.load(shift + n * shift_stride + channel, mask=present, other=0.0)
+        if dy is None:
+            place = tl.reshape(_offsets(tl.cast(n, tl.int64), channel, P // 2 + tl.arange(0, 1), C, P, LAST), [ROWS])
+            own = tl.load(x + place, mask=present, other=0.0).to(tl.float32)
         # Summed over blocks first and along the rows once at the end: the latter crosses threads.
         totals = tl.full((ROWS, BLOCK), 0.0, tl.float32)
         inners = tl.full((ROWS, BLOCK), 0.0, tl.float32)
@@ -338,10 +348,14 @@ def _sums_kernel(
             column = start + tl.arange(0, BLOCK)
             inside = present[:, None] & (column < P)[None, :]
             offset = _offsets(tl.cast(n, tl.int64), channel, column, C, P, LAST)
-            z = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
-            z = tl.where(inside, z - middle, 0.0)
-            left = z
-            if dy is not None:
+            values = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
+            z = tl.where(inside, values - middle[:, None], 0.0)
+            if dy is None:
+                left = z
+                apart = tl.where(inside, values - own[:, None], 0.0)
+                totals += apart
+                inners += apart * apart
+            else:
                 left = tl.load(dy + offset, mask=inside, other=0.0).to(tl.float32)
                 if rectified is not None:
                     y = tl.load(rectified + offset, mask=inside, other=0.0).to(tl.float32)
@@ -350,14 +364,19 @@ def _sums_kernel(
                         left = tl.where(y >= ceiling, 0.0, left)
                 if gradient is not None:
                     tl.store(gradient + offset, left, mask=inside)
-            totals += left
-            inners += left * z
+                totals += left
+                inners += left * z
             if product is not None:
                 right = tl.trans(_operand(z, PRECISION))
                 products = tl.dot(_operand(left, PRECISION), right, products, input_precision=PRECISION)
-        place = (tl.cast(split, tl.int64) * 2 * N + n) * C + channel
-        tl.store(sums + place, tl.sum(totals, 1) * of_sums, mask=present)
-        tl.store(sums + place + tl.cast(N, tl.int64) * C, tl.sum(inners, 1) * of_sums, mask=present)
+        total, inner = tl.sum(totals, 1) * of_sums, tl.sum(inners, 1) * of_sums
+        place = sums + (tl.cast(split, tl.int64) * N + n) * C + channel
+        step = tl.cast(splits, tl.int64) * N * C
+        tl.store(place + step, inner, mask=present)
+        if dy is None:
+            tl.store(place + 2 * step, total, mask=present)
+            total += tl.where(split == 0, own - middle, 0.0)
+        tl.store(place, total, mask=present)
     if product is not None:
         place, stored = block_offsets(channel, present, G, ROWS)
         tl.store(product + tl.cast(part, tl.int64) * C * G + place, products * of_products, mask=stored)

@@ -88,14 +88,25 @@ def test_the_data_shift_lies_within_the_data_and_is_zero_for_an_empty_batch():
     assert torch.equal(ops.data_shift(torch.empty(0, 3, 4, 4)), torch.zeros(3))
 
 
+class Elsewhere(torch.Tensor):
+    """A tensor that says it is on another device than a CPU."""
+
+    device = torch.device("xpu")
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_variance_of_a_sample_far_from_the_others_is_as_precise_as_by_itself(layout, dtype):
+@pytest.mark.parametrize("device", ["cpu", "another"])
+def test_the_variance_of_a_sample_far_from_the_others_is_as_precise_as_by_itself(layout, dtype, device):
     x = sample(4, dtype=torch.float32) * 1e-3 + 100 * sample(4, h=1, w=1, seed=1).float()
     x = x.to(dtype).contiguous(memory_format=layout)
-    result = ops.moments(x, 4)
-    assert result.shift.shape == (8,)
-    torch.testing.assert_close(result.instance[1].double(), x.double().var((2, 3), correction=0), rtol=1e-5, atol=1e-12)
+    if device == "cpu":
+        instance = ops.moments(x, 4).instance
+    else:
+        instance, _ = plain.moments(x.as_subclass(Elsewhere), ops.data_shift(x), 4, True, False)
+        instance = instance.as_subclass(torch.Tensor)
+    expected = x.double().var((2, 3), correction=0)
+    torch.testing.assert_close(instance[1].double(), expected, rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)

@@ -210,6 +210,17 @@ def test_a_mean_of_a_thousand_spreads_costs_no_accuracy(kernels):
         assert (mine - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(("dtype", "spread"), [(torch.float32, 1e-3), (torch.float16, 1), (torch.bfloat16, 1)], ids=str)
+def test_the_variance_of_a_sample_far_from_the_others_is_as_precise_as_by_itself(kernels, layout, dtype, spread):
+    p = problem(4, 16, 15, 23, layout=layout)
+    x = (spread * p.x + 100 * p.diagonal[..., None, None]).to(dtype)
+    exact = torch.stack([x.double().mean((2, 3)) - p.shift, x.double().var((2, 3), correction=0)])
+    for products, per_sample in itertools.product((True, False), repeat=2):
+        instance, _ = kernels.moments(x, p.shift, p.g, products, per_sample)
+        torch.testing.assert_close(instance.double(), exact, rtol=1e-5, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("ceiling", [None, 1e3])
 def test_a_nan_goes_through_the_rectifier_and_back(kernels, dtype, ceiling):
