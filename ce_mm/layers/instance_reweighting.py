@@ -50,7 +50,7 @@ class InstanceReweighting(nn.Module):
         """
         for name, kind in dict(fc1=nn.Linear, ln=nn.LayerNorm, fc2=nn.Linear).items():
             module = getattr(self, name)
-            if type(module).forward is not kind.forward or (kind is nn.Linear and module.bias is not None):
+            if not _is_plain(module, kind):
                 plain = "a plain nn.Linear without bias" if kind is nn.Linear else "a plain nn.LayerNorm"
                 raise TypeError(
                     f"ir.{name} must be {plain}, of which CE uses the weight alone, got {module!r}; leave CE's ir out "
@@ -66,3 +66,11 @@ class InstanceReweighting(nn.Module):
     def bessel(self, positions: int) -> float:
         """The factor of the biased σ̃² of so many positions."""
         return positions / max(positions - self.correction, 1)
+
+
+def _is_plain(module: nn.Module, kind: type[nn.Linear | nn.LayerNorm]) -> bool:
+    """Whether all that a call of the module would compute is told by its weights, as they stand."""
+    calls_its_own = type(module).forward is kind.forward and "forward" not in vars(module)
+    # Pruning, and spectral and weight norm before they were parametrisations, compute the weight in a hook.
+    waits_for_hook = bool(module._forward_pre_hooks) and "weight" not in module._parameters
+    return calls_its_own and (module.bias is None) == (kind is nn.Linear) and not waits_for_hook

@@ -11,7 +11,7 @@ from mmengine.model import initialize, revert_sync_batchnorm
 from oracle import Statistics, equilibrium
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 from torchvision.ops import FrozenBatchNorm2d
 
 from ce_mm import ops
@@ -454,6 +454,23 @@ def test_what_is_put_in_the_place_of_a_layer_of_ir_is_refused(norm, name):
     for use, argument in ((ce, x), (fold, ce)):
         with pytest.raises(TypeError, match=rf"ir.{name} must be a plain nn.L.*, got Adapted"):
             use(argument)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ir: prune.l1_unstructured(ir.fc1, "weight", amount=0.5),
+        lambda ir: nn.utils.spectral_norm(ir.fc2),
+        lambda ir: setattr(ir.fc1, "forward", lambda x: x),
+        lambda ir: setattr(ir, "ln", nn.LayerNorm(4, elementwise_affine=False)),
+    ],
+    ids=["pruned", "spectral norm", "forward", "without weights"],
+)
+def test_what_would_have_to_be_called_in_ir_is_refused(change):
+    ce = CENorm(16)
+    change(ce.ir)
+    with pytest.raises(TypeError, match=r"ir\.\w+ must be a plain nn\.L"):
+        ce(torch.randn(2, 16, 3, 3))
 
 
 def test_a_linear_layer_with_a_bias_is_refused_in_ir():
