@@ -17,7 +17,7 @@ export PYTHONWARNINGS=ignore  # of upstream's, about packages that nothing here 
 
 say() { printf '\n\033[1m%s\033[0m  (%dm%02ds)\n' "$1" $((SECONDS / 60)) $((SECONDS % 60)); }
 # mmengine's log begins with hundreds of lines about the machine and the config; the whole of it lies in the work folder.
-progress() { awk '/Epoch\(/ { sub(/.* - INFO - /, "  "); print; fflush() }'; }
+progress() { sed -un '/Epoch(/s/.* - INFO - /  /p'; }  # unbuffered: line by line as it comes
 finished() { grep -qsF "epoch_$2.pth" "$1/last_checkpoint"; }  # written after the checkpoint itself
 
 # Results of another recipe are not this one's, but perhaps somebody's.
