@@ -110,6 +110,11 @@ def _are_whole(values: object) -> bool:
     return _is_a(list)(values) and all(map(_is_whole, values))
 
 
+def _are_schedules(values: object) -> bool:
+    lists = values.values() if isinstance(values, dict) else [values]
+    return all(isinstance(each, list) and all(map(_is_a(dict), each)) for each in lists)
+
+
 def _is_a(*kinds: type | None) -> Callable[[object], bool]:
     return lambda value: isinstance(value, kinds)
 
@@ -136,5 +141,5 @@ _ENTRIES = (
     (f"{_INFO}.superseded_ckpt_ids", False, *_STEPS),
     ("state_dict", False, *_DICT),
     ("optimizer", False, *_DICT),
-    ("param_schedulers", False, _is_a(list, dict), "a list, or a dict of lists"),
+    ("param_schedulers", False, _are_schedules, "a list of dicts, or a dict of such lists"),
 )

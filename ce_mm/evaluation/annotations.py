@@ -54,20 +54,22 @@ def read_annotations(path: Path, fields: Mapping[str, Sequence[str]] = TRAINING)
     return dataset
 
 
-def check_annotation_file(path: Path) -> None:
+def check_annotation_file(path: Path) -> int | None:
     """Refuse a file that a run could not use, cheaply enough to do it before each training.
 
     A file below 64 MB is checked in full, for what mmdet's CocoDataset reads. It leaves out the objects of unknown
     pictures and categories, which is said in one line. A larger file is only scanned: it must start with ``{``, end
     with ``}`` (a download that broke off does not) and contain the keys of pictures and categories.
 
+    Returns:
+        How many objects there are in the file; None where it is only scanned.
+
     Raises:
         AnnotationError: as `read_annotations`.
     """
     check_file(path, AnnotationError, EXPECTED)
     if path.stat().st_size < FULL_PARSE_BELOW:
-        _check_for_training(path)
-        return
+        return _check_for_training(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         if not text[:1024].lstrip().startswith(b"{"):
             raise AnnotationError(f"{path}: not a JSON object, it does not start with '{{'; {EXPECTED}")
@@ -76,6 +78,7 @@ def check_annotation_file(path: Path) -> None:
         missing = [key for key in ("images", "categories") if text.find(b'"%s"' % key.encode()) < 0]
     if missing:
         raise AnnotationError(f"{path}: not COCO, {' and '.join(missing)} is missing; {EXPECTED}")
+    return None
 
 
 def check_file(path: Path, error: type[ValueError], expected: str) -> None:
@@ -112,7 +115,7 @@ def _read_lists(path: Path) -> dict[str, Any]:
     return dataset
 
 
-def _check_for_training(path: Path) -> None:
+def _check_for_training(path: Path) -> int:
     dataset = _read_lists(path)
     _check_pictures_and_categories(path, dataset, TRAINING)
     require_fields(dataset["annotations"], TRAINING["annotations"], f"{path}: annotations", AnnotationError)
@@ -131,6 +134,7 @@ def _check_for_training(path: Path) -> None:
             *(path, every - len(dataset["annotations"]), every),
         )
     _check_list(path, dataset, "annotations", TRAINING["annotations"])
+    return len(dataset["annotations"])
 
 
 def _check_pictures_and_categories(path: Path, dataset: dict[str, Any], fields: Mapping[str, Sequence[str]]) -> None:

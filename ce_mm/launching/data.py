@@ -64,7 +64,10 @@ def _check_dataset(dataset: dict, setting: str, scope: str | None) -> None:
         with trial(f"{setting}: {missing}, and its first sample cannot be had without", scope):
             DATASETS.build(copy.deepcopy(dataset))[0]
     elif inherits(kind, "mmdet.datasets.coco.CocoDataset", "load_data_list", "parse_data_info"):
-        _check_annotations(os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or ""), setting)
+        path = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
+        if _check_annotations(path, setting) == 0:
+            with trial(f"{setting}: {path}: there is no object in it, and of the data set nothing is left", scope):
+                DATASETS.build(copy.deepcopy(dataset))
 
 
 def _is_on_disk(node: dict) -> bool:
@@ -109,8 +112,8 @@ def _check_evaluator(evaluator: dict, setting: str, scope: str | None) -> None:
         raise PreflightError(f"{setting}: {path}: there is no such annotation file")
 
 
-def _check_annotations(path: str, setting: str) -> None:
+def _check_annotations(path: str, setting: str) -> int | None:
     try:
-        check_annotation_file(Path(path))
+        return check_annotation_file(Path(path))
     except (AnnotationError, OSError) as error:
         raise PreflightError(f"{setting}: {error}") from error

@@ -41,7 +41,7 @@ def check_training(cfg: Config) -> None:
         _check_that_some_arrive(
             model, lambda: load_state_dict(model, weights, logger="silent"), f"{setting}: {path}", cfg
         )
-    _check_optimizer(model, cfg)
+    _check_optimizer(model, cfg, start.get("optimizer") if start is not None and cfg.get("resume") else None)
 
 
 def check_fit(cfg: Config) -> None:
@@ -112,29 +112,34 @@ def _weights(checkpoint: dict) -> dict[str, Tensor]:
 
 
 def _check_that_some_arrive(module: nn.Module, load: Callable[[], object], complaint: str, cfg: Config) -> None:
-    """Check that ``load`` writes something into a module; upstream only logs what does not fit.
+    """Check that ``load`` writes some matrix or kernel into a module; upstream only logs what does not fit.
 
     What it writes is seen in the module, which is filled with NaN, as names and layouts may be translated on the way.
+    Single numbers and biases say nothing: they may fit any network.
     """
     values = [value for value in chain(module.parameters(), module.buffers()) if value.is_floating_point()]
+    telling = [parameter for parameter in module.parameters() if parameter.dim() > 1] or values
     for value in values:
         value.data = torch.full_like(value, math.nan)
     with trial(f"{complaint}: cannot be loaded", default_scope(cfg)):
         load()
-    if values and all(value.isnan().all() for value in values):
+    if telling and all(value.isnan().all() for value in telling):
         raise PreflightError(
             f"{complaint}: none of its weights fits, by name and shape, and the training would start from random ones; "
             "expected weights of the same architecture (those of a part of a model: set prefix in init_cfg)"
         )
 
 
-def _check_optimizer(model: nn.Module, cfg: Config) -> None:
+def _check_optimizer(model: nn.Module, cfg: Config, state: dict | None) -> None:
     settings = cfg.optim_wrapper
     if cfg.get("runner_type") is not None or not ({"optimizer", "constructor"} & set(settings)):
         return  # other runners build it in their own way
     if type_name(settings.get("optimizer") or {}) != "ZeroRedundancyOptimizer":  # which needs its other processes
         with trial("optim_wrapper cannot be built", default_scope(cfg)):
-            build_optim_wrapper(model, settings)
+            wrapper = build_optim_wrapper(model, settings)
+        if state is not None:
+            with trial("--resume: the optimizer cannot go on from the checkpoint's state", default_scope(cfg)):
+                wrapper.load_state_dict(state)
 
 
 def _check_that_views_merge(model: BaseTTAModel) -> None:

@@ -23,6 +23,7 @@ TYPES = {
     "optim_wrapper.optimizer": "OPTIMIZERS",
     "param_scheduler": "PARAM_SCHEDULERS",
     "visualizer": "VISUALIZERS",
+    "visualizer.vis_backends": "VISBACKENDS",
     "val_evaluator": "METRICS",
     "test_evaluator": "METRICS",
 }

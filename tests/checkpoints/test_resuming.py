@@ -98,6 +98,7 @@ def test_each_entry_is_of_its_kind(entry, value):
         ("message_hub.log_scalars is missing", GOOD | dict(message_hub={})),
         ("message_hub.resumed_keys is .*", GOOD | dict(message_hub=HUB | dict(resumed_keys=[]))),
         ("param_schedulers is 5", GOOD | dict(param_schedulers=5)),
+        (r"param_schedulers is \[5\]", GOOD | dict(param_schedulers=[5])),
     ],
 )
 def test_what_is_missing_or_of_another_kind_is_named_with_the_way_out(place, checkpoint, tmp_path):

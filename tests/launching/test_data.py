@@ -128,6 +128,17 @@ def test_bad_pictures_may_be_left_out_of_a_training_but_not_of_its_figures():
     for part in ("val", "test"):
         with pytest.raises(PreflightError, match=rf"^{part}_dataloader: LoadImage's on_error='skip'"):
             check_data(part, config(val_dataloader=skipping, test_dataloader=skipping))
+
+
+def test_a_training_set_of_which_nothing_is_left_is_named():
+    Path("data/background.json").write_text(json.dumps(COCO | dict(annotations=[])))
+    dataset = coco_set(ann_file="background.json")
+    check_data("train", config(train_dataloader=dict(dataset=dataset)))
+    filtered = dict(dataset=dataset | dict(filter_cfg=dict(filter_empty_gt=True)))
+    with pytest.raises(PreflightError, match=r"^train_dataloader: data/background\.json: there is no object in it"):
+        check_data("train", config(train_dataloader=filtered))
+
+
 def test_pictures_without_annotations_are_enough_to_format_results():
     pictures = {key: COCO[key] for key in ("images", "categories")}
     Path("data/pictures.json").write_text(json.dumps(pictures))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mmengine.model import BaseModule
 from mmpretrain.models import ClsHead, ImageClassifier, LeNet5
+from mmpretrain.registry import MODELS
 from small_run import MODEL, config, state_dict
 
 from ce_mm.launching.config import PreflightError
@@ -60,6 +61,21 @@ def test_weights_alone_start_a_training_and_do_not_resume_one():
     check_training(config(load_from="fits.pth"))
     with pytest.raises(PreflightError, match=r"^--resume: fits\.pth: no training can go on from it, as meta"):
         check_training(config(load_from="fits.pth", resume=True))
+
+
+@pytest.mark.parametrize(
+    "state", [{}, {"a": 1}, {"state": {}, "param_groups": []}, {"state": {0: 5}, "param_groups": [{}]}]
+)
+def test_an_optimizer_goes_on_from_a_state_of_its_own(state):
+    hub = dict(log_scalars={}, runtime_info={}, resumed_keys={})
+    saved = dict(meta=dict(epoch=1, iter=4), message_hub=hub, state_dict=state_dict())
+    own = torch.optim.SGD(MODELS.build(MODEL).parameters(), lr=0.1).state_dict()
+    settings = config(load_from="saved.pth", resume=True, optim_wrapper=dict(optimizer=dict(type="SGD", lr=0.1)))
+    torch.save(saved | dict(optimizer=own), "saved.pth")
+    check_training(settings)
+    torch.save(saved | dict(optimizer=state), "saved.pth")
+    with pytest.raises(PreflightError, match=r"^--resume: the optimizer cannot go on from the checkpoint's state"):
+        check_training(settings)
 
 
 def test_the_parts_of_a_checkpoint_from_all_processes_are_left_to_the_runner_that_saved_them():
@@ -124,6 +140,16 @@ def test_a_training_does_not_start_from_weights_of_which_none_fits():
     with pytest.raises(PreflightError, match=r"^load_from: other\.pth: none of its weights fits"):
         check_training(config(load_from="other.pth"))
     check_training(config(model=WIDE, load_from="fits.pth"))  # all but the classes
+
+
+def test_single_numbers_that_fit_any_network_are_not_what_a_training_starts_from():
+    narrow, wide = (
+        RESNET | dict(backbone=dict(type="CEResNet", depth=18, stem_channels=size, base_channels=size))
+        for size in (16, 32)
+    )
+    torch.save(state_dict(narrow), "narrow.pth")
+    with pytest.raises(PreflightError, match=r"^load_from: narrow\.pth: none of its weights fits"):
+        check_training(config(model=wide, load_from="narrow.pth"))
 
 
 def test_a_backbone_does_not_start_from_weights_of_which_none_fits():

@@ -89,6 +89,7 @@ class OwnMetric(BaseMetric):
         ("param_scheduler", dict(type="UnheardOf")),
         ("optim_wrapper.optimizer", dict(optimizer=dict(type="UnheardOf"))),
         ("visualizer", dict(type="UnheardOf")),
+        ("visualizer.vis_backends", dict(type="UniversalVisualizer", vis_backends=[dict(type="UnheardOf")])),
         ("val_evaluator", dict(type="Evaluator", metrics=[dict(type="UnheardOf")])),
     ],
 )
