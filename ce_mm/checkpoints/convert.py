@@ -14,7 +14,7 @@ from ce_mm.checkpoints.layouts import LAYOUTS, Network, read_network
 from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.checkpoints.recorded import holds_only
 from ce_mm.checkpoints.report import Report
-from ce_mm.files import DestinationError, check_destination
+from ce_mm.files import DestinationError, check_folder
 from ce_mm.version import __version__
 
 TARGETS = ("backbone", "classifier", "authors")
@@ -97,10 +97,8 @@ def _check_arguments(source: Path, destination: Path, layout: str, target: str, 
 def _check_place(path: Path, source: Path) -> None:
     """That it is no input and no folder, and may be written; a folder that is missing will be made."""
     place = Path(os.path.realpath(path))
-    while not place.parent.exists():
-        place = place.parent
     try:
-        check_destination(place, [source])
+        check_folder(place.parent, [place.name], [source])
     except DestinationError as error:
         raise CheckpointError(str(error)) from None
 

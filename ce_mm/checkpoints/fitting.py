@@ -1,6 +1,7 @@
 """Weights in the network that they are for: it is built, filled, checked and run once."""
 import copy
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -142,8 +143,8 @@ def _try(model: nn.Module, weights: dict[str, Tensor], picture: Tensor, config: 
     """Load strictly and run once, in float64: what is not finite there has a deeper reason than rounding."""
     try:
         model.double().eval()
-        model.load_state_dict(weights, strict=True)
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):  # what is wrong is said below
+            model.load_state_dict(weights, strict=True)
             output = model(picture.double())
         finite = all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,)))
     except Exception as error:  # of arguments that the network takes, but cannot compute with

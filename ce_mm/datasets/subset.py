@@ -4,7 +4,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from ce_mm.evaluation.annotations import AnnotationError, read_annotations
-from ce_mm.files import check_destination, replacing
+from ce_mm.files import check_folder, replacing
 
 SMALL = 32**2
 """Below this area, in pixels, COCO calls an object small."""
@@ -35,8 +35,7 @@ def write_subset(annotations: Path, destination: Path, num_pictures: int) -> lis
     if num_pictures < 1:
         raise ValueError(f"the number of pictures must be at least 1, got {num_pictures}")
     destination = Path(destination).resolve()  # or making its folder would make the missing one in missing/../a.json
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    check_destination(destination, [annotations])
+    check_folder(destination.parent, [destination.name], [annotations])
     data = read_annotations(annotations, FIELDS)
     objects = defaultdict(list)
     for annotation in data["annotations"]:
@@ -52,6 +51,7 @@ def write_subset(annotations: Path, destination: Path, num_pictures: int) -> lis
         )
     images = fitting[:num_pictures]
     subset = data | dict(images=images, annotations=[o for image in images for o in objects[image["id"]]])
+    destination.parent.mkdir(parents=True, exist_ok=True)
     with replacing(destination) as unfinished:
         unfinished.write_text(json.dumps(subset))
     return [image["file_name"] for image in images]

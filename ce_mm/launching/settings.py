@@ -40,7 +40,11 @@ PACKAGES = {
 """A visualizer's backend -> the packages that it imports when it is first used, as the run starts."""
 RANK = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
 """Launcher -> the variable by which it tells each process its number."""
-OF_WORKERS = ("num_workers", "persistent_workers", "prefetch_factor", "timeout")
+OF_MMENGINE = (
+    "dataset", "sampler", "batch_sampler", "collate_fn", "worker_init_fn", "num_batch_per_epoch",
+    "disable_subprocess_warning",
+)  # fmt: skip
+"""What mmengine takes out of a dataloader's settings; PyTorch's DataLoader gets the others."""
 
 
 def check_settings(task: str, cfg: Config) -> None:
@@ -49,7 +53,7 @@ def check_settings(task: str, cfg: Config) -> None:
     Raises:
         PreflightError: for the first of these that fails: the parts of the config that belong together, the work
             folder, the launcher's variables, mixed precision, the types of hooks, schedules and metrics, the
-            visualizer's backends, the workers of dataloaders.
+            visualizer's backends, PyTorch's settings of dataloaders.
     """
     if cfg.get("runner_type") is None:
         _check_parts(task, cfg)
@@ -60,7 +64,7 @@ def check_settings(task: str, cfg: Config) -> None:
     _check_types(task, cfg)
     _check_backends(cfg.get("visualizer"))
     for part in ("train", "val") if task == "train" else ("test",):
-        _check_workers(cfg.get(f"{part}_dataloader"), f"{part}_dataloader")
+        _check_loader(cfg.get(f"{part}_dataloader"), f"{part}_dataloader")
 
 
 def _check_parts(task: str, cfg: Config) -> None:
@@ -139,7 +143,9 @@ def _check_backends(visualizer: dict | None) -> None:
             )
 
 
-def _check_workers(dataloader: dict | None, setting: str) -> None:
-    options = {name: dataloader[name] for name in OF_WORKERS if name in (dataloader or {})}
+def _check_loader(dataloader: dict | None, setting: str) -> None:
+    if not isinstance(dataloader, dict):  # none, or several of a loop of somebody's own
+        return
+    options = {name: value for name, value in dataloader.items() if name not in OF_MMENGINE}
     with trial(f"{setting} with {options}", None):
         DataLoader([0], **options)

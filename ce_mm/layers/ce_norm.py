@@ -196,12 +196,12 @@ class CENorm(nn.Module):
     def _is_in_training(self, x: Tensor) -> bool:
         """Whether a layer whose norm is in eval mode stands in a training, as far as it can tell.
 
-        ``norm_eval`` leaves the layer itself in training mode, ``frozen_stages`` none of its parameters to train. Where
-        a compiler or a mode looks on, it cannot tell.
+        ``norm_eval`` leaves the layer itself in training mode, ``frozen_stages`` nothing to take a gradient of. Where a
+        compiler or a mode looks on, it cannot tell.
         """
         if is_watched((x,)) or not torch.is_grad_enabled():
             return False
-        return self.training or not any(parameter.requires_grad for parameter in self.parameters())
+        return self.training or not any(tensor.requires_grad for tensor in (x, *self.parameters()))
 
     @property
     def _has_plain_branches(self) -> bool:

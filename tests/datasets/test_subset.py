@@ -75,7 +75,7 @@ def test_what_it_does_not_read_may_be_missing(annotations, tmp_path):
 
 def test_too_few_pictures_are_an_error_that_counts_them(annotations, tmp_path):
     with pytest.raises(AnnotationError, match=r"has 3 pictures .* 4 were asked for"):
-        write_subset(annotations, tmp_path / "some.json", 4)
+        write_subset(annotations, tmp_path / "new/some.json", 4)
     with pytest.raises(ValueError, match="at least 1, got 0"):
         write_subset(annotations, tmp_path / "some.json", 0)
     assert [p.name for p in tmp_path.iterdir()] == ["all.json"]

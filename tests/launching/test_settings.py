@@ -125,6 +125,7 @@ def test_a_backend_of_the_visualizer_needs_its_package(monkeypatch, backend, pac
     ("options", "said"),
     [
         (dict(num_workers=0, persistent_workers=True), "persistent_workers option needs num_workers > 0"),
+        (dict(nums=2), "unexpected keyword argument 'nums'"),
         (dict(num_workers=0, prefetch_factor=4), "prefetch_factor option could only be specified in multiprocessing"),
         (dict(num_workers=-1), "num_workers option should be non-negative"),
     ],

@@ -54,8 +54,9 @@ def test_nothing_is_said_of_averages_that_batches_have_moved(kwargs, said):
 def test_nothing_is_said_outside_of_a_training(said):
     model = CEResNet(18, norm_eval=True)
     model.eval()
-    model(pictures())  # as for a saliency map
-    model.train()
+    model(pictures())
+    model.requires_grad_(False)(pictures().requires_grad_())  # as for a saliency map
+    model.requires_grad_().train()
     with torch.no_grad():
         model(pictures())
     moving = CEResNet(18)
