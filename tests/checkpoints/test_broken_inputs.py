@@ -292,7 +292,7 @@ DESTINATIONS = {
     ),
     "a link to nothing": (at(lambda place: a_link(place.folder / "link.pth", place.folder / "no")), "exists already"),
     "a config there": (config_there, "backbone.py exists already"),
-    "a file for a folder": (at(lambda place: place.source / "backbone.pth"), "does not exist"),
+    "a file for a folder": (at(lambda place: place.source / "backbone.pth"), "is a file"),
     "another suffix": (at(lambda place: place.folder / "backbone.txt"), ".safetensors"),
     "no permission to write": (forbidden("write_bytes"), "Permission denied"),
     "a full disk": (full_disk(0), "No space left"),

@@ -379,7 +379,7 @@ def test_a_recorded_config_of_another_size_is_refused_before_anything_is_built(w
         (dict(destination="hard.pth"), "from which it would be made"),
         (dict(destination="no/../epoch_1.pth"), "from which it would be made"),
         (dict(destination="folder.pth"), "folder.pth: is a folder"),
-        (dict(destination="taken.pth/x/ours.pth"), "the folder .*taken.pth does not exist"),
+        (dict(destination="taken.pth/x/ours.pth"), "expected a folder to write to, .*taken.pth is a file"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_read(weights, save, tmp_path, monkeypatch, arguments, message):
