@@ -277,10 +277,10 @@ def precious(tmp_path):
     (tmp_path / "x.txt").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "epoch_1.pth").write_text("mine")
-    return tmp_path / "work", [tmp_path / "x.txt", tmp_path / "folder" / "epoch_1.pth"]
+    return tmp_path / "trained", [tmp_path / "x.txt", tmp_path / "folder" / "epoch_1.pth"]
 
 
-@pytest.mark.parametrize("named", ["../x.txt", "/x.txt", "/folder", "/work/best_mine.pth", "/work/epoch_9.pth"])
+@pytest.mark.parametrize("named", ["../x.txt", "/x.txt", "/folder", "/trained/best_mine.pth", "/trained/epoch_9.pth"])
 def test_what_a_checkpoint_names_is_not_removed_for_that(named, precious):
     folder, places = precious
     train(folder, 2, max_keep_ckpts=1, save_best="acc")
