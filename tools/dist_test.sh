@@ -12,13 +12,7 @@ checkpoint=$2
 gpus=$3
 tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 . "$tools/launch_checks.sh"
-config_file "$config"
-if [[ ! $gpus =~ ^(auto|cpu|gpu)$ ]]; then # which torch.distributed.run counts by itself
-    whole_number GPUS "$gpus" 1
-fi
-whole_number NNODES "${NNODES:-1}" 1
-whole_number NODE_RANK "${NODE_RANK:-0}" 0 $((10#${NNODES:-1} - 1))
-whole_number PORT "${PORT:-29500}" 1 65535
+torch_launch "$config" "$gpus"
 export PYTHONPATH="${tools%/*}${PYTHONPATH:+:$PYTHONPATH}"
 exec python -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \

@@ -20,3 +20,22 @@ config_file() {
         exit 2
     fi
 }
+
+# torch_launch CONFIG GPUS: of dist_train.sh and dist_test.sh
+torch_launch() {
+    config_file "$1"
+    if [[ ! $2 =~ ^(auto|cpu|gpu)$ ]]; then # which torch.distributed.run counts by itself
+        whole_number GPUS "$2" 1
+    fi
+    whole_number NNODES "${NNODES:-1}" 1
+    whole_number NODE_RANK "${NODE_RANK:-0}" 0 $((10#${NNODES:-1} - 1))
+    whole_number PORT "${PORT:-29500}" 1 65535
+}
+
+# slurm_launch CONFIG: of slurm_train.sh and slurm_test.sh
+slurm_launch() {
+    config_file "$1"
+    whole_number GPUS "${GPUS:-8}" 1
+    whole_number GPUS_PER_NODE "${GPUS_PER_NODE:-8}" 1
+    whole_number CPUS_PER_TASK "${CPUS_PER_TASK:-5}" 1
+}

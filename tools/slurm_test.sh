@@ -13,10 +13,7 @@ checkpoint=$4
 read -r -a srun_args <<< "${SRUN_ARGS:-}"
 tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 . "$tools/launch_checks.sh"
-config_file "$config"
-whole_number GPUS "${GPUS:-8}" 1
-whole_number GPUS_PER_NODE "${GPUS_PER_NODE:-8}" 1
-whole_number CPUS_PER_TASK "${CPUS_PER_TASK:-5}" 1
+slurm_launch "$config"
 export PYTHONPATH="${tools%/*}${PYTHONPATH:+:$PYTHONPATH}"
 exec srun \
     --partition="$partition" \
