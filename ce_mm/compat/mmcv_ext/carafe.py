@@ -10,7 +10,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from ce_mm.compat.mmcv_ext.gradients import gradients
+from ce_mm.compat.mmcv_ext.gradients import overwrite_gradients
 from ce_mm.compat.mmcv_ext.precision import at_least_float32
 
 
@@ -78,9 +78,7 @@ def carafe_naive_backward(
     """Overwrite ``grad_input`` and ``grad_masks`` with the gradients."""
     reassemble = functools.partial(
         _reassemble, kernel_size=kernel_size, group_size=group_size, scale_factor=scale_factor)
-    by_features, by_masks = gradients(reassemble, (features, masks), grad_output)
-    grad_input.copy_(by_features)
-    grad_masks.copy_(by_masks)
+    overwrite_gradients((grad_input, grad_masks), reassemble, (features, masks), grad_output)
 
 
 def _reassemble(

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import torch
 
-from ce_mm.compat.mmcv_ext.gradients import gradients
+from ce_mm.compat.mmcv_ext.gradients import overwrite_gradients
 from ce_mm.compat.mmcv_ext.precision import at_least_float32
 
 
@@ -47,8 +47,7 @@ def ms_deform_attn_backward(
     """Overwrite the three gradients; see :func:`ms_deform_attn_forward`."""
     inputs = (value, sampling_locations, attention_weights)
     results = (grad_value, grad_sampling_loc, grad_attn_weight)
-    for result, gradient in zip(results, gradients(_attention(value_spatial_shapes), inputs, grad_output), strict=True):
-        result.copy_(gradient)
+    overwrite_gradients(results, _attention(value_spatial_shapes), inputs, grad_output)
 
 
 def _attention(value_spatial_shapes: torch.Tensor) -> Callable[..., torch.Tensor]:

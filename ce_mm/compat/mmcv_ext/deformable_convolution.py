@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 import torchvision
 
-from ce_mm.compat.mmcv_ext.gradients import gradients
+from ce_mm.compat.mmcv_ext.gradients import gradients, overwrite_gradients
 from ce_mm.compat.mmcv_ext.precision import at_least_float32
 
 
@@ -116,8 +116,7 @@ def modulated_deform_conv_backward(
     tensors = (input, offset, weight, mask, *[bias] * with_bias)
     results = (grad_input, grad_offset, grad_weight, grad_mask, *[grad_bias] * with_bias)
     convolution = _modulated(geometry, grad_output.shape[2:])
-    for result, gradient in zip(results, gradients(convolution, tensors, grad_output), strict=True):
-        result.copy_(gradient)
+    overwrite_gradients(results, convolution, tensors, grad_output)
 
 
 def _plain(geometry: dict[str, int]) -> Callable[..., torch.Tensor]:

@@ -17,3 +17,14 @@ def gradients(
         leaves = [at_least_float32(tensor.detach()).requires_grad_() for tensor in inputs]
         output = function(*leaves)
         return torch.autograd.grad(output, leaves, grad_output.to(output.dtype))
+
+
+def overwrite_gradients(
+    results: Sequence[torch.Tensor],
+    function: Callable[..., torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    grad_output: torch.Tensor,
+) -> None:
+    """Overwrite the results with the :func:`gradients`, one for each input."""
+    for result, gradient in zip(results, gradients(function, inputs, grad_output), strict=True):
+        result.copy_(gradient)
