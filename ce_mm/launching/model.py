@@ -31,7 +31,7 @@ def check_training(cfg: Config) -> None:
     start = None
     if is_local(path) and not (cfg.get("runner_type") and os.path.isdir(path)):  # of parts, as FlexibleRunner saves
         start = _read(path, setting, read_resumable if cfg.get("resume") else read_checkpoint)
-    model = build_model(cfg)
+    model = _build_model(cfg)
     for name, module, checkpoint in _pretrained(model, "model"):
         _read(checkpoint, f"init_cfg of {name}")
         if path is None:
@@ -44,8 +44,11 @@ def check_training(cfg: Config) -> None:
     _check_optimizer(model, cfg, start.get("optimizer") if start is not None and cfg.get("resume") else None)
 
 
-def check_fit(cfg: Config) -> None:
+def check_fit(cfg: Config) -> nn.Module:
     """Check that the model can be built, and that the checkpoint to test, ``cfg.load_from``, fits it.
+
+    Returns:
+        The model.
 
     Raises:
         PreflightError: for the first of these that fails: reading the checkpoint, building the model, the fit, merging
@@ -53,15 +56,16 @@ def check_fit(cfg: Config) -> None:
     """
     path = cfg.load_from
     checkpoint = _read(path, "the checkpoint to test") if is_local(path) else None
-    model = build_model(cfg)
+    model = _build_model(cfg)
     if isinstance(model, BaseTTAModel):
         _check_that_views_merge(model)
         model = model.module  # whose weights a checkpoint holds
     if checkpoint is not None:
         _check_weights(model, _weights(checkpoint), f"{path} does not fit the model of {cfg.filename}")
+    return model
 
 
-def build_model(cfg: Config) -> nn.Module:
+def _build_model(cfg: Config) -> nn.Module:
     """The model of a config, on the CPU, as mmengine's Runner would build it.
 
     Raises:

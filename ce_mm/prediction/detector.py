@@ -18,7 +18,7 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from ce_mm.launching.config import scope_of
+from ce_mm.launching.config import one_line, scope_of
 from ce_mm.launching.preflight import check_device, check_fit, read_config, type_name
 from ce_mm.transforms import LoadImage, PictureError
 
@@ -74,8 +74,7 @@ class Detector:
         except (ValueError, OSError):
             raise
         except Exception as error:  # whatever the code behind a config's types makes of their arguments
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(f"{config}: mmdet's inferencer cannot be built of it ({reason})") from error
+            raise ValueError(f"{config}: mmdet's inferencer cannot be built of it ({one_line(error)})") from error
         self._names = self._inferencer.model.dataset_meta.get("classes")
         _check_names(self._names, self._inferencer.model, checkpoint)
 
@@ -89,10 +88,9 @@ class Detector:
         try:
             return Picture(image, self._inferencer.pipeline(image))
         except Exception as error:  # a picture one pixel high that is scaled to nothing, for example
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise PictureError(
                 f"{path}: the config's test pipeline cannot prepare this picture of {image.shape[1]}×{image.shape[0]} "
-                f"pixels ({reason})"
+                f"pixels ({one_line(error)})"
             ) from error
 
     def detect(self, pictures: list[Picture]) -> list[DetDataSample]:

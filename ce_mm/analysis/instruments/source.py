@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ce_mm.launching.config import default_scope
-from ce_mm.launching.model import build_model
 from ce_mm.launching.preflight import check_data, check_device, check_fit, read_config
 
 
@@ -76,8 +75,7 @@ class Source:
         cfg.load_from = self.checkpoint
         if with_data:
             check_data("test", cfg)
-        check_fit(cfg)
-        model = build_model(cfg)
+        model = check_fit(cfg)
         with _quietly():
             load_checkpoint(model, self.checkpoint, map_location="cpu")
         model.to(self.device).eval()
