@@ -1,48 +1,66 @@
-"""What ``import ce_mm`` does: make OpenMMLab work here, and put CE into its registry as far as it is installed."""
+"""What ``import ce_mm`` does: put CE's names into mmengine's registries, and make OpenMMLab work here.
+
+Nothing of it is imported for that: everything waits until somebody imports the part of a library that it concerns. The
+layers, on torch alone, are registered as they are, since mmcv asks a norm for its class; of what builds on the
+libraries, a function is registered that imports it when a config asks for it, and says what an incomplete installation
+lacks.
+"""
 import importlib
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any
 
-from ce_mm import compat
-from ce_mm.compat.requirements import MissingRequirementError, require
+from ce_mm.compat.after_import import after_import
 
-# Modules that register something, in which registry of mmengine's, and the names by which configs reach for it.
-PIECES = {
-    "ce_mm.layers": ("MODELS", ("CE", "SN")),
-    "ce_mm.backbones": ("MODELS", ("CEResNet", "CEMobileNetV2", "CEShuffleNetV2", "CEVGG")),
-    "ce_mm.hooks": ("HOOKS", ("ChannelInhibitionHook", "NonFiniteHook", "SafeCheckpointHook", "StepSeedsHook")),
-    "ce_mm.transforms": ("TRANSFORMS", ("LoadImage",)),
-}
+#: The registry, the module, and the names by which configs reach for what is in it.
+PIECES = (
+    ("MODELS", "ce_mm.backbones", ("CEResNet", "CEMobileNetV2", "CEShuffleNetV2", "CEVGG")),
+    ("HOOKS", "ce_mm.hooks", ("ChannelInhibitionHook", "NonFiniteHook", "SafeCheckpointHook", "StepSeedsHook")),
+    ("TRANSFORMS", "ce_mm.transforms", ("LoadImage",)),
+)
 
 
 def register() -> None:
-    """Register all that this installation can use; where a library lacks, its names raise the error when built."""
-    try:
-        require("mmengine", "mmcv")
-    except MissingRequirementError:
-        pass  # said below by whatever is reached for
-    else:
-        compat.apply()
-    for module, (registry, names) in PIECES.items():
-        try:
-            importlib.import_module(module)
-        except MissingRequirementError as error:
-            _register_unavailable(registry, names, error)
+    """Do what is to be done of each library as soon as it is there."""
+    after_import("mmengine.registry", register_names)
+    after_import("mmengine.runner.checkpoint", _make_loading_safe)
+    after_import("mmengine.analysis.complexity_analysis", _count_operators)
+    after_import("mmcv", _install_mmcv_ext)
 
 
-def _register_unavailable(registry: str, names: tuple[str, ...], error: ImportError) -> None:
-    try:
-        require("mmengine")
-    except MissingRequirementError:
-        return  # without mmengine there is no registry that anyone could ask
+def register_names() -> None:
+    """Put all names into mmengine's root registries, where every OpenMMLab library finds them."""
     from mmengine import registry as registries
 
-    for name in names:
-        getattr(registries, registry).register_module(name, module=_raiser(error))
+    from ce_mm.layers import CENorm, SwitchableNorm
+
+    registries.MODELS.register_module("CE", module=CENorm)
+    registries.MODELS.register_module("SN", module=SwitchableNorm)
+    for registry, module, names in PIECES:
+        for name in names:
+            getattr(registries, registry).register_module(name, module=_builder(module, name))
 
 
-def _raiser(error: ImportError) -> Callable[..., NoReturn]:
-    def unavailable(*args: object, **kwargs: object) -> NoReturn:
-        raise error
+def _builder(module: str, name: str) -> Callable[..., Any]:
+    def build(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*args, **kwargs)
 
-    return unavailable
+    build.__name__ = build.__qualname__ = name
+    return build
+
+
+def _make_loading_safe() -> None:
+    from ce_mm.compat.safe_load import make_loading_safe
+
+    make_loading_safe()
+
+
+def _count_operators() -> None:
+    from ce_mm.compat.complexity_analysis import count_operators
+
+    count_operators()
+
+
+def _install_mmcv_ext() -> None:
+    from ce_mm.compat.mmcv_ext import install_mmcv_ext
+
+    install_mmcv_ext()

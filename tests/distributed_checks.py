@@ -8,18 +8,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from mmengine.model import convert_sync_batchnorm
-from oracle import equilibrium
 from torch import nn
 
 from ce_mm.layers import CENorm
+from ce_mm.ops.reference import Gate, equilibrium
 
 CHANNELS = 8
-
-
-def parameters(ce):
-    return dict(
-        mix_logit=ce.mix, fc1=ce.ir.fc1.weight, ln_weight=ce.ir.ln.weight, ln_bias=ce.ir.ln.bias, fc2=ce.ir.fc2.weight
-    )
 
 
 def layer():
@@ -45,7 +39,9 @@ def sync_bn_equals_the_joined_batch(rank, samples, implementation, store):
     norm.weight, norm.bias = copy.deepcopy(twin.norm.weight), copy.deepcopy(twin.norm.bias)
     x.requires_grad_()
     parts = [p for p in norm(x).split(samples) if len(p)]
-    expected = torch.cat([equilibrium(part, parameters(twin), group_size=4)[0] for part in parts])
+    ir = twin.ir
+    gate = Gate(ir.fc1.weight, ir.ln.weight, ir.ln.bias, ir.fc2.weight)
+    expected = torch.cat([equilibrium(part, gate, twin.mix, group_size=4)[0] for part in parts])
     expected.backward(dy)
     torch.testing.assert_close(y, expected[mine])
     torch.testing.assert_close(x_mine.grad, x.grad[mine])

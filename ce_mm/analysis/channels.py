@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.analysis.rectified import watching
-from ce_mm.layers.precision import full_precision
-from ce_mm.ops import compute_dtype
+from ce_mm.ops import compute_dtype, full_precision
 
 #: Below it a channel counts as inhibited, unless told otherwise.
 THRESHOLD = 0.01

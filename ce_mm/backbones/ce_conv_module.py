@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from ce_mm.layers import CENorm
 from ce_mm.layers.onlookers import is_seen
+from ce_mm.ops import RELU, RELU6
 
-#: The rectifiers that CENorm can take into its last pass, by their exact classes, each with its ceiling.
-CEILINGS = {nn.ReLU: None, nn.ReLU6: 6.0}
+#: The rectifiers that CENorm can take into its last pass, by their exact classes.
+RECTIFIERS = {nn.ReLU: RELU, nn.ReLU6: RELU6}
 
 
 class CEConvModule(ConvModule):
@@ -17,11 +18,10 @@ class CEConvModule(ConvModule):
         """As ConvModule's."""
         out = super().forward(x, activate=False, norm=False)
         rectifies = activate and self.with_activation
-        relu = norm and rectifies and type(self.activate) in CEILINGS
+        rectifier = RECTIFIERS.get(type(self.activate)) if norm and rectifies else None
         if norm:
-            ceiling = CEILINGS[type(self.activate)] if relu else None
-            out = self.norm(out, relu=relu, overwrite=unseen(self.conv, self.norm), ceiling=ceiling)
-        return self.activate(out) if rectifies and not relu else out
+            out = self.norm(out, rectifier=rectifier, overwrite=unseen(self.conv, self.norm))
+        return self.activate(out) if rectifies and rectifier is None else out
 
 
 def unseen(convolution: nn.Module, ce: nn.Module) -> bool:

@@ -1,7 +1,6 @@
 """CE-MobileNetV2: a MobileNetV2 with CE after the norm of the 3×3 depthwise convolution of each inverted residual."""
 from typing import Any
 
-from mmengine.registry import MODELS
 from mmpretrain.models.backbones import MobileNetV2
 from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
 
@@ -10,7 +9,6 @@ from ce_mm.backbones.ce_conv_module import equalize
 from ce_mm.backbones.norm_eval import NormEval
 
 
-@MODELS.register_module()
 class CEMobileNetV2(NormEval, MobileNetV2):
     """MobileNetV2 with Channel Equilibrium.
 

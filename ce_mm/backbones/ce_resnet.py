@@ -6,14 +6,13 @@ rectifier that follow it into its own last pass over the map.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mmengine.registry import MODELS
 from mmpretrain.models.backbones import ResNet
 from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ce_mm.backbones.arguments import ce_arguments, norm_arguments
-from ce_mm.backbones.ce_conv_module import equalize, unseen
+from ce_mm.backbones.ce_conv_module import RECTIFIERS, equalize, unseen
 from ce_mm.backbones.norm_eval import NormEval
 from ce_mm.backbones.rectifier import replace_rectifiers
 from ce_mm.layers import CENorm
@@ -58,21 +57,21 @@ def _forward(
     block: BasicBlock | Bottleneck, x: Tensor, first: Callable[[Tensor], Tensor], last: nn.Module, ce: CENorm
 ) -> Tensor:
     """A block's forward, from the layers before its last convolution to its CE with the residual add and the ReLU."""
-    folds_add, folds_relu = isinstance(block.drop_path, nn.Identity), isinstance(block.relu, nn.ReLU)
+    folds_add = isinstance(block.drop_path, nn.Identity)
+    rectifier = RECTIFIERS.get(type(block.relu))
 
     def whole(x: Tensor) -> Tensor:
         identity = x if block.downsample is None else block.downsample(x)
         out = last(first(x))
         if folds_add:
-            out = ce(out, residual=identity, relu=folds_relu, overwrite=unseen(last, ce))
+            out = ce(out, residual=identity, rectifier=rectifier, overwrite=unseen(last, ce))
         else:
             out = block.drop_path(ce(out, overwrite=unseen(last, ce))) + identity
-        return out if folds_add and folds_relu else block.relu(out)
+        return out if folds_add and rectifier is not None else block.relu(out)
 
     return checkpoint(whole, x, use_reentrant=False) if block.with_cp and x.requires_grad else whole(x)
 
 
-@MODELS.register_module()
 class CEResNet(NormEval, ResNet):
     """ResNet with Channel Equilibrium (paper section 4.1).
 
@@ -131,10 +130,10 @@ class CEResNet(NormEval, ResNet):
         """As ResNet's, with the stem's ReLU inside its CE."""
         if self.deep_stem:
             x = self.stem(x)
-        elif isinstance(self.relu, nn.ReLU):
-            x = self.norm1(self.conv1(x), relu=True, overwrite=unseen(self.conv1, self.norm1))
         else:
-            x = self.relu(self.norm1(self.conv1(x), overwrite=unseen(self.conv1, self.norm1)))
+            rectifier = RECTIFIERS.get(type(self.relu))
+            x = self.norm1(self.conv1(x), rectifier=rectifier, overwrite=unseen(self.conv1, self.norm1))
+            x = self.relu(x) if rectifier is None else x
         x = self.maxpool(x)
         outs = []
         for index, name in enumerate(self.res_layers):

@@ -4,7 +4,6 @@ That is the place in front of the unit's last ReLU (paper figure 6), which CE ta
 """
 from typing import Any
 
-from mmengine.registry import MODELS
 from mmpretrain.models.backbones import ShuffleNetV2
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual
 
@@ -13,7 +12,6 @@ from ce_mm.backbones.ce_conv_module import equalize
 from ce_mm.backbones.norm_eval import NormEval
 
 
-@MODELS.register_module()
 class CEShuffleNetV2(NormEval, ShuffleNetV2):
     """ShuffleNetV2 with Channel Equilibrium.
 

@@ -6,7 +6,6 @@ the form for CIFAR-10.
 from typing import Any
 
 from mmcv.cnn import ConvModule
-from mmengine.registry import MODELS
 from mmpretrain.models.backbones import VGG
 
 from ce_mm.backbones.arguments import ce_arguments, norm_arguments
@@ -15,7 +14,6 @@ from ce_mm.backbones.norm_eval import NormEval
 from ce_mm.backbones.rectifier import replace_rectifiers
 
 
-@MODELS.register_module()
 class CEVGG(NormEval, VGG):
     """VGG with Channel Equilibrium.
 

@@ -6,7 +6,6 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ce_mm.analysis.channels import LAYERS, THRESHOLD, Magnitudes, check_threshold, inhibited_ratios, mean_of_first
@@ -14,7 +13,6 @@ from ce_mm.analysis.norms import mixing_ratios
 from ce_mm.analysis.rectified import watching
 
 
-@HOOKS.register_module()
 class ChannelInhibitionHook(Hook):
     """Logs the ratio of inhibited channels and λ of Channel Equilibrium, every ``interval`` iterations.
 

@@ -14,7 +14,6 @@ from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -25,7 +24,6 @@ from ce_mm.hooks.kept_averages import KeptAverages
 from ce_mm.layers import CENorm, SwitchableNorm
 
 
-@HOOKS.register_module()
 class NonFiniteHook(Hook):
     """Reports layer, loss and iteration of every batch that was not finite, and keeps all norms' averages finite.
 

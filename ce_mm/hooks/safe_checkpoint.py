@@ -18,14 +18,12 @@ from typing import Any
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
 from mmengine.fileio import BaseStorageBackend, FileClient, LocalBackend
 from mmengine.hooks import CheckpointHook
-from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from ce_mm.checkpoints.resuming import LAST, check_resumable, latest_checkpoint
 from ce_mm.checkpoints.saving import discard, new_run, remove_unfinished, saving, unfinished
 
 
-@HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's ``CheckpointHook`` on a local or mounted disk; other storage (s3://) has its own means of being whole.
 

@@ -11,7 +11,6 @@ from typing import Any
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
@@ -21,7 +20,6 @@ from ce_mm.hooks.seeding import seed_generators
 _STEPS, _BATCHES, _BEFORE_EPOCH = range(3)
 
 
-@HOOKS.register_module()
 class StepSeedsHook(Hook):
     """Seeds Python's, NumPy's and PyTorch's generators before every step and, where it is made, every batch.
 

@@ -14,16 +14,13 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from ce_mm import ops
-from ce_mm.layers import synchronised
 from ce_mm.layers.arguments import expect, is_count, is_number
-from ce_mm.layers.base_norm import BaseNorm, BatchBase, base_norm, build
-from ce_mm.layers.batch_decorrelation import BatchDecorrelation
+from ce_mm.layers.branches import BatchDecorrelation, InstanceReweighting
 from ce_mm.layers.frozen_start import warn_of_frozen_start
-from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.layers.norms import EXACT, Kind, build, kind_of
 from ce_mm.layers.onlookers import is_seen, one_call
-from ce_mm.layers.precision import full_precision
-from ce_mm.layers.running_statistics import running_averages, running_shift, running_statistics
-from ce_mm.ops.operator import is_watched
+from ce_mm.layers.statistics import Source, of_all_processes
+from ce_mm.ops.custom_op import is_watched
 
 BRANCHES = ("bd", "ir")
 
@@ -33,7 +30,8 @@ class CENorm(nn.Module):
 
     Args:
         num_features: C.
-        norm: config of the base norm, for mmcv's ``build_norm_layer``: BN (the default), SyncBN, GN, LN, IN or SN.
+        norm: config of the base norm: its ``type``, BN (the default), SyncBN, GN, LN, IN, SN or a class of such
+            modules, ``requires_grad`` of its parameters, and its arguments.
 
             * SyncBN: the norm's own statistics are those of all processes, the covariance stays that of each process,
               as in the paper, unless ``sync``.
@@ -54,7 +52,7 @@ class CENorm(nn.Module):
         eps: added to the diagonal of Σ.
         correction: 1 takes σ̃² with Bessel's correction, as the authors' code does.
         sync: in training take all statistics, the base norm's too, over the batch of all processes of torch.distributed
-            (with SyncBN as base, of its group); see :mod:`ce_mm.layers.synchronised`. All of them must run the layer,
+            (with SyncBN as base, of its group); see :mod:`ce_mm.layers.statistics`. All of them must run the layer,
             forward and backward.
 
     Raises:
@@ -110,32 +108,36 @@ class CENorm(nn.Module):
         return getattr(self.norm, "bias", None)
 
     @property
-    def base(self) -> BaseNorm:
-        """The base norm as CE computes with it; it may have been replaced by another since."""
-        return base_norm(self.norm)
+    def base(self) -> Kind:
+        """The base norm as CE computes with it; it may have been replaced by another since.
+
+        Raises:
+            TypeError: by one that CE cannot stand on.
+        """
+        norm = self.norm
+        kind = EXACT.get((type(norm), getattr(norm, "track_running_stats", None))) or kind_of(norm)
+        return kind(norm)
 
     def forward(
         self,
         x: Tensor,
         residual: Tensor | None = None,
-        relu: bool = False,
+        rectifier: float | None = None,
         overwrite: bool = False,
-        ceiling: float | None = None,
     ) -> Tensor:
-        """CE of x, then, if asked, the residual add and the ReLU that follow it in a network.
+        """CE of x, then, if asked, the residual add and the rectifier that follow it in a network.
 
         Args:
             x: (N, C, H, W), any floating type; sums are taken in float32 at least, also under autocast.
             residual: added to the result, of the same shape.
-            relu: rectify at the end.
+            rectifier: what cuts the result: ``ops.RELU``, or the ceiling of one that has one, as ``ops.RELU6``; None
+                for none. A number that x's type represents exactly: by it the backward knows where no gradient flows.
             overwrite: permission to write the result over x where no gradient is wanted, from callers who know that
                 nobody needs x again; see :func:`ce_mm.ops.group_affine`. No use is made of it where a hook, of the
                 layer, of a part of it or for all modules, may be shown x.
-            ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one. A number that x's
-                type represents exactly: by it the backward knows where no gradient flows.
 
         Returns:
-            (N, C, H, W), of x's type and memory format, a fresh tensor unless x is overwritten. With ``relu`` the
+            (N, C, H, W), of x's type and memory format, a fresh tensor unless x is overwritten. With a rectifier the
             backward needs it, as it needs nn.ReLU's: callers must not change it in place.
 
         Raises:
@@ -143,55 +145,38 @@ class CENorm(nn.Module):
             TypeError: x is of no floating type.
         """
         if isinstance(x, Proxy):
-            return one_call(self, x, residual=residual, relu=relu, ceiling=ceiling)
+            return one_call(self, x, residual=residual, rectifier=rectifier)
         ops.check_map(f"CENorm({self.num_features})", x, self.num_features, residual)
-        if self.weight is not None and self.weight.numel() != self.num_features:
+        weight = getattr(self.norm, "weight", None)
+        if weight is not None and weight.numel() != self.num_features:
             raise RuntimeError(
-                f"CENorm's base norm holds {self.weight.numel()} of its {self.num_features} weights: something has "
+                f"CENorm's base norm holds {weight.numel()} of its {self.num_features} weights: something has "
                 "sharded it by itself. Under FSDP a CENorm is wrapped whole; with FSDP's mixed precision set "
                 "_module_classes_to_ignore=[] in its settings, or PyTorch wraps every batch norm"
             )
-        if self.branches:
-            with full_precision(x.device.type):
-                return self._equalize(x, residual, relu, overwrite and not is_seen(self), ceiling)
-        y = self.norm(x)  # which a hook of the norm's may keep
-        if residual is not None:
-            y = (y + residual).to(y.dtype)
-        if relu:
-            y = y.relu() if ceiling is None else F.hardtanh(y, 0.0, ceiling)
-        return y
+        if not self.branches:
+            return self._norm_alone(x, residual, rectifier)
+        overwrite = overwrite and not is_seen(self)
+        with ops.full_precision(x.device.type):
+            base = self.base
+            source = self._source(x, base)
+            moments = ops.moments(x, **asked) if (asked := self._asked(x, base, source)) else self._unread(x)
+            known, seen = self._known(x, base, source, moments)
+            coefficients, found = ops.coefficients(moments, base, self.bd, self.ir, self.mix, known, seen)
+            self._learn(base, source, found, moments.shift)
+            return ops.group_affine(x, moments.shift, *coefficients, residual, rectifier, moments.link, overwrite)
 
-    def _equalize(
-        self, x: Tensor, residual: Tensor | None, relu: bool, overwrite: bool, ceiling: float | None
-    ) -> Tensor:
-        if not self.norm.training and not self._averages_seen and self._is_in_training(x):
-            self._averages_seen = True
-            if all(branch.is_at_start() for branch in (self.bd, self.ir) if branch is not None):
-                warn_of_frozen_start()
-        base, bd, ir = self.base, self.bd, self.ir
-        shared = self.sync and self.norm.training and ops.spans_processes(base.process_group)
-        # A process with an empty batch still takes part in the sums of all, but has nothing to say of its own.
-        training = self.norm.training and (x.numel() > 0 or shared or base.synchronised)
-        learns = training and (x.numel() > 0 or shared)
-
-        if training or ir is not None or base.per_sample:
-            products = bd is not None and learns and not bd.pools(x)
-            common = None if shared else base.common_shift(x)
-            group_size = 1 if bd is None else bd.group_size
-            moments = ops.moments(
-                x, group_size, shift=common, guess=base.guess, products=products, per_sample=base.per_sample
-            )
-            shift = moments.shift
-        else:
-            moments, shift = None, running_shift(self.norm, x.dtype)
-
-        mix = None if self.mix is None else self.mix.to(shift.dtype)
-        if self._has_plain_branches and base.local_batch_norm and not shared and not (learns and bd.pools(x)):
-            coefficients = self._of_batch_norm(base, moments, x.shape, mix, learns)
-        else:
-            coefficients = self._of_any_norm(base, moments, shift, x, mix, training, learns, shared)
-        link = None if moments is None else moments.link
-        return ops.group_affine(x, shift, *coefficients, residual, relu, link, overwrite, ceiling)
+    def _source(self, x: Tensor, base: Kind) -> Source:
+        """Where the statistics of this batch come from."""
+        if not self.norm.training:
+            if not self._averages_seen and self._is_in_training(x):
+                self._averages_seen = True
+                if all(branch.is_at_start() for branch in (self.bd, self.ir) if branch is not None):
+                    warn_of_frozen_start()
+            return Source.AVERAGES
+        if self.sync and ops.spans_processes(base.process_group):
+            return Source.PROCESSES
+        return Source.BATCH if x.numel() else Source.AVERAGES
 
     def _is_in_training(self, x: Tensor) -> bool:
         """Whether a layer whose norm is in eval mode stands in a training, as far as it can tell.
@@ -203,82 +188,67 @@ class CENorm(nn.Module):
             return False
         return self.training or not any(tensor.requires_grad for tensor in (x, *self.parameters()))
 
-    @property
-    def _has_plain_branches(self) -> bool:
-        """Whether both are there, and neither is a subclass with a forward of its own, which has to be called."""
-        kinds = type(self.bd), type(self.ir)
-        return kinds == (BatchDecorrelation, InstanceReweighting)
+    def _asked(self, x: Tensor, base: Kind, source: Source) -> dict[str, Any] | None:
+        """The arguments for ``ops.moments``, or None where nothing depends on the moments of x."""
+        bd, learns = self.bd, source is not Source.AVERAGES
+        if not (learns or self.ir is not None or base.per_sample or base.synchronised):
+            return None
+        # SyncBN alone adds up over processes what all take about one shift.
+        common = base.synchronised and source is not Source.PROCESSES
+        return dict(
+            group_size=1 if bd is None else bd.group_size,
+            shift=base.common_shift(x) if common else None,
+            guess=base.guess,
+            products=learns and bd is not None and not self._pools(x),
+            per_sample=base.per_sample,
+        )
 
-    def _of_batch_norm(
-        self, base: BatchBase, moments: ops.Moments, shape: torch.Size, mix: Tensor, learns: bool
-    ) -> ops.Coefficients:
-        """Those of the affine map with both branches on a batch norm, by the batch at hand or by the averages."""
-        norm, bd, ir, shift = self.norm, self.bd, self.ir, moments.shift
-        positions, dtype = shape[2] * shape[3], shift.dtype
-        source = moments.second
-        if not learns:
-            running = bd.running_whitening.to(dtype), ir.running_inv_std_scale.to(dtype)
-            source = ops.Statistics(*running_statistics(norm, shift), *running)
-        coefficients, found = ops.equilibrium(
-            moments.instance, source, *base.parameters(dtype), ir.gate(dtype), mix,
-            norm_eps=norm.eps, eps=bd.eps, iterations=bd.iterations, bessel=ir.bessel(positions),
-        )  # fmt: skip
-        if learns:
-            averages = running_averages(norm, found.mean + shift, found.variance, shape[0] * positions)
-            self._update_averages(averages + self._averages(found.whitening, found.inv_std_scale), base)
-        return coefficients
+    def _pools(self, x: Tensor) -> bool:
+        """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""
+        return self.bd.max_pool and x.shape[0] > 0 and min(x.shape[2:]) >= 2
 
-    def _of_any_norm(
-        self,
-        base: BaseNorm,
-        moments: ops.Moments | None,
-        shift: Tensor,
-        x: Tensor,
-        mix: Tensor | None,
-        training: bool,
-        learns: bool,
-        shared: bool,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """The same for every other norm, choice of branches and source of statistics."""
-        bd, ir, positions = self.bd, self.ir, x.shape[2] * x.shape[3]
-        whitening = reweighting = inv_std_scale = present = None
-        if shared:
-            affine, whitening, inv_std_scale, samples = synchronised.coefficients(base, bd, ir, x, moments)
-            present = samples > 0
-        else:
-            affine = base.affine(moments, shift, positions, training)
-            if bd is not None and learns:
-                whitening = bd(x, moments, affine.mean, affine.scale, affine.offset)
-        scale, offset, _, averages = affine
+    def _unread(self, x: Tensor) -> ops.Moments:
+        """What there is without a read of x, for a batch norm in inference: a shift by its buffers."""
+        work, norm = ops.compute_dtype(x.dtype), self.norm
+        shift = ops.needed_shift(norm.running_mean.to(work), norm.running_var.to(work))
+        return ops.Moments(shift, None, None, None, x.shape[2] * x.shape[3])
 
-        if bd is not None and not learns:
-            whitening = bd.running_whitening.to(shift.dtype)
-        if ir is not None:
-            if not learns:
-                inv_std_scale = ir.running_inv_std_scale.to(shift.dtype)
-            reweighting, inv_std_scale = ir(moments, scale, positions, inv_std_scale)
-        if learns:
-            averages += self._averages(whitening, inv_std_scale)
-        if averages:
-            self._update_averages(averages, base, present)
+    def _known(
+        self, x: Tensor, base: Kind, source: Source, moments: ops.Moments
+    ) -> tuple[ops.Statistics, ops.Moments | None]:
+        """The statistics that are not this batch's to give, and the moments that Σ is taken of, if not the map's."""
+        bd, ir, seen, shift = self.bd, self.ir, None, moments.shift
+        if source is Source.AVERAGES:
+            # SyncBN asks the other processes though this one has nothing to say.
+            mean, variance = (None, None) if base.synchronised else base.running(shift)
+            whitening = None if bd is None else bd.running_whitening.to(shift.dtype)
+            inv_std_scale = None if ir is None else ir.running_inv_std_scale.to(shift.dtype)
+            return ops.Statistics(mean, variance, whitening, inv_std_scale), None
+        if bd is not None and self._pools(x):
+            seen = ops.pooled_moments(x, moments, self.weight, bd.group_size, base.per_sample)
+        if source is Source.PROCESSES:
+            return of_all_processes(base, bd, ir, x, moments, seen), seen
+        return ops.UNKNOWN, seen
 
-        return ops.equilibrium_affine(scale, offset, whitening, reweighting, mix)
-
-    def _averages(self, whitening: Tensor | None, inv_std_scale: Tensor | None) -> list[ops.Average]:
-        """What moves the buffers of the branches that there are."""
+    def _learn(self, base: Kind, source: Source, found: ops.Statistics, shift: Tensor) -> None:
+        """Move the averages, those of a SyncBN also where CE has nothing to learn here."""
+        if source is Source.AVERAGES and not base.synchronised:
+            return
         averages = []
-        if self.bd is not None:
-            averages.append((self.bd.running_whitening, whitening, self.momentum))
-        if self.ir is not None:
-            averages.append((self.ir.running_inv_std_scale, inv_std_scale, self.momentum))
-        return averages
-
-    def _update_averages(
-        self, averages: list[ops.Average], base: BaseNorm, present: Tensor | None = None
-    ) -> None:
-        finite, moved = ops.update_averages(averages, present)
-        base.count(moved)
+        if source is not Source.AVERAGES and self.bd is not None:
+            averages.append(ops.Average(self.bd.running_whitening, found.whitening, self.momentum))
+        if source is not Source.AVERAGES and self.ir is not None:
+            averages.append(ops.Average(self.ir.running_inv_std_scale, found.inv_std_scale, self.momentum))
+        finite = base.learn(found, shift, averages)
         self.finite = finite if self.finite is None else self.finite & finite
+
+    def _norm_alone(self, x: Tensor, residual: Tensor | None, rectifier: float | None) -> Tensor:
+        y = self.norm(x)  # which a hook of the norm's may keep
+        if residual is not None:
+            y = (y + residual).to(y.dtype)
+        if rectifier is not None:
+            y = y.relu() if rectifier == ops.RELU else F.hardtanh(y, 0.0, rectifier)
+        return y
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
         """As nn.Module's, but mmengine's initialisers get as far as the base norm.

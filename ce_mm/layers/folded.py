@@ -22,12 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from ce_mm.layers.base_norm import BatchBase, GroupBase
+from ce_mm.layers.branches import InstanceReweighting
 from ce_mm.layers.ce_norm import CENorm
-from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.layers.folded_norms import FoldedMean, exact, keep
 from ce_mm.layers.onlookers import one_call
 from ce_mm.layers.switchable_norm import SwitchableNorm
-from ce_mm.ops import check_map, compute_dtype
+from ce_mm.ops import RELU, Gate, check_map, compute_dtype
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -77,41 +77,39 @@ class FoldedCE(nn.Module):
         super().__init__()
         bd, ir, self.num_features = ce.bd, ce.ir, ce.num_features
         like = next(itertools.chain(ce.buffers(), ce.parameters()), torch.empty(0))
-        self.base, a, beta = _fold_base(ce, like)
+        self.base, a, beta = ce.base.fold(ce.num_features, like)
         of_bd = of_ir = 1
         if ce.mix is not None:
-            of_bd, of_ir = torch.sigmoid(_exact(ce.mix)), torch.sigmoid(-_exact(ce.mix))
+            of_bd, of_ir = torch.sigmoid(exact(ce.mix)), torch.sigmoid(-exact(ce.mix))
 
         matrix = bias = scale = offset = None
         self.groups = 1
         if bd is not None:
             self.groups, g, _ = bd.running_whitening.shape
-            whitening = of_bd * _exact(bd.running_whitening)
+            whitening = of_bd * exact(bd.running_whitening)
             matrix = (whitening * a.view(-1, 1, g)).view(-1, g, 1, 1)
             bias = (whitening @ beta.view(-1, g, 1)).view(-1)
         if ir is not None:
-            of_ir = of_ir * _exact(ir.running_inv_std_scale)
+            of_ir = of_ir * exact(ir.running_inv_std_scale)
         if ir is not None or (bd is None and isinstance(self.base, FoldedMean)):
             scale, offset = (of_ir * a).view(-1, 1, 1), (of_ir * beta).view(-1, 1, 1)
-        _keep(self, like, matrix=matrix, bias=bias, scale=scale, offset=offset)
+        keep(self, like, matrix=matrix, bias=bias, scale=scale, offset=offset)
         self.gate = None if ir is None else FoldedGate(ir, a)
 
     def forward(
         self,
         x: Tensor,
         residual: Tensor | None = None,
-        relu: bool = False,
+        rectifier: float | None = None,
         overwrite: bool = False,
-        ceiling: float | None = None,
     ) -> Tensor:
-        """CE of x, then, if asked, the residual add and the ReLU that follow it in a network.
+        """CE of x, then, if asked, the residual add and the rectifier that follow it in a network.
 
         Args:
             x: (N, C, H, W), any floating type; computed in the type of the buffers, also under autocast.
             residual: added to the result, of the same shape.
-            relu: rectify at the end.
+            rectifier: as CENorm's.
             overwrite: CENorm's, of which no use is made here.
-            ceiling: what the ReLU cuts its results off at, or None.
 
         Returns:
             (N, C, H, W), of x's type and memory format, a fresh tensor.
@@ -123,16 +121,16 @@ class FoldedCE(nn.Module):
         # Entered only where it changes something: exporters would keep the context as an operator of its own.
         if not torch.jit.is_scripting():
             if isinstance(x, Proxy):
-                return one_call(self, x, residual=residual, relu=relu, ceiling=ceiling)
+                return one_call(self, x, residual=residual, rectifier=rectifier)
             if not torch.jit.is_tracing():  # which would settle for the shapes of one map
                 check_map(f"FoldedCE({self.num_features})", x, self.num_features, residual)
             device = x.device.type
             if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 with torch.autocast(device, enabled=False):
-                    return self._equalize(x, residual, relu, ceiling)
-        return self._equalize(x, residual, relu, ceiling)
+                    return self._equalize(x, residual, rectifier)
+        return self._equalize(x, residual, rectifier)
 
-    def _equalize(self, x: Tensor, residual: Tensor | None, relu: bool, ceiling: float | None) -> Tensor:
+    def _equalize(self, x: Tensor, residual: Tensor | None, rectifier: float | None) -> Tensor:
         z = self.base(x)
         scale, offset = self.scale, self.offset
         if self.gate is not None:
@@ -146,8 +144,8 @@ class FoldedCE(nn.Module):
                 y = torch.addcmul(y, scale, z) + offset
         if residual is not None:
             y = y + residual
-        if relu:
-            y = y.relu() if ceiling is None else F.hardtanh(y, 0.0, ceiling)
+        if rectifier is not None:
+            y = y.relu() if rectifier == RELU else F.hardtanh(y, 0.0, rectifier)
         return y.to(x.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> nn.Module:
@@ -173,11 +171,11 @@ class FoldedGate(nn.Module):
     def __init__(self, ir: InstanceReweighting, a: Tensor) -> None:
         super().__init__()
         like = ir.running_inv_std_scale
-        fc1, ln_weight, ln_bias, fc2, eps = ir.gate(like.dtype)
+        fc1, ln_weight, ln_bias, fc2, eps = Gate.of(ir.fc1, ir.ln, ir.fc2, like.dtype)
         self.correction, self.eps = ir.correction, eps
-        _keep(
-            self, like, fc1=_exact(fc1) * a.square(), ln_weight=_exact(ln_weight), ln_bias=_exact(ln_bias),
-            fc2=_exact(fc2),
+        keep(
+            self, like, fc1=exact(fc1) * a.square(), ln_weight=exact(ln_weight), ln_bias=exact(ln_bias),
+            fc2=exact(fc2),
         )  # fmt: skip
 
     def forward(self, z: Tensor) -> Tensor:
@@ -191,130 +189,3 @@ class FoldedGate(nn.Module):
         hidden = F.linear(variance, self.fc1)
         hidden = F.layer_norm(hidden, self.ln_weight.shape, self.ln_weight, self.ln_bias, self.eps)
         return F.linear(hidden.relu(), self.fc2).sigmoid()[..., None, None]
-
-
-class FoldedMean(nn.Module):
-    """z = x - running mean, what is left of a batch norm: its a and β are folded into what follows.
-
-    Buffers:
-        mean: (C, 1, 1), the running mean.
-    """
-
-    def __init__(self, mean: Tensor, like: Tensor) -> None:
-        super().__init__()
-        _keep(self, like, mean=mean.view(-1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W), in the type of the buffer."""
-        return x.to(self.mean.dtype) - self.mean
-
-
-class FoldedSampleNorm(nn.Module):
-    """z = x̃ of a base norm with a scale and an offset for each sample.
-
-    Args:
-        norm: the base norm.
-        num_features: C.
-        like: a tensor with the device and type of the layer.
-
-    Buffers:
-        weight, bias: (C, 1, 1), γ and β.
-    """
-
-    def __init__(self, norm: nn.Module, num_features: int, like: Tensor) -> None:
-        super().__init__()
-        self.eps = norm.eps
-        weight, bias = _parameters(norm, num_features)
-        _keep(self, like, weight=weight.view(-1, 1, 1), bias=bias.view(-1, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W), in the type of the buffers."""
-        x = x.to(self.weight.dtype)
-        mean = x.mean((2, 3), keepdim=True)
-        z = x - mean
-        away, variance = self.mixed(mean, z.square().mean((2, 3), keepdim=True))
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        return torch.addcmul(torch.addcmul(self.bias, scale, away), scale, z)
-
-    def mixed(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """The channel's mean less the norm's, and the norm's variance.
-
-        Args:
-            mean, variance: (N, C, 1, 1), of each sample and channel.
-
-        Returns:
-            Both (N, C, 1, 1).
-        """
-        raise NotImplementedError
-
-
-class FoldedGroupNorm(FoldedSampleNorm):
-    """x̃ of GN, with one group of LN, with C groups of IN."""
-
-    def __init__(self, norm: nn.Module, num_features: int, like: Tensor, groups: int) -> None:
-        super().__init__(norm, num_features, like)
-        self.sizes = [groups, num_features // groups]
-
-    def mixed(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """As GN's."""
-        mean = mean.unflatten(1, self.sizes)
-        away = mean - mean.mean(2, keepdim=True)
-        variance = (variance.unflatten(1, self.sizes) + away.square()).mean(2, keepdim=True)
-        return away.flatten(1, 2), variance.expand_as(away).flatten(1, 2)
-
-
-class FoldedSwitchableNorm(FoldedSampleNorm):
-    """x̃ of SN.
-
-    Further buffers:
-        of_mean, of_variance: (3,), w and w'.
-        running_mean, running_var: (C, 1, 1).
-    """
-
-    def __init__(self, norm: nn.Module, num_features: int, like: Tensor) -> None:
-        super().__init__(norm, num_features, like)
-        running_mean, running_var = (_exact(value).view(-1, 1, 1) for value in (norm.running_mean, norm.running_var))
-        of_mean, of_variance = (_exact(logits).softmax(0) for logits in (norm.mean_weight, norm.var_weight))
-        _keep(self, like, of_mean=of_mean, of_variance=of_variance)
-        _keep(self, like, running_mean=running_mean, running_var=running_var)
-
-    def mixed(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-        """As SN's."""
-        away = mean - mean.mean(1, keepdim=True)  # of the layer; of the instance it is 0
-        layer = (variance + away.square()).mean(1, keepdim=True)
-        away = self.of_mean[1] * away + self.of_mean[2] * (mean - self.running_mean)
-        of_instance, of_layer, of_batch = self.of_variance.unbind()
-        return away, of_instance * variance + of_layer * layer + of_batch * self.running_var
-
-
-def _fold_base(ce: CENorm, like: Tensor) -> tuple[nn.Module, Tensor, Tensor]:
-    """What gives z of x, and the a and β in x̃ = a z + β that are left to fold, both (C,)."""
-    norm, strategy, c = ce.norm, ce.base, ce.num_features
-    if isinstance(strategy, BatchBase):
-        a, beta = _parameters(norm, c)
-        a = a * torch.rsqrt(_exact(norm.running_var) + norm.eps)
-        return FoldedMean(_exact(norm.running_mean), like), a, beta
-    if isinstance(strategy, GroupBase):
-        base = FoldedGroupNorm(norm, c, like, strategy.groups)
-    else:
-        base = FoldedSwitchableNorm(norm, c, like)
-    return base, torch.ones(c, dtype=torch.float64), torch.zeros(c, dtype=torch.float64)
-
-
-def _parameters(norm: nn.Module, num_features: int) -> tuple[Tensor, Tensor]:
-    """γ and β, (C,), 1 and 0 where the norm has none."""
-    weight = torch.ones(num_features) if norm.weight is None else norm.weight
-    bias = torch.zeros(num_features) if norm.bias is None else norm.bias
-    return _exact(weight), _exact(bias)
-
-
-def _exact(value: Tensor) -> Tensor:
-    """A value to fold with: in float64, which not every device has."""
-    return value.detach().to("cpu", torch.float64)
-
-
-def _keep(module: nn.Module, like: Tensor, **constants: Tensor | None) -> None:
-    """Register constants as buffers, on the device of ``like`` and in its type, float32 at least."""
-    for name, value in constants.items():
-        copied = None if value is None else value.to(like.device, compute_dtype(like.dtype), copy=True)
-        module.register_buffer(name, copied)

@@ -12,8 +12,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from ce_mm import ops
 from ce_mm.layers.arguments import expect, is_count, is_number
 from ce_mm.layers.onlookers import one_call
-from ce_mm.layers.precision import full_precision
-from ce_mm.layers.running_statistics import WholeBatch, running_averages, running_statistics
+from ce_mm.ops import base_norms
 
 
 class SwitchableNorm(_InstanceNorm):
@@ -69,39 +68,12 @@ class SwitchableNorm(_InstanceNorm):
         if isinstance(x, Proxy):
             return one_call(self, x)
         ops.check_map(f"SwitchableNorm({self.num_features})", x, self.num_features)
-        with full_precision(x.device.type):
-            guess = self.running_mean, self.running_var
-            moments = ops.moments(x, 1, guess=guess, products=False, per_sample=True)
-            training = self.training and x.numel() > 0
-            scale, offset, averages = self.coefficients(moments, x.shape[2] * x.shape[3], training)
-            if training:
-                finite, moved = ops.update_averages(averages)
-                self.num_batches_tracked += moved
+        with ops.full_precision(x.device.type):
+            base, learns = base_norms.SwitchableNorm(self), self.training and x.numel() > 0
+            moments = ops.moments(x, 1, guess=base.guess, products=False, per_sample=True)
+            known = ops.UNKNOWN if learns else ops.Statistics(*base.running(moments.shift))
+            coefficients, found = ops.coefficients(moments, base, None, None, None, known)
+            if learns:
+                finite = base.learn(found, moments.shift)
                 self.finite = finite if self.finite is None else self.finite & finite
-            return ops.group_affine(x, moments.shift, None, scale, offset, link=moments.link)
-
-    def coefficients(
-        self, moments: ops.Moments, positions: int, training: bool, whole: WholeBatch | None = None
-    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor, float | Tensor]]]:
-        """SN as ``a_n z + b_n`` with z = x - shift.
-
-        Args:
-            moments: of z.
-            positions: H·W.
-            training: whether BN's part takes the statistics of the batch, which then has values.
-            whole: those of all processes, in training, to take instead of this one's.
-
-        Returns:
-            a_n and b_n, both (N, C), and what moves the buffers; see :func:`running_averages`.
-        """
-        averages, shift = [], moments.shift
-        if whole is not None:
-            mean, variance = whole.about(shift)
-            averages = running_averages(self, whole.mean.to(shift.dtype), variance, whole.count)
-        elif training:
-            mean, variance = ops.statistics_over_samples(moments.instance, shift)
-            averages = running_averages(self, (mean + shift)[0], variance, moments.instance.shape[1] * positions)
-        else:
-            mean, variance = running_statistics(self, shift)
-        weights = (p.to(shift.dtype) for p in (self.mean_weight, self.var_weight, self.weight, self.bias))
-        return *ops.switchable_norm_affine(moments.instance, shift, mean, variance, *weights, self.eps), averages
+            return ops.group_affine(x, moments.shift, *coefficients, link=moments.link)

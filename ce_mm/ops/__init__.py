@@ -1,37 +1,34 @@
 """Tensors in, tensors out: the operators of Channel Equilibrium, on torch alone.
 
-A layer is three steps: :func:`moments` (one read of x), the coefficients (small tensors), :func:`group_affine` (one
+A layer is three steps: :func:`moments` (one read of x), :func:`coefficients` (small tensors), :func:`group_affine` (one
 read of x, one write of y).
 """
 from ce_mm.ops.all_reduce import all_reduce_sum, all_reduce_sums, spans_processes
-from ce_mm.ops.channel_equilibrium import (
-    MIN_VARIANCE,
-    batch_norm_affine,
-    batch_statistics,
+from ce_mm.ops.backends import choose
+from ce_mm.ops.base_norms import batch_norm_affine
+from ce_mm.ops.coefficients import UNKNOWN, coefficients, equilibrium_affine
+from ce_mm.ops.custom_op import check_map, full_precision
+from ce_mm.ops.decorrelation import (
     covariance,
-    equilibrium_affine,
     fit_group_size,
-    reweighting,
-)
-from ce_mm.ops.equilibrium import Coefficients, Statistics, equilibrium
-from ce_mm.ops.gate import Gate
-from ce_mm.ops.group_affine import group_affine
-from ce_mm.ops.maps import check_map
-from ce_mm.ops.moments import Moments, compute_dtype, data_shift, moments, needed_shift
-from ce_mm.ops.moving_average import Average, update_averages
-from ce_mm.ops.multiply_adds import MULTIPLY_ADDS
-from ce_mm.ops.newton_schulz import newton_schulz
-from ce_mm.ops.sample_norms import (
-    group_norm_affine,
+    newton_schulz,
+    pooled_moments,
     sample_covariance,
-    statistics_over_samples,
-    switchable_norm_affine,
     variation_inside_samples,
 )
+from ce_mm.ops.group_affine import RELU, RELU6, group_affine
+from ce_mm.ops.moments import batch_statistics, compute_dtype, data_shift, moments, needed_shift
+from ce_mm.ops.multiply_adds import MULTIPLY_ADDS
+from ce_mm.ops.reweighting import MIN_VARIANCE, Gate, bessel, reweighting
+from ce_mm.ops.sample_norms import group_norm_affine, statistics_over_samples, switchable_norm_affine
+from ce_mm.ops.types import Average, Coefficients, Moments, Statistics
 
 __all__ = [
     "MIN_VARIANCE",
     "MULTIPLY_ADDS",
+    "RELU",
+    "RELU6",
+    "UNKNOWN",
     "Average",
     "Coefficients",
     "Gate",
@@ -41,23 +38,26 @@ __all__ = [
     "all_reduce_sums",
     "batch_norm_affine",
     "batch_statistics",
+    "bessel",
     "check_map",
+    "choose",
+    "coefficients",
     "compute_dtype",
     "covariance",
     "data_shift",
-    "equilibrium",
     "equilibrium_affine",
     "fit_group_size",
+    "full_precision",
     "group_affine",
     "group_norm_affine",
     "moments",
     "needed_shift",
     "newton_schulz",
+    "pooled_moments",
     "reweighting",
     "sample_covariance",
     "spans_processes",
     "statistics_over_samples",
     "switchable_norm_affine",
-    "update_averages",
     "variation_inside_samples",
 ]

@@ -1,18 +1,22 @@
 """Last step of a layer, one read of x and one write of y: an affine map of every sample and group.
 
-The residual add and the ReLU that follow a norm in a network are part of the same pass.
+The residual add and the rectifier that follow a norm in a network are part of the same pass.
 """
+import math
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ce_mm.ops import plain
-from ce_mm.ops.backend import kernels
-from ce_mm.ops.joint import Link, input_gradient, output_sums
-from ce_mm.ops.maps import check_map
+from ce_mm.ops.backends import choose
+from ce_mm.ops.custom_op import check_map, is_watched, operator
+from ce_mm.ops.joint import input_gradient, output_sums
 from ce_mm.ops.moments import dense
-from ce_mm.ops.operator import is_watched, operator
+from ce_mm.ops.types import Link
+
+#: Rectifiers of the last pass, by the ceiling that they cut off at.
+RELU, RELU6 = math.inf, 6.0
 
 
 def group_affine(
@@ -22,12 +26,11 @@ def group_affine(
     diagonal: Tensor | None,
     bias: Tensor,
     residual: Tensor | None = None,
-    relu: bool = False,
+    rectifier: float | None = None,
     link: Link | None = None,
     overwrite: bool = False,
-    ceiling: float | None = None,
 ) -> Tensor:
-    """``y = (W + Diag(e_n)) (x - shift) + t_n`` inside each group of channels, then the residual and the ReLU.
+    """``y = (W + Diag(e_n)) (x - shift) + t_n`` inside each group of channels, then the residual and the rectifier.
 
     Like the moments, the product is taken about the shift, since W x and t cancel where a mean is large.
 
@@ -38,27 +41,32 @@ def group_affine(
         diagonal: e_n, (N, C); may be None where there is a weight.
         bias: t_n, (N or 1, C).
         residual: (N, C, H, W), added to the result.
-        relu: whether to rectify at the end.
+        rectifier: RELU, or the ceiling of one that cuts off, as RELU6; None for none. A number that x's type represents
+            exactly: by it the backward knows where no gradient flows.
         link: the moments', so that both operators share one backward. Without it, the gradient of x is that of this
             map alone.
         overwrite: permission to write the result over x, for callers who know that nobody needs x again. It is made
             use of on a CPU where no gradient is wanted: there fresh memory can cost more than the arithmetic.
-        ceiling: what the ReLU cuts its results off at, 6 for ReLU6; None for a ReLU without one. A number that x's
-            type represents exactly: by it the backward knows where no gradient flows.
 
     Returns:
-        (N, C, H, W) in x's type and memory format; a tensor that callers may change in place, unless ``relu`` is
-        set: then the backward reads from it where the ReLU let values through, and no mask needs to be kept beside it.
+        (N, C, H, W) in x's type and memory format; a tensor that callers may change in place, unless there is a
+        rectifier: then the backward reads from it where that let values through, and no mask is kept beside it.
 
     Raises:
         ValueError: x or the residual has another shape.
         TypeError: x is of no floating type.
     """
     check_map("group_affine", x, residual=residual)
-    inputs = dense(x), shift, weight, diagonal, bias, residual, relu, ceiling
-    if overwrite and x.device.type == "cpu" and not torch.is_grad_enabled() and not _may_be_kept(inputs):
-        return plain.group_affine(*inputs, overwrite=True)
+    inputs = dense(x), shift, weight, diagonal, bias, residual, rectifier
+    if overwrite and not torch.is_grad_enabled() and not _may_be_kept(inputs):
+        passes = _passes(x, weight)
+        if x.device.type in passes.OVERWRITES:
+            return passes.group_affine(*inputs, overwrite=True)
     return _group_affine(*inputs, *(link or (None,) * 4))
+
+
+def _passes(x: Tensor, weight: Tensor | None) -> ModuleType:
+    return choose(x.device, x.dtype, 1 if weight is None else weight.shape[-1], not x.numel())
 
 
 def _may_be_kept(inputs: tuple) -> bool:
@@ -74,24 +82,23 @@ def _group_affine(
     diagonal: Tensor | None,
     bias: Tensor,
     residual: Tensor | None,
-    relu: bool,
-    ceiling: float | None,
+    rectifier: float | None,
     gradient_link: Tensor | None,
     output_link: Tensor | None,
     weight_link: Tensor | None,
     diagonal_link: Tensor | None,
 ) -> Tensor:
-    return kernels(x).group_affine(x, shift, weight, diagonal, bias, residual, relu, ceiling)
+    return _passes(x, weight).group_affine(x, shift, weight, diagonal, bias, residual, rectifier)
 
 
 @_group_affine.register_fake
-def _(x, shift, weight, diagonal, bias, residual, relu, ceiling, *link):
+def _(x, shift, weight, diagonal, bias, residual, rectifier, *link):
     return torch.empty_like(x)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    x, shift, weight, diagonal, bias, _, relu, ctx.ceiling, gradient_link, *_ = inputs
-    ctx.save_for_backward(x, shift, weight, diagonal, output if relu else None)
+    x, shift, weight, diagonal, bias, _, ctx.rectifier, gradient_link, *_ = inputs
+    ctx.save_for_backward(x, shift, weight, diagonal, None if ctx.rectifier is None else output)
     ctx.linked = gradient_link is not None
     ctx.bias_shape = bias.shape
     ctx.set_materialize_grads(False)
@@ -99,16 +106,16 @@ def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward(ctx: Any, dy: Tensor | None) -> tuple:
     if dy is None:
-        return (None,) * 12
+        return (None,) * 11
     x, shift, weight, diagonal, rectified = ctx.saved_tensors
     group_size, products = (1, False) if weight is None else (weight.shape[-1], ctx.needs_input_grad[2])
     per_sample = products and weight.shape[0] != 1  # 0 of an empty batch
-    # A residual has the gradient before the ReLU for its own, and of a ceiling the second pass knows nothing; else
+    # A residual has the gradient before the rectifier for its own, and of a ceiling the second pass knows nothing; else
     # nobody needs that gradient, and it is not written.
     to_residual = ctx.needs_input_grad[5]
-    keep = rectified is not None and (to_residual or ctx.ceiling is not None)
+    keep = rectified is not None and (to_residual or ctx.rectifier != RELU)
     gradient, (total, inner), product = output_sums(
-        dy, x, shift, rectified, ctx.ceiling, keep, group_size, products, per_sample
+        dy, x, shift, rectified, ctx.rectifier, keep, group_size, products, per_sample
     )
     gradient, rectified = (gradient, None) if keep else (dy, rectified)
     dweight = product if products else None
@@ -120,7 +127,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple:
     elif ctx.needs_input_grad[0]:
         dx = input_gradient(gradient, rectified, x, shift, weight, diagonal, None, None, None)
     residual = gradient if to_residual else None
-    return dx, None, dweight, ddiagonal, total.sum_to_size(ctx.bias_shape), residual, None, None, *to_link
+    return dx, None, dweight, ddiagonal, total.sum_to_size(ctx.bias_shape), residual, None, *to_link
 
 
 _group_affine.register_autograd(_backward, setup_context=_setup_context)

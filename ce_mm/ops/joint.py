@@ -14,26 +14,8 @@ This keeps every step a plain function of tensors, so that autograd, torch.compi
 import torch
 from torch import Tensor
 
-from ce_mm.ops.backend import kernels
-from ce_mm.ops.operator import operator
-from ce_mm.ops.plain import product_shape
-
-Link = tuple[Tensor, Tensor, Tensor, Tensor]
-
-
-def make_link(x: Tensor, shift: Tensor, group_size: int, per_sample: bool) -> Link:
-    """Tensors of the shapes of dy, y, weight and diagonal, with a single element of memory each that nobody reads."""
-    return (
-        _unread(x).expand(x.shape),
-        _unread(x).expand(x.shape),
-        _unread(shift).expand(product_shape(x, group_size, per_sample)),
-        _unread(shift).expand(x.shape[:2]),
-    )
-
-
-def _unread(like: Tensor) -> Tensor:
-    """One element; a zero, whom tools may compare, except on a GPU, where that would cost a launch."""
-    return like.new_empty(()) if like.is_cuda else like.new_zeros(())
+from ce_mm.ops.backends import choose
+from ce_mm.ops.custom_op import operator, product_shape
 
 
 @operator("ce_mm::output_sums")
@@ -42,7 +24,7 @@ def output_sums(
     x: Tensor,
     shift: Tensor,
     rectified: Tensor | None,
-    ceiling: float | None,
+    rectifier: float | None,
     keep: bool,
     group_size: int,
     products: bool,
@@ -53,9 +35,10 @@ def output_sums(
     Args:
         dy: (N, C, H, W), the gradient of y.
         x, shift, group_size: as in :func:`~ce_mm.ops.group_affine`.
-        rectified: y itself, positive where the ReLU let it through, or None where there was no ReLU.
-        ceiling: what y was cut off at, or None: no gradient flows where y has it.
-        keep: whether to write the gradient before a ReLU too, for others to use; without, the first result is empty.
+        rectified: y itself, positive where a rectifier let it through, or None where there was none.
+        rectifier: the ceiling of that, where y has which no gradient flows: ``math.inf`` of a ReLU.
+        keep: whether to write the gradient before the rectifier too, for others to use; without, the first result is
+            empty.
         products: whether to sum dy zᵀ; without, the last result is empty.
         per_sample: whether to keep the products of each sample apart.
 
@@ -64,11 +47,12 @@ def output_sums(
         sums: (2, N, C), the gradient's sums over the positions, dt, and those of gradient ⊙ z.
         product: (N or 1, C/g, g, g), the sums of gradient zᵀ inside each group, dW.
     """
-    return kernels(x).output_sums(dy, x, shift, rectified, ceiling, keep, group_size, products, per_sample)
+    passes = choose(x.device, x.dtype, group_size, not x.numel())
+    return passes.output_sums(dy, x, shift, rectified, rectifier, keep, group_size, products, per_sample)
 
 
 @output_sums.register_fake
-def _(dy, x, shift, rectified, ceiling, keep, group_size, products, per_sample):
+def _(dy, x, shift, rectified, rectifier, keep, group_size, products, per_sample):
     product = product_shape(x, group_size, per_sample) if products else (0,)
     gradient = torch.empty_like(x, dtype=dy.dtype) if keep else dy.new_empty(0)
     return gradient, shift.new_empty(2, *x.shape[:2]), shift.new_empty(product)
@@ -90,15 +74,16 @@ def input_gradient(
 
     Args:
         gradient: (N, C, H, W), that of y, or None where y did not depend on x.
-        rectified: y itself, where the gradient has yet to pass its ReLU, one without a ceiling; None where there was
-            none, or it has.
+        rectified: y itself, where the gradient has yet to pass its ReLU; None where there was none, or it has.
         x, shift, weight, diagonal: as in :func:`~ce_mm.ops.group_affine`.
         dmean, dsquare, dsecond: the gradients of the moments, each None where nothing depends on it.
 
     Returns:
         dx, (N, C, H, W).
     """
-    return kernels(x).input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond)
+    group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
+    passes = choose(x.device, x.dtype, group_size, not x.numel())
+    return passes.input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond)
 
 
 @input_gradient.register_fake

@@ -5,29 +5,19 @@ products of channels of one group. They are taken about a shift near the data: E
 mean is large against its spread, E[(x-k)(x-k)] - E[x-k]E[x-k] with k near the mean does not. Where one shift serves all
 samples, and some lie far from it, their variances are taken by themselves: on a CPU again, for those alone.
 """
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ce_mm.ops.backend import kernels
-from ce_mm.ops.channel_equilibrium import batch_statistics
-from ce_mm.ops.joint import Link, input_gradient, make_link
-from ce_mm.ops.maps import check_map
-from ce_mm.ops.operator import operator
-from ce_mm.ops.plain import product_shape
+from ce_mm.ops.backends import choose
+from ce_mm.ops.custom_op import check_map, operator, product_shape
+from ce_mm.ops.joint import input_gradient
+from ce_mm.ops.types import Link, Moments
 
 #: A channel lies far from 0 where its squared mean is larger than so many variances: at five standard deviations.
 FAR_SQUARED = 25
-
-
-class Moments(NamedTuple):
-    """What is taken over H·W of z = x - shift, in the work type: float32 at least."""
-
-    shift: Tensor  #: (C,) or (N, C), without gradient: the layer as a whole does not depend on it.
-    instance: Tensor  #: (2, N, C), mean and (biased) variance of each sample and channel, m_n and v_n.
-    second: Tensor  #: (1, C/g, g, g), the mean of E_n over the batch, or (N, C/g, g, g); empty where not asked for.
-    link: Link  #: what group_affine takes to share its backward with this operator.
 
 
 def moments(
@@ -62,7 +52,7 @@ def moments(
         raise ValueError(f"group_size must divide the {x.shape[1]} channels, got {group_size}; see fit_group_size")
     mean, variance = guess or (None, None)
     chosen, instance, second, *link = _moments(dense(x), shift, mean, variance, group_size, products, per_sample)
-    return Moments(chosen if shift is None else shift, instance, second, tuple(link))
+    return Moments(chosen if shift is None else shift, instance, second, tuple(link), x.shape[2] * x.shape[3])
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -82,12 +72,8 @@ def data_shift(x: Tensor, per_sample: bool = False) -> Tensor:
     """
     dtype = compute_dtype(x.dtype)
     if not x.numel():
-        return x.new_zeros(_shift_shape(x, per_sample), dtype=dtype)
+        return x.new_zeros(x.shape[0 if per_sample else 1 : 2], dtype=dtype)
     return x.detach()[:, :, x.shape[2] // 2].mean(dim=2 if per_sample else (0, 2), dtype=dtype)
-
-
-def _shift_shape(x: Tensor, per_sample: bool) -> tuple[int, ...]:
-    return tuple(x.shape[:2]) if per_sample else (x.shape[1],)
 
 
 def needed_shift(mean: Tensor, variance: Tensor) -> Tensor:
@@ -117,8 +103,40 @@ def _take_apart(x: Tensor, mean: Tensor, variance: Tensor) -> None:
         mean, variance: of z, (N, C).
     """
     samples, channels = torch.nonzero(mean.square() > FAR_SQUARED * variance, as_tuple=True)
+    if not samples.numel():  # the new shift has done it
+        return
     rows = x.flatten(2)[samples, channels].to(variance.dtype)
     variance[samples, channels] = rows.var(1, correction=0)
+
+
+def batch_statistics(instance: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance of z over the whole batch.
+
+    Args:
+        instance: (2, N, C), m_n and v_n.
+
+    Returns:
+        Both (C,), differentiable once.
+    """
+    return _BatchStatistics.apply(instance)
+
+
+class _BatchStatistics(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, instance: Tensor) -> tuple[Tensor, Tensor]:
+        means, inside = instance
+        between, mean = torch.var_mean(means, 0, correction=0)
+        ctx.save_for_backward(means, mean)
+        return mean, between + inside.mean(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dmean: Tensor, dvariance: Tensor) -> Tensor:
+        means, mean = ctx.saved_tensors
+        dinstance = torch.empty_like(means.expand(2, -1, -1))
+        torch.addcmul(dmean, means - mean, dvariance, value=2, out=dinstance[0])
+        dinstance[1] = dvariance
+        return dinstance.div_(means.shape[0])
 
 
 def dense(x: Tensor) -> Tensor:
@@ -136,28 +154,40 @@ def _moments(
     products: bool,
     per_sample: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    take = kernels(x).moments
-    on_cpu = x.device.type == "cpu"  # asking another device would cost more than subtracting
+    passes = choose(x.device, x.dtype, group_size, not x.numel())
+    asks = x.device.type in passes.ASKS
     if shift is not None:
         chosen = shift.clone()
-    elif not on_cpu:
+    elif not asks:
         chosen = data_shift(x, per_sample)
     else:
-        chosen = x.new_zeros(_shift_shape(x, per_sample), dtype=compute_dtype(x.dtype))
+        chosen = x.new_zeros(x.shape[0 if per_sample else 1 : 2], dtype=compute_dtype(x.dtype))
         if guessed_mean is not None:
             guessed = _shift_if_needed(guessed_mean.to(chosen.dtype), guessed_variance.to(chosen.dtype))
             if guessed is not None:
                 chosen += guessed
-    instance, second = take(x, chosen, group_size, products, per_sample)
-    if on_cpu and x.numel() and _is_far(*instance):  # or else no channel of the whole batch lies far either
+    instance, second = passes.moments(x, chosen, group_size, products, per_sample)
+    if asks and x.numel() and _is_far(*instance):  # or else no channel of the whole batch lies far either
         if shift is None:
             missed = _shift_if_needed(*(instance if per_sample else batch_statistics(instance)))
             if missed is not None:
                 chosen += missed
-                instance, second = take(x, chosen, group_size, products, per_sample)
+                instance, second = passes.moments(x, chosen, group_size, products, per_sample)
         if not per_sample:
             _take_apart(x, *instance)
-    return chosen, instance, second, *make_link(x, chosen, group_size, per_sample)
+    return chosen, instance, second, *_make_link(x, chosen, group_size, per_sample)
+
+
+def _make_link(x: Tensor, shift: Tensor, group_size: int, per_sample: bool) -> Link:
+    """Tensors of the shapes of dy, y, weight and diagonal, with a single element of memory each that nobody reads."""
+    # A zero, whom tools may compare, except on a GPU, where that would cost a launch.
+    of_map, of_shift = (x.new_empty, shift.new_empty) if x.is_cuda else (x.new_zeros, shift.new_zeros)
+    return (
+        of_map(()).expand(x.shape),
+        of_map(()).expand(x.shape),
+        of_shift(()).expand(product_shape(x, group_size, per_sample)),
+        of_shift(()).expand(x.shape[:2]),
+    )
 
 
 @_moments.register_fake
@@ -165,10 +195,10 @@ def _(x, shift, guessed_mean, guessed_variance, group_size, products, per_sample
     n, c = x.shape[:2]
     second = product_shape(x, group_size, per_sample) if products else (0,)
     if shift is None:
-        chosen = x.new_empty(_shift_shape(x, per_sample), dtype=compute_dtype(x.dtype))
+        chosen = x.new_empty(x.shape[0 if per_sample else 1 : 2], dtype=compute_dtype(x.dtype))
     else:
         chosen = torch.empty_like(shift)
-    return chosen, chosen.new_empty(2, n, c), chosen.new_empty(second), *make_link(x, chosen, group_size, per_sample)
+    return chosen, chosen.new_empty(2, n, c), chosen.new_empty(second), *_make_link(x, chosen, group_size, per_sample)
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

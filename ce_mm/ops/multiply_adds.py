@@ -24,7 +24,7 @@ def _group_affine(x: Shape, shift: Any, weight: Shape | None, *_: Any) -> int:
 
 
 def _output_sums(
-    dy: Shape, x: Shape, shift: Any, rectified: Any, ceiling: Any, keep: Any, group_size: int, products: bool, *_: Any
+    dy: Shape, x: Shape, shift: Any, rectified: Any, rectifier: Any, keep: Any, group_size: int, products: bool, *_: Any
 ) -> int:
     """As for the moments, with the gradient for one of the two factors."""
     return math.prod(x) * (2 + (group_size if products else 1))

@@ -1,4 +1,4 @@
-"""Second step of a layer whose base norm differs between samples: a_n and b_n of group, instance and switchable norm.
+"""a_n and b_n of the base norms that differ between samples: group, instance, layer and switchable norm.
 
 A base norm is affine in z = x - shift: ``x̃ = a_n ⊙ z + b_n``. For these norms a and b have the shape (N, C), and all of
 it follows from the mean and variance of z in every sample and channel. Where a norm mixes channels or samples, the
@@ -66,43 +66,6 @@ def switchable_norm_affine(
         )
     )
     return _affine(mean, variance, weight, bias, eps)
-
-
-def sample_covariance(mean: Tensor, second: Tensor, scale: Tensor, offset: Tensor, eps: float = 0.0) -> Tensor:
-    """Σ, the covariance of x̃ = a_n z + b_n over all positions of the batch inside each group, plus ε I (paper eq. 20).
-
-    ``mean_n(a_n a_nᵀ ⊙ S_n + δ_n δ_nᵀ) + ε I``: what varies inside the samples, S_n = E_n - m_n m_nᵀ, and what varies
-    between them, δ_n = a_n m_n + b_n less its mean over n.
-
-    Args:
-        mean: m_n, (N, C), N at least 1.
-        second: E_n, (N, C/g, g, g).
-        scale, offset: a_n and b_n, (N, C).
-        eps: ε.
-
-    Returns:
-        (C/g, g, g).
-    """
-    samples, groups, g, _ = second.shape
-    centre = torch.addcmul(offset, scale, mean)
-    away = (centre - centre.mean(0)).T.view(groups, g, samples)
-    inside = variation_inside_samples(mean, second, scale)
-    identity = torch.eye(g, dtype=second.dtype, device=second.device)
-    return torch.baddbmm(inside, away, away.mT) / samples + eps * identity
-
-
-def variation_inside_samples(mean: Tensor, second: Tensor, scale: Tensor) -> Tensor:
-    """``Σ_n a_n a_nᵀ ⊙ S_n`` with S_n = E_n - m_n m_nᵀ: what of x̃'s products is not due to where the samples lie.
-
-    Args:
-        mean, second, scale: as for :func:`sample_covariance`, but N may be 0.
-
-    Returns:
-        (C/g, g, g).
-    """
-    samples, groups, g, _ = second.shape
-    m, a = mean.view(samples, groups, g, 1), scale.view(samples, groups, g, 1)
-    return ((second - m * m.mT) * (a * a.mT)).sum(0)
 
 
 def instance_statistics(instance: Tensor) -> tuple[Tensor, Tensor]:

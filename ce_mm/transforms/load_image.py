@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
-from mmengine.registry import TRANSFORMS
 from torch.utils.data import get_worker_info
 
 from ce_mm.transforms.decoding import PictureError, check_size, read_picture
@@ -22,7 +21,6 @@ WRITERS, SLOTS = 64, 1024
 """So many workers have a row of their own, in which each remembers so many skipped files."""
 
 
-@TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
     """``LoadImageFromFile``, but a bad picture is named. It takes that one's place in a pipeline.
 

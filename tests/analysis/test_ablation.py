@@ -8,6 +8,7 @@ from torch import nn
 from ce_mm.analysis.ablation import RATIOS, at_random, smallest_first, with_zeroed
 from ce_mm.analysis.channels import channel_magnitudes
 from ce_mm.layers import CENorm
+from ce_mm.ops import RELU
 
 VALUES = torch.tensor([8.0, 1.0, 4.0, 2.0])
 
@@ -22,7 +23,7 @@ class Ones(nn.Module):
         self.norm.norm.bias.data.copy_(VALUES)
 
     def forward(self, x):
-        return self.norm(x, relu=True) if self.folded else self.relu(self.norm(x))
+        return self.norm(x, rectifier=RELU) if self.folded else self.relu(self.norm(x))
 
 
 @pytest.fixture(params=[False, True], ids=["separate", "folded"])

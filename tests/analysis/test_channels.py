@@ -15,6 +15,7 @@ from ce_mm.analysis.channels import (
     mean_of_first,
 )
 from ce_mm.layers import CENorm
+from ce_mm.ops import RELU
 
 
 def magnitudes(model, *batches):
@@ -64,7 +65,7 @@ def test_folded_and_separate_rectifiers_give_the_same_magnitudes():
             self.norm = norm
 
         def forward(self, x):
-            return self.norm(x, relu=True)
+            return self.norm(x, rectifier=RELU)
 
     norm, x = CENorm(32).eval(), torch.randn(3, 32, 5, 5)
     norm.norm.bias.data.uniform_(-2, 1)

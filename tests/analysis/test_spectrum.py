@@ -8,6 +8,7 @@ from torch import nn
 
 from ce_mm.analysis.spectrum import Covariance, covariances, eigenvalues, spread
 from ce_mm.layers import CENorm
+from ce_mm.ops import RELU
 
 
 def positions(maps):
@@ -51,7 +52,7 @@ class Block(nn.Module):
         self.ce = layer
 
     def forward(self, x):
-        return self.ce(x, residual=x, relu=True)
+        return self.ce(x, residual=x, rectifier=RELU)
 
 
 def test_behind_an_exact_whitening_there_is_no_spread_and_before_it_that_of_the_base_norm():

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from oracle import instance_variance
 
 from ce_mm.analysis.theory.batch_and_instance import (
     batch_from_instance,
@@ -43,6 +42,7 @@ from ce_mm.analysis.theory.interference_game import (
 from ce_mm.analysis.theory.numbers import GAINS, GAMMA, RHO, SCALE, STRONG, H, evidence
 from ce_mm.analysis.theory.page import page
 from ce_mm.analysis.theory.relu_moments import integrated_moment, relu_mean, relu_mean_square
+from ce_mm.ops.reference import instance_variance
 
 DOCS = Path(__file__).parents[2] / "docs"
 

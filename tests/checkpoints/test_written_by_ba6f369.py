@@ -14,6 +14,7 @@ from mmengine.runner import load_checkpoint
 
 from ce_mm.checkpoints.convert import convert
 from ce_mm.layers import CENorm
+from ce_mm.ops import RELU
 
 HERE = Path(__file__).parent / "ba6f369"
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -58,7 +59,7 @@ def layer(name, dtype):
 
 def rectified(ce, x, ceiling):
     """A ReLU of CE, cut off at the ceiling if there is one."""
-    return ce(x, relu=True, ceiling=ceiling)
+    return ce(x, rectifier=RELU if ceiling is None else ceiling)
 
 
 def assert_same(found, expected, tolerance=1e-6):

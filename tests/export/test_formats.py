@@ -6,6 +6,7 @@ from torch import nn
 from ce_mm.export.formats import FORMATS
 from ce_mm.export.runtimes import load_onnx
 from ce_mm.layers import CENorm, fold
+from ce_mm.ops import RELU
 
 
 class Layer(nn.Module):
@@ -16,7 +17,7 @@ class Layer(nn.Module):
         self.ce = ce
 
     def forward(self, x):
-        return (self.ce(x, residual=x, relu=True),)
+        return (self.ce(x, residual=x, rectifier=RELU),)
 
 
 @pytest.mark.parametrize(
@@ -33,4 +34,4 @@ def test_ce_on_a_norm_of_samples_is_the_same_in_onnxruntime(norm, tmp_path):
         network = load_onnx(str(path))
         for shape in [(1, 32, 5, 7), (3, 32, 1, 1)]:
             x = torch.randn(shape, generator=generator)
-            torch.testing.assert_close(network(x)[0], ce(x, residual=x, relu=True))
+            torch.testing.assert_close(network(x)[0], ce(x, residual=x, rectifier=RELU))

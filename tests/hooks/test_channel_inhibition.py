@@ -13,6 +13,7 @@ from torch import nn
 from ce_mm.analysis.channels import channel_magnitudes, inhibited_ratios
 from ce_mm.hooks import ChannelInhibitionHook
 from ce_mm.layers import CENorm
+from ce_mm.ops import RELU
 
 
 class Net(BaseModel):
@@ -28,7 +29,7 @@ class Net(BaseModel):
         self.data_preprocessor.forward = lambda data, training: data
 
     def forward(self, x, mode):
-        y = self.ce(self.conv2(self.relu(self.bn(self.conv1(torch.stack(x))))), relu=True)
+        y = self.ce(self.conv2(self.relu(self.bn(self.conv1(torch.stack(x))))), rectifier=RELU)
         return dict(loss=y.square().mean())
 
 

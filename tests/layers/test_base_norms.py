@@ -1,4 +1,4 @@
-"""Every base norm under CE: PyTorch's own norm (for SN the oracle's), then the paper's equations."""
+"""Every base norm under CE: PyTorch's own norm (for SN the reference's), then the paper's equations."""
 import copy
 import re
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.model import revert_sync_batchnorm
-from oracle import Statistics, equilibrium, switchable_norm
 from torch import nn
 
 from ce_mm.layers import CENorm, SwitchableNorm
+from ce_mm.ops import RELU
+from ce_mm.ops.reference import Averages, Gate, equilibrium, switchable_norm
 
 BN, LN, SN = dict(type="BN"), dict(type="LN"), dict(type="SN")
 GN = dict(type="GN", num_groups=2)
@@ -57,14 +58,12 @@ def by_pytorch(norm, x):
 def oracle(ce, x, branches, **kwargs):
     """CE of x, and what its buffers become."""
     bd, ir = ce.bd, ce.ir
-    parameters = {} if ce.mix is None else dict(mix_logit=ce.mix)
-    if ir is not None:
-        parameters |= dict(fc1=ir.fc1.weight, ln_weight=ir.ln.weight, ln_bias=ir.ln.bias, fc2=ir.fc2.weight)
-    running = Statistics(
+    gate = None if ir is None else Gate(ir.fc1.weight, ir.ln.weight, ir.ln.bias, ir.fc2.weight)
+    running = Averages(
         None if bd is None else bd.running_whitening, None if ir is None else ir.running_inv_std_scale
     )
     y, batch = equilibrium(
-        by_pytorch(ce.norm, x), parameters, branches=branches, group_size=4,
+        by_pytorch(ce.norm, x), gate, ce.mix, branches=branches, group_size=4,
         running=None if ce.norm.training else running, **kwargs,
     )  # fmt: skip
     buffers = dict(ce.norm.named_buffers(prefix="norm"))
@@ -86,7 +85,7 @@ def test_outputs_gradients_and_buffers_equal_the_norm_and_then_the_paper_s_equat
 @pytest.mark.parametrize("norm", [GN, IN, LN, SN], ids=str)
 def test_the_residual_and_the_relu_follow_in_both_layouts(norm, layout):
     x, residual = (batch(seed=seed).contiguous(memory_format=layout) for seed in (1, 2))
-    assert_equal_to_the_oracle(layer(norm), x, residual, relu=True)
+    assert_equal_to_the_oracle(layer(norm), x, residual, rectifier=RELU)
 
 
 @pytest.mark.parametrize("norm", [GN, IN, AFFINE_IN, LN, SN], ids=str)
@@ -103,13 +102,13 @@ def test_one_sample_and_one_position_are_no_exception(norm, shape):
     assert_equal_to_the_oracle(ce, batch(shape[0], 16, *shape[2:]))
 
 
-def assert_equal_to_the_oracle(ce, x, residual=None, relu=False, **kwargs):
+def assert_equal_to_the_oracle(ce, x, residual=None, rectifier=None, **kwargs):
     twin = copy.deepcopy(ce)
     leaves = [value.requires_grad_() for value in (x, residual) if value is not None]
     expected, buffers = oracle(twin, x, ce.branches, **kwargs)
     expected = expected if residual is None else expected + residual
-    expected = expected.relu() if relu else expected
-    y = ce(x, residual, relu)
+    expected = expected if rectifier is None else expected.clamp(0, rectifier)
+    y = ce(x, residual, rectifier)
     assert y.stride() == x.stride()
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
     dy = torch.randn_like(y)
@@ -166,7 +165,7 @@ def test_backward_keeps_no_map_but_the_input_and_the_rectified_output(norm, trai
     x, residual = torch.randn(4, 32, 20, 20, requires_grad=True), torch.randn(4, 32, 20, 20, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         plain = ce(x)
-        rectified = ce(x, residual, relu=True)
+        rectified = ce(x, residual, rectifier=RELU)
     maps = {tensor.data_ptr() for tensor in kept if tensor.numel() >= x.numel() / 4}
     assert maps == {x.data_ptr(), rectified.data_ptr()}
     assert plain.data_ptr() not in maps

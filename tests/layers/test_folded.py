@@ -8,6 +8,7 @@ from torch import nn
 from ce_mm.backbones import CEResNet
 from ce_mm.layers import CENorm, SwitchableNorm
 from ce_mm.layers.folded import FoldedCE, fold
+from ce_mm.ops import RELU
 
 DYNAMIC = torch.export.Dim.DYNAMIC
 SAMPLE_NORMS = [
@@ -84,7 +85,7 @@ def test_a_folded_layer_computes_what_the_layer_does(kwargs, dtype, tolerance):
     folded = fold(ce)
     assert isinstance(folded, FoldedCE)
     assert relative_error(folded(x), ce(x)) < tolerance
-    for rectifier in (dict(relu=True), dict(relu=True, ceiling=0.5)):
+    for rectifier in (dict(rectifier=RELU), dict(rectifier=0.5)):
         assert relative_error(folded(x, residual=residual, **rectifier), ce(x, residual, **rectifier)) < tolerance
 
 
@@ -134,11 +135,11 @@ def test_both_layouts_give_the_same_and_keep_their_layout(memory_format, kwargs)
     torch.testing.assert_close(y, folded(x))
 
 
-@pytest.mark.parametrize("relu", [False, True])
-def test_the_output_shares_no_memory_with_the_input(relu):
+@pytest.mark.parametrize("rectifier", [None, RELU])
+def test_the_output_shares_no_memory_with_the_input(rectifier):
     folded, x = fold(moved(CENorm(16, branches=()))), batch().abs()
     before = x.clone()
-    folded(x, relu=relu).zero_()
+    folded(x, rectifier=rectifier).zero_()
     assert torch.equal(x, before)
 
 
@@ -297,5 +298,5 @@ def test_a_folded_layer_can_be_scripted(kwargs):
     ce = moved(CENorm(16, correction=1, **kwargs))
     scripted, x, residual = torch.jit.script(fold(ce)), batch(), batch(seed=2)
     torch.testing.assert_close(scripted(x), ce(x))
-    for rectifier in (dict(relu=True), dict(relu=True, ceiling=0.5)):
+    for rectifier in (dict(rectifier=RELU), dict(rectifier=0.5)):
         torch.testing.assert_close(scripted(x, residual, **rectifier), ce(x, residual, **rectifier))

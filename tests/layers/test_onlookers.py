@@ -7,6 +7,7 @@ from torch import nn
 from torch.fx import symbolic_trace
 
 from ce_mm.layers import CENorm, FoldedCE, SwitchableNorm, fold
+from ce_mm.ops import RELU
 
 
 class Block(nn.Module):
@@ -18,7 +19,7 @@ class Block(nn.Module):
         return self.norm(self.conv(x), **self.kwargs)
 
 
-@pytest.mark.parametrize("relu", [dict(), dict(relu=True), dict(relu=True, ceiling=0.5, overwrite=True)], ids=str)
+@pytest.mark.parametrize("relu", [dict(), dict(rectifier=RELU), dict(rectifier=0.5, overwrite=True)], ids=str)
 @pytest.mark.parametrize("layer", [CENorm(16), CENorm(16, branches=()), fold(CENorm(16))], ids=repr)
 def test_a_layer_is_one_call_of_a_traced_network(layer, relu):
     block, x = Block(copy.deepcopy(layer), **relu), torch.randn(2, 4, 5, 6)

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer, fuse_conv_bn
 from mmengine.optim import build_optim_wrapper
-from oracle import switchable_norm
 from torch import nn
 
 from ce_mm.layers import SwitchableNorm
+from ce_mm.ops.reference import switchable_norm
 
 
 def layer(channels=6):

@@ -1,10 +1,12 @@
-"""A custom operator that eager PyTorch runs without the dispatcher.
+"""What all operators on maps share: what a map is, full precision, and how eager PyTorch runs a custom operator without
+the dispatcher.
 
 torch.compile, export, fake tensors and modes such as FlopCounterMode must see one operator, whose inside they never
 look at. The way there costs more Python than a small map costs arithmetic, and a training loop needs none of it: there
 the same kernel and the same backward run as a plain function or a torch.autograd.Function.
 """
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +14,43 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _ORDINARY = {Tensor, nn.Parameter, type(None), bool, int, float}
+
+
+def check_map(taker: str, x: Tensor, channels: int | None = None, residual: Tensor | None = None) -> None:
+    """Refuse what cannot be read as a map, or added to one: the passes go by its shape, and would not notice.
+
+    Args:
+        taker: who takes it, for the message.
+        x: to be of shape (N, C, H, W), of a real floating type.
+        channels: C, or None where any will do.
+        residual: to be of x's shape and on its device; its type and layout are its own.
+
+    Raises:
+        ValueError: a shape or a device differs.
+        TypeError: whole numbers, booleans or complex numbers, which the result would be cut to.
+    """
+    if x.dim() != 4 or x.shape[1] != (channels or x.shape[1]):
+        raise ValueError(f"{taker} takes a map of shape (N, {channels or 'C'}, H, W), got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{taker} takes a map of a floating type, got {x.dtype}; convert it first, with x.float()")
+    if residual is not None and (residual.shape != x.shape or residual.device != x.device):
+        raise ValueError(
+            f"{taker} adds a residual of the map's own shape and device, {tuple(x.shape)} on {x.device}, "
+            f"got {tuple(residual.shape)} on {residual.device}"
+        )
+
+
+def product_shape(x: Tensor, group_size: int, per_sample: bool) -> tuple[int, int, int, int]:
+    """The shape of one g×g matrix for each group of x: (1 or N, C/g, g, g)."""
+    n, c = x.shape[:2]
+    return n if per_sample else 1, c // group_size, group_size, group_size
+
+
+def full_precision(device_type: str) -> AbstractContextManager:
+    """Autocast off, where it is on: coefficients need float32, and the passes over a map cast what they write."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 class Operator:
@@ -55,10 +94,14 @@ def operator(name: str) -> Callable[[Callable], Operator]:
 
 def is_watched(inputs: tuple) -> bool:
     """Whether somebody beside autograd looks at the call: a compiler, a tracer, a mode or a subclass."""
-    return (
+    if (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._len_torch_dispatch_stack() > 0
         or not _ORDINARY.issuperset(map(type, inputs))
-        or any(value.is_meta for value in inputs if isinstance(value, Tensor))
-    )
+    ):
+        return True
+    for value in inputs:  # noqa: SIM110 - a generator is called once for each value
+        if isinstance(value, Tensor) and value.is_meta:
+            return True
+    return False

@@ -1,4 +1,4 @@
-"""The small tensors of one layer as Triton kernels: what :func:`ce_mm.ops.equilibrium` runs on a GPU.
+"""The small tensors of one layer as Triton kernels: the chain of a batch norm with both branches, and the averages.
 
 There the arithmetic of the coefficients costs nothing and their launches cost everything. So all that stays inside a
 group of channels is one kernel forward, from the moments to Σ^(-1/2) and σ̃², and one backward; what joins the branches
@@ -12,22 +12,23 @@ Everything is float32 and every product "ieee". Multiplications and additions ar
 position the variance E - m² must be 0.
 """
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from ce_mm.ops.backend import KERNEL_TYPES
-from ce_mm.ops.channel_equilibrium import MIN_VARIANCE
-from ce_mm.ops.moving_average import Average
-from ce_mm.ops.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
+from ce_mm.ops.backends import plain
+from ce_mm.ops.backends.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
+from ce_mm.ops.reweighting import MIN_VARIANCE, Between, Gate, logit, logit_backward
+from ce_mm.ops.types import Average, Coefficients, Moments, Statistics
 
 #: Samples that a program works on at a time.
 SAMPLES = 32
-#: The widest group whose half dozen matrices fit into a program's registers; wider ones are left to plain PyTorch.
-WIDEST_GROUP = 16
+#: The widest group whose half dozen matrices fit into a program's registers.
+COEFFICIENTS_GROUP = 16
 #: Values that a program averages at a time, how many it may have to sum, and how many buffers one kernel takes.
 VALUES, MOST_VALUES, BUFFERS = 1024, 2**16, 4
 
@@ -44,9 +45,100 @@ class Normed(NamedTuple):
     whitening: Tensor | None  #: Σ^(-1/2), (C/g, g, g), likewise
 
 
-def in_reach(instance: Tensor, group_size: int) -> bool:
-    """Whether the kernels take such moments."""
-    return instance.dtype == torch.float32 and group_size <= WIDEST_GROUP
+def coefficients(
+    moments: Moments,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    norm_eps: float,
+    gate: Gate,
+    mix: Tensor,
+    known: Statistics,
+    eps: float,
+    iterations: int,
+    bessel: float,
+) -> tuple[Coefficients, Statistics]:
+    """The chain of :func:`ce_mm.ops.coefficients` for a batch norm with both branches, as one autograd function.
+
+    Args:
+        moments, mix: as there.
+        norm_weight, norm_bias, norm_eps: of the batch norm, γ and β, (C,), each None where it has none.
+        gate: f.
+        known: all statistics, which no gradient reaches, or none.
+        eps: ε, added to the diagonal of Σ.
+        iterations: T.
+        bessel: a factor of σ̃².
+    """
+    mean, variance, whitening, inv_std_scale, *_ = known
+    second = moments.second if mean is None else None
+    of_norm = norm_weight, norm_bias
+    tensors = moments.instance, second, mean, variance, whitening, inv_std_scale, *of_norm, *gate[:4], mix
+    tensors = (None if tensor is None else tensor.contiguous() for tensor in tensors)
+    results = _Chain.apply(*tensors, gate.eps, norm_eps, eps, iterations, bessel)
+    found = known if second is None else Statistics(*results[3:], moments.instance.shape[1] * moments.positions)
+    return Coefficients(*results[:3]), found
+
+
+class _Chain(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        instance: Tensor,
+        second: Tensor | None,
+        mean: Tensor | None,
+        variance: Tensor | None,
+        whitening: Tensor | None,
+        inv_std_scale: Tensor | None,
+        norm_weight: Tensor | None,
+        norm_bias: Tensor | None,
+        fc1: Tensor,
+        ln_weight: Tensor,
+        ln_bias: Tensor,
+        fc2: Tensor,
+        mix: Tensor,
+        ln_eps: float,
+        *numbers: Any,
+    ) -> tuple[Tensor, ...]:
+        normed = base_norm(instance, second, mean, variance, norm_weight, norm_bias, *numbers)
+        whitening = normed.whitening if whitening is None else whitening
+        values, between = logit(normed.spread, Gate(fc1, ln_weight, ln_bias, fc2, ln_eps))
+        *coefficients, inv_std_scale = combine(normed, whitening, values, mix, inv_std_scale)
+        statistics = normed.mean, normed.variance, whitening, inv_std_scale
+        ctx.save_for_backward(
+            instance, second, norm_weight, *statistics, mix, normed.scale, normed.offset, normed.spread, values,
+            *between, fc1, ln_weight, ln_bias, fc2,
+        )  # fmt: skip
+        ctx.ln_eps, ctx.numbers = ln_eps, numbers
+        ctx.set_materialize_grads(False)  # a launch for each of the statistics
+        if second is None:
+            return tuple(coefficients)
+        ctx.mark_non_differentiable(*statistics)
+        return *coefficients, *statistics
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, dweight: Tensor | None, ddiagonal: Tensor | None, dbias: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, ...]:
+        (
+            instance, second, norm_weight, mean, variance, whitening, inv_std_scale, mix, scale, offset, spread, values,
+            *rest,
+        ) = ctx.saved_tensors  # fmt: skip
+        dwhitening, dscale, doffset, dvalues, (dmixes, dinv_std_scales) = combine_backward(
+            torch.zeros_like(whitening)[None] if dweight is None else dweight,
+            torch.zeros_like(values) if ddiagonal is None else ddiagonal,
+            torch.zeros_like(values) if dbias is None else dbias,
+            scale, offset, whitening, values, mix, inv_std_scale,
+        )  # fmt: skip
+        dspread, dgate = logit_backward(dvalues, spread, Gate(*rest[4:], ctx.ln_eps), Between(*rest[:4]))
+        dinstance, dsecond, dnorm_weight, dnorm_bias = base_norm_backward(
+            dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale,
+            instance, second, mean, variance, norm_weight, *ctx.numbers,
+        )  # fmt: skip
+        needed = ctx.needs_input_grad
+        return (
+            dinstance, dsecond, None, None, None, None, dnorm_weight if needed[6] else None,
+            dnorm_bias if needed[7] else None, *dgate[:4], dmixes.sum().view(1), None, *(None,) * len(ctx.numbers),
+        )  # fmt: skip
 
 
 def base_norm(
@@ -61,7 +153,7 @@ def base_norm(
     iterations: int,
     bessel: float,
 ) -> Normed:
-    """Batch norm and σ̃², and of the batch Newton-Schulz; arguments as :func:`ce_mm.ops.equilibrium`'s.
+    """Batch norm and σ̃², and of the batch Newton-Schulz; arguments as :func:`coefficients`'.
 
     ``second`` is None where mean and variance are given, and they are where it is not.
     """
@@ -171,20 +263,11 @@ def combine_backward(
     return dwhitening, dscale, doffset, dlogit, parts
 
 
-def can_move(averages: Sequence[Average]) -> bool:
-    """Whether :func:`move_averages` takes these: dense, not too many, and with momenta that are known here."""
-    return len(averages) <= BUFFERS and all(
-        buffer.dtype in KERNEL_TYPES
-        and buffer.is_contiguous()
-        and buffer.numel() <= MOST_VALUES
-        and not isinstance(momentum, Tensor)
-        for buffer, _, momentum in averages
-    )
-
-
-def move_averages(averages: Sequence[Average]) -> Tensor:
-    """Move the buffers as :func:`ce_mm.ops.update_averages` does, and say whether they were, a bool ()."""
-    finite = torch.empty((), dtype=torch.bool, device=averages[0][1].device)
+def move_averages(averages: Sequence[Average], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """As :func:`ce_mm.ops.backends.plain.move_averages`, in one kernel; not of what would need another one."""
+    if present is not None or not _fit(averages):
+        return plain.move_averages(averages, present)
+    finite = torch.empty((), dtype=torch.bool, device=averages[0].value.device)
     arguments = [(buffer, value.contiguous(), value.numel(), momentum) for buffer, value, momentum in averages]
     largest = max(size for _, _, size, _ in arguments)
     arguments += [(None, None, 0, 0.0)] * (BUFFERS - len(arguments))
@@ -192,7 +275,19 @@ def move_averages(averages: Sequence[Average]) -> Tensor:
         _average_kernel[(triton.cdiv(largest, VALUES),)](finite, *sum(arguments, ()), BLOCK=VALUES)
     # What autograd's check of saved tensors goes by, here as after lerp_.
     torch.autograd.graph.increment_version([buffer for buffer, _, _ in averages])
-    return finite
+    return finite, finite
+
+
+def _fit(averages: Sequence[Average]) -> bool:
+    """Whether they are float32, dense, not too many, and with momenta that are known here."""
+    return len(averages) <= BUFFERS and all(
+        value.dtype == torch.float32
+        and buffer.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        and buffer.is_contiguous()
+        and buffer.numel() <= MOST_VALUES
+        and not isinstance(momentum, Tensor)
+        for buffer, value, momentum in averages
+    )
 
 
 def _launch(kernel: triton.runtime.JITFunction, example: Tensor, group_size: int, *arguments, **constants) -> None:

@@ -1,4 +1,4 @@
-"""The four passes over a map, in plain PyTorch calls for any device: what the custom operators run without Triton.
+"""The backend of plain PyTorch calls, for any device: the four passes over a map, and what moves the averages.
 
 A pass goes over the batch in blocks of samples, so that what one call writes is still in the cache when the next one
 reads it. Both memory formats are read in place: a block is a batch of matrices of g rows and H·W columns, one for each
@@ -8,10 +8,15 @@ of its samples and groups. On a CPU nothing is subtracted where the shift is zer
 N samples, C channels in G groups of g, P = H·W positions, K samples in a block. "Work type" is that of ``shift``:
 float32 at least.
 """
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from ce_mm.ops.types import Average
+
+ASKS = OVERWRITES = frozenset({"cpu"})
 
 #: The bytes of x in one block, at most, if it has more than one sample; the best of 1 to 32 MiB for ResNet-50.
 BLOCK_BYTES = 4 * 2**20
@@ -24,8 +29,8 @@ def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sampl
     """
     blocks = _Blocks(x, shift, group_size)
     sums = _Sums(blocks, products, per_sample)
-    for k in blocks.range:
-        z = blocks.shifted(k)
+    for k, values in enumerate(blocks.of_map(x)):
+        z = blocks.shifted(k, values)
         sums.take(k, z, z)
     positions = max(x.shape[2] * x.shape[3], 1)
     samples = 1 if per_sample else max(x.shape[0], 1)
@@ -44,26 +49,26 @@ def group_affine(
     diagonal: Tensor | None,
     bias: Tensor,
     residual: Tensor | None,
-    relu: bool,
-    ceiling: float | None,
+    rectifier: float | None,
     overwrite: bool = False,
 ) -> Tensor:
-    """The affine map, residual add and ReLU, written over x if asked; see :func:`ce_mm.ops.group_affine`."""
+    """The affine map, residual add and rectifier, written over x if asked; see :func:`ce_mm.ops.group_affine`."""
     blocks = _Blocks(x, shift, 1 if weight is None else weight.shape[-1])
     y = x if overwrite else torch.empty_like(x)
     added = None if residual is None else blocks.of_map(residual)
     weights, biases = blocks.of_matrices(weight, diagonal), blocks.of_vectors(bias)
+    ceiling = None if rectifier == math.inf else rectifier
     casts = y.dtype != shift.dtype
-    for k, out in enumerate(blocks.of_map(y)):
-        result = blocks.memory("result", k) if casts or overwrite else out
+    for k, (values, out) in enumerate(zip(blocks.of_map(x), blocks.of_map(y), strict=True)):
+        result = blocks.memory("result", out) if casts or overwrite else out
         if added is not None:
             torch.add(added[k], biases[k], out=result)
-        _affine(weights[k], blocks.shifted(k), result, add=added is not None)
+        _affine(weights[k], blocks.shifted(k, values), result, add=added is not None)
         if added is None:
             result += biases[k]
-        if relu:
+        if rectifier is not None:
             torch.clamp(result, 0, ceiling, out=result if casts else out)
-        if casts or (overwrite and not relu):
+        if casts or (overwrite and rectifier is None):
             out.copy_(result)
     return y
 
@@ -73,21 +78,21 @@ def output_sums(
     x: Tensor,
     shift: Tensor,
     rectified: Tensor | None,
-    ceiling: float | None,
+    rectifier: float | None,
     keep: bool,
     group_size: int,
     products: bool,
     per_sample: bool,
 ) -> tuple[Tensor, ...]:
-    """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
+    """First pass of the backward: the gradient before the rectifier, and its sums; see :mod:`ce_mm.ops.joint`."""
     blocks = _Blocks(x, shift, group_size)
     sums = _Sums(blocks, products, per_sample)
-    gradients = _Gradients(dy, rectified, blocks, ceiling)
+    gradients = _Gradients(dy, rectified, blocks, rectifier)
     gradient = torch.empty_like(x, dtype=dy.dtype) if keep else dy.new_empty(0)
     kept = blocks.of_map(gradient) if keep else None
-    for k in blocks.range:
-        values = gradients.take(k, None if kept is None else kept[k])
-        sums.take(k, values.to(shift.dtype), blocks.shifted(k))
+    for k, values in enumerate(blocks.of_map(x)):
+        of_block = gradients.take(k, None if kept is None else kept[k])
+        sums.take(k, of_block.to(shift.dtype), blocks.shifted(k, values))
     return gradient, sums.both, sums.product
 
 
@@ -109,7 +114,7 @@ def input_gradient(
     # What multiplies the gradient and z, and what is added.
     of_gradient = of_z = constant = None
     if gradient is not None:
-        gradients = _Gradients(gradient, rectified, blocks)
+        gradients = _Gradients(gradient, rectified, blocks, math.inf)
         of_gradient = blocks.of_matrices(None if weight is None else weight.mT, diagonal)
     if dsecond is not None or dsquare is not None:
         slope = None
@@ -120,14 +125,14 @@ def input_gradient(
     if dmean is not None:
         constant = blocks.of_vectors(dmean / positions)
     casts = dx.dtype != shift.dtype
-    for k, out in enumerate(blocks.of_map(dx)):
-        result = blocks.memory("result", k) if casts else out
+    for k, (values, out) in enumerate(zip(blocks.of_map(x), blocks.of_map(dx), strict=True)):
+        result = blocks.memory("result", out) if casts else out
         if of_gradient is not None:
             _affine(of_gradient[k], gradients.take(k).to(shift.dtype), result, add=False)
         else:
             result.zero_()
         if of_z is not None:
-            _affine(of_z[k], blocks.shifted(k), result, add=True)
+            _affine(of_z[k], blocks.shifted(k, values), result, add=True)
         if constant is not None:
             result += constant[k]
         if casts:
@@ -135,10 +140,25 @@ def input_gradient(
     return dx
 
 
-def product_shape(x: Tensor, group_size: int, per_sample: bool) -> tuple[int, int, int, int]:
-    """The shape of one g×g matrix for each group of x: (1 or N, C/g, g, g)."""
-    n, c = x.shape[:2]
-    return n if per_sample else 1, c // group_size, group_size, group_size
+def move_averages(averages: Sequence[Average], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Move every buffer towards its new value, or none of them if any value is not finite (paper eq. 32).
+
+    Nothing is asked of the device: a bad batch cannot poison an average, and nobody waits. To be called under no_grad.
+
+    Args:
+        averages: what to move, and where; the values of one type.
+        present: a bool (), whether there was a sample at all: otherwise no buffer moves. None: there was.
+
+    Returns:
+        Two bools of shape () on the device: whether all values are finite, and whether the buffers were moved.
+    """
+    total = torch.cat([value.flatten() for _, value, _ in averages]).sum()
+    finite = (total - total) == 0  # neither NaN nor infinite, at a quarter of isfinite's calls
+    moved = finite if present is None else finite & present
+    for buffer, value, momentum in averages:
+        target = torch.where(moved, value, buffer)
+        buffer.lerp_(target if target.dtype == buffer.dtype else target.to(buffer.dtype), momentum)
+    return finite, moved
 
 
 def in_format_of(x: Tensor, values: Tensor) -> Tensor:
@@ -152,14 +172,13 @@ class _Blocks:
     def __init__(self, x: Tensor, shift: Tensor, group_size: int) -> None:
         n, c = x.shape[:2]
         if not x.is_contiguous():
-            self.samples = 1  # with channels last, the matrices of two samples do not join to one batch
+            samples = 1  # with channels last, the matrices of two samples do not join to one batch
         elif x.device.type == "cpu":
-            self.samples = max(min(BLOCK_BYTES // max(4 * x.shape[1:].numel(), 1), n), 1)
+            samples = max(min(BLOCK_BYTES // max(4 * x.shape[1:].numel(), 1), n), 1)
         else:
-            self.samples = max(n, 1)
+            samples = max(n, 1)
         self.map, self.groups, self.group_size, self.dtype = x, c // group_size, group_size, shift.dtype
-        self.x = self.of_map(x)
-        self.range = range(len(self.x))
+        self.matrices = samples * self.groups  # of a block
         self.buffers: dict[str, Tensor] = {}
         self.shift = None
         if x.dtype != shift.dtype or x.device.type != "cpu" or bool(shift.any()):
@@ -168,15 +187,14 @@ class _Blocks:
     def of_map(self, values: Tensor) -> Sequence[Tensor]:
         """A map (N, C, H, W) in blocks (K G, g, P): views, if it has the memory format of x."""
         n, c, h, w = values.shape
-        values = in_format_of(self.map, values)
         if self.map.is_contiguous():
-            return self._cut(values.view(n * self.groups, self.group_size, h * w))
-        values = values.permute(0, 2, 3, 1).view(n, h * w, self.groups, self.group_size)
-        return values.permute(0, 2, 3, 1).unbind()
+            return values.contiguous().view(n * self.groups, self.group_size, h * w).split(self.matrices)
+        values = values.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+        return values.view(n, h * w, self.groups, self.group_size).permute(0, 2, 3, 1).unbind()
 
     def of_vectors(self, vectors: Tensor) -> Sequence[Tensor]:
         """(N or 1, C) in blocks of columns (K G, g, 1)."""
-        return self._cut(vectors.expand(self.map.shape[0], -1).reshape(-1, self.group_size, 1))
+        return vectors.expand(self.map.shape[0], -1).reshape(-1, self.group_size, 1).split(self.matrices)
 
     def of_matrices(self, matrix: Tensor | None, diagonal: Tensor | None) -> Sequence[Tensor]:
         """matrix + Diag(diagonal) in blocks (K G, g, g), from (N or 1, G, g, g) and (N, C); a diagonal as columns."""
@@ -186,67 +204,61 @@ class _Blocks:
         if diagonal is not None:
             matrix = matrix.clone()
             matrix.diagonal(dim1=-2, dim2=-1).add_(diagonal.view(matrix.shape[:3]))
-        return self._cut(matrix.reshape(-1, *matrix.shape[2:]))
+        return matrix.reshape(-1, *matrix.shape[2:]).split(self.matrices)
 
-    def of_sums(self, sums: Tensor) -> Sequence[Tensor]:
-        """Views of sums to write into: of (N, C) blocks (K G, g), of (N, G, g, g) blocks (K G, g, g)."""
-        return self._cut(sums.view(-1, self.group_size) if sums.dim() == 2 else sums.flatten(0, 1))
+    def memory(self, name: str, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """Memory of this name with the shape and layout of a block, in the work type unless told."""
+        if name not in self.buffers:  # the first block is the largest
+            self.buffers[name] = torch.empty_like(like, dtype=dtype or self.dtype)
+        return self.buffers[name][: len(like)]
 
-    def _cut(self, values: Tensor) -> Sequence[Tensor]:
-        return values.split(self.samples * self.groups)
-
-    def memory(self, name: str, k: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Memory of this name with the shape and layout of block k of x, in the work type unless told."""
-        if name not in self.buffers:
-            self.buffers[name] = torch.empty_like(self.x[0], dtype=dtype or self.dtype)
-        return self.buffers[name][: len(self.x[k])]
-
-    def shifted(self, k: int) -> Tensor:
-        """z = x - shift of block k, in the work type; in the memory "z", or x itself."""
-        return self.x[k] if self.shift is None else torch.sub(self.x[k], self.shift[k], out=self.memory("z", k))
+    def shifted(self, k: int, values: Tensor) -> Tensor:
+        """z = x - shift of block k, from its values, in the work type; in the memory "z", or the values themselves."""
+        return values if self.shift is None else torch.sub(values, self.shift[k], out=self.memory("z", values))
 
 
 class _Gradients:
-    """The gradient before the ReLU, block by block: as it comes without one, else that of y where y is positive (and
-    below the ReLU's ceiling).
+    """The gradient before the rectifier, block by block: as it comes without one, else that of y where y is positive
+    (and below the ceiling).
     """
 
-    def __init__(
-        self, dy: Tensor, rectified: Tensor | None, blocks: _Blocks, ceiling: float | None = None
-    ) -> None:
-        self.blocks, self.dy, self.ceiling = blocks, blocks.of_map(dy), ceiling
+    def __init__(self, dy: Tensor, rectified: Tensor | None, blocks: _Blocks, rectifier: float | None) -> None:
+        self.blocks, self.dy, self.rectifier = blocks, blocks.of_map(dy), rectifier
         self.rectified = None if rectified is None else blocks.of_map(rectified)
 
     def take(self, k: int, out: Tensor | None = None) -> Tensor:
-        """That of block k; after a ReLU in ``out``, or else in the memory "gradient"."""
+        """That of block k; after a rectifier in ``out``, or else in the memory "gradient"."""
         dy = self.dy[k]
         if self.rectified is None:
             return dy
-        out = self.blocks.memory("gradient", k, dy.dtype) if out is None else out
-        if self.ceiling is None:
+        out = self.blocks.memory("gradient", dy, dy.dtype) if out is None else out
+        if self.rectifier == math.inf:
             return torch.ops.aten.threshold_backward.grad_input(dy, self.rectified[k], 0, grad_input=out)
-        return torch.ops.aten.hardtanh_backward.grad_input(dy, self.rectified[k], 0, self.ceiling, grad_input=out)
+        return torch.ops.aten.hardtanh_backward.grad_input(dy, self.rectified[k], 0, self.rectifier, grad_input=out)
 
 
 class _Sums:
     """Sums over positions of ``left``, ``left ⊙ z`` and ``left zᵀ``, where left is z itself or a gradient."""
 
     def __init__(self, blocks: _Blocks, products: bool, per_sample: bool) -> None:
-        x, work = blocks.map, dict(dtype=blocks.dtype)
-        self.blocks, self.products = blocks, products
-        self.both = x.new_empty(2, *x.shape[:2], **work)
-        self.total, self.inner = map(blocks.of_sums, self.both)
-        self.product = x.new_zeros(product_shape(x, blocks.group_size, per_sample) if products else (0,), **work)
-        self.of_samples = blocks.of_sums(self.product) if products and per_sample else None
+        x, g, dtype = blocks.map, blocks.group_size, blocks.dtype
+        n, c = x.shape[:2]
+        self.blocks = blocks
+        self.both = x.new_empty(2, n, c, dtype=dtype)
+        total, inner = self.both.view(2, -1, g)
+        self.total, self.inner = total.split(blocks.matrices), inner.split(blocks.matrices)
+        shape = (n if per_sample else 1, blocks.groups, g, g) if products else (0,)
+        self.product = x.new_zeros(shape, dtype=dtype)
+        self.of_samples = self.product.flatten(0, 1).split(blocks.matrices) if products and per_sample else None
 
     def take(self, k: int, left: Tensor, z: Tensor) -> None:
         """Take the sums of block k."""
         torch.sum(left, -1, out=self.total[k])
-        if not self.products:
+        if not self.product.numel():
             if left is z:
                 torch.linalg.vector_norm(z, dim=-1, out=self.inner[k]).square_()
             else:
-                torch.sum(torch.mul(left, z, out=self.blocks.memory("product", k)), -1, out=self.inner[k])
+                torch.sum(torch.mul(left, z, out=self.blocks.memory("product", z)), -1, out=self.inner[k])
             return
         product = torch.bmm(left, z.mT)
         self.inner[k].copy_(product.diagonal(dim1=-2, dim2=-1))

@@ -1,4 +1,4 @@
-"""The four passes over a map as Triton kernels for NVIDIA GPUs: the functions and results of :mod:`ce_mm.ops.plain`.
+"""The backend of NVIDIA's GPUs: the four passes over a map as Triton kernels.
 
 Both backward and forward have a pass that sums (:func:`moments` is :func:`output_sums` with z in the gradient's place,
 so they share a kernel) and a pass that maps. A program works on tiles of channels (:mod:`ce_mm.ops.triton_tiles`) ×
@@ -23,11 +23,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ce_mm.ops import plain
-from ce_mm.ops.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
+from ce_mm.ops.backends.plain import in_format_of
+from ce_mm.ops.backends.triton_coefficients import COEFFICIENTS_GROUP, coefficients, move_averages
+from ce_mm.ops.backends.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
 
-#: The widest group whose matrices fit into the registers of a program; wider ones are left to plain PyTorch.
-WIDEST_GROUP = 64
+__all__ = [
+    "ASKS",
+    "COEFFICIENTS_GROUP",
+    "OVERWRITES",
+    "coefficients",
+    "group_affine",
+    "input_gradient",
+    "moments",
+    "move_averages",
+    "output_sums",
+]
+
+ASKS = OVERWRITES = frozenset()
+
 #: Programs for each multiprocessor that a pass of sums is shared out to, about.
 PROGRAMS = 16
 #: Positions below which a share would cost more than it gains.
@@ -39,8 +52,6 @@ def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sampl
 
     The variance is taken about a value of each sample's own, or it would cancel where that lies far from the shift.
     """
-    if not _in_reach(x, group_size):
-        return plain.moments(x, shift, group_size, products, per_sample)
     means, second = _sums(x, shift, None, None, None, None, group_size, products, per_sample)
     _, square, own_mean = means
     square.addcmul_(own_mean, own_mean, value=-1)
@@ -54,13 +65,10 @@ def group_affine(
     diagonal: Tensor | None,
     bias: Tensor,
     residual: Tensor | None,
-    relu: bool,
-    ceiling: float | None,
+    rectifier: float | None,
 ) -> Tensor:
-    """The affine map, residual add and ReLU; see :func:`ce_mm.ops.group_affine`."""
+    """The affine map, residual add and rectifier; see :func:`ce_mm.ops.group_affine`."""
     group_size = 1 if weight is None else weight.shape[-1]
-    if not _in_reach(x, group_size):
-        return plain.group_affine(x, shift, weight, diagonal, bias, residual, relu, ceiling)
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
         _affine_kernel[_one_program_per_tile(x, group_size)](
@@ -69,14 +77,14 @@ def group_affine(
             _contiguous(weight),
             _contiguous(diagonal),
             bias.contiguous(),
-            None if residual is None else plain.in_format_of(x, residual),
+            None if residual is None else in_format_of(x, residual),
             y,
-            ceiling,
+            _ceiling(rectifier),
             **_shape_arguments(x, group_size),
             shift_stride=_sample_stride(_of_samples(shift, x)),
             weight_stride=_sample_stride(weight),
             bias_stride=_sample_stride(bias),
-            RELU=relu,
+            RELU=rectifier is not None,
         )
     return y
 
@@ -86,19 +94,17 @@ def output_sums(
     x: Tensor,
     shift: Tensor,
     rectified: Tensor | None,
-    ceiling: float | None,
+    rectifier: float | None,
     keep: bool,
     group_size: int,
     products: bool,
     per_sample: bool,
 ) -> tuple[Tensor, ...]:
-    """First pass of the backward: the gradient before the ReLU, and its sums; see :mod:`ce_mm.ops.joint`."""
-    if not _in_reach(x, group_size):
-        return plain.output_sums(dy, x, shift, rectified, ceiling, keep, group_size, products, per_sample)
-    dy = plain.in_format_of(x, dy)
-    rectified = None if rectified is None else plain.in_format_of(x, rectified)
+    """First pass of the backward: the gradient before the rectifier, and its sums; see :mod:`ce_mm.ops.joint`."""
+    dy = in_format_of(x, dy)
+    rectified = None if rectified is None else in_format_of(x, rectified)
     gradient = torch.empty_like(dy) if keep else None
-    sums = _sums(x, shift, dy, rectified, ceiling, gradient, group_size, products, per_sample)
+    sums = _sums(x, shift, dy, rectified, _ceiling(rectifier), gradient, group_size, products, per_sample)
     return dy.new_empty(0) if gradient is None else gradient, *sums
 
 
@@ -115,15 +121,11 @@ def input_gradient(
 ) -> Tensor:
     """Second pass of the backward: dx; see :mod:`ce_mm.ops.joint`."""
     dx = torch.empty_like(x)
-    if not x.numel():
-        return dx
     group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
-    if group_size > WIDEST_GROUP:
-        return plain.input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond)
     with torch.cuda.device_of(x):
         _input_gradient_kernel[_one_program_per_tile(x, group_size)](
-            None if gradient is None else plain.in_format_of(x, gradient),
-            None if rectified is None else plain.in_format_of(x, rectified),
+            None if gradient is None else in_format_of(x, gradient),
+            None if rectified is None else in_format_of(x, rectified),
             x,
             shift.contiguous(),
             _contiguous(weight),
@@ -207,11 +209,6 @@ def _shares(x: Tensor, tiles: int, per_sample: bool) -> tuple[int, int]:
     return samples, min(max(wanted // n, 1), triton.cdiv(positions, SMALLEST_SHARE))
 
 
-def _in_reach(x: Tensor, group_size: int) -> bool:
-    """Whether the kernels can run; without elements there is nothing to launch."""
-    return x.numel() > 0 and group_size <= WIDEST_GROUP
-
-
 def _one_program_per_tile(x: Tensor, group_size: int) -> Callable[[dict[str, int]], tuple[int]]:
     n, c, h, w = x.shape
     tiles, rows = tiles_of(c, group_size), rows_of(group_size)
@@ -232,6 +229,11 @@ def _shape_arguments(x: Tensor, group_size: int) -> dict[str, object]:
         "ALIGN": math.gcd(c if last else h * w, 16),
         "PRECISION": "ieee" if x.dtype == torch.float32 else "tf32",
     }
+
+
+def _ceiling(rectifier: float | None) -> float | None:
+    """What the kernels take for the ceiling of a rectifier: None for a ReLU's, which is one kernel less to compile."""
+    return None if rectifier == math.inf else rectifier
 
 
 def _contiguous(values: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""SyncCE: the coefficients of a layer from the batch of all processes, as if one process had all of it.
+"""Where the statistics of a layer come from; and SyncCE, where it is the batch of all processes, as if one had it all.
 
 Moments add up. A process sends Σ x, Σ x xᵀ inside each group, Σ_n var_hw(x_n) and two counts, C (g + 2) + 2 numbers in
 one message, and what comes back is the whole batch's; backward, one message of the same size. Σ is weighted by
@@ -11,6 +11,7 @@ message. Messages this small cost their latency, not their bytes.
 A base norm that looks at each sample is applied first, and the sums are of x̃ and σ̃². A switchable norm, and a max pool
 under a batch norm, need the batch's variances before that, which is a message of its own.
 """
+from enum import Enum
 from typing import NamedTuple
 
 import torch
@@ -18,85 +19,103 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ce_mm import ops
-from ce_mm.layers.base_norm import Affine, BaseNorm, WholeBatch
-from ce_mm.layers.batch_decorrelation import BatchDecorrelation
-from ce_mm.layers.instance_reweighting import InstanceReweighting
+from ce_mm.layers.branches import BatchDecorrelation, InstanceReweighting
+from ce_mm.layers.norms import Kind
 
 
-class Coefficients(NamedTuple):
-    """What the batch of all processes makes of a layer."""
+class Source(Enum):
+    """Of the statistics that a layer works with."""
 
-    affine: Affine  #: of the base norm
-    whitening: Tensor | None  #: Σ^(-1/2), (C/g, g, g); None without BD
-    inv_std_scale: Tensor | None  #: s^(-1/2), (1,); None without IR
-    samples: Tensor  #: how many all processes have, ()
+    BATCH = "the batch at hand"
+    PROCESSES = "the batch of all processes"
+    AVERAGES = "the moving averages"
 
 
-def coefficients(
-    base: BaseNorm, bd: BatchDecorrelation | None, ir: InstanceReweighting | None, x: Tensor, moments: ops.Moments
-) -> Coefficients:
-    """The coefficients of a layer over all processes of ``base.process_group``, each of which has to call this.
+def of_all_processes(
+    base: Kind,
+    bd: BatchDecorrelation | None,
+    ir: InstanceReweighting | None,
+    x: Tensor,
+    moments: ops.Moments,
+    seen: ops.Moments | None,
+) -> ops.Statistics:
+    """The statistics of a layer over all processes of ``base.process_group``, each of which has to call this.
 
     Args:
         base, bd, ir: of the layer, with at least one of bd and ir.
         x: (N, C, H, W), this process's part, which may be empty.
         moments: of z = x - shift, about a shift of this process's own; with products where bd does not pool x.
+        seen: the moments that Σ is taken of, where they are not those of the map.
 
     Returns:
-        The coefficients, differentiable once: gradients flow into every process's x.
+        The statistics, differentiable once: gradients flow into every process's x.
     """
-    return (_under_sample_norm if base.per_sample else _under_batch_norm)(base, bd, ir, x, moments)
+    return (_under_sample_norm if base.per_sample else _under_batch_norm)(base, bd, ir, x, moments, seen)
 
 
 def _under_batch_norm(
-    base: BaseNorm, bd: BatchDecorrelation | None, ir: InstanceReweighting | None, x: Tensor, moments: ops.Moments
-) -> Coefficients:
+    base: Kind,
+    bd: BatchDecorrelation | None,
+    ir: InstanceReweighting | None,
+    x: Tensor,
+    moments: ops.Moments,
+    seen: ops.Moments | None,
+) -> ops.Statistics:
     positions, group = _positions(x), base.process_group
     pools = bd is not None and bd.max_pool
-    variances = [] if ir is None else [_variances(ir, moments, positions).sum(0)]
+    variances = [] if ir is None else [_variances(ir, moments).sum(0)]
     batch = _joined(*_of_x(moments, products=bd is not None and not pools), positions, variances, group)
-    affine = base.affine(moments, moments.shift, positions, True, batch.statistics())
+    mean, variance = batch.about(moments.shift)
+    scale, _ = base.affine(moments, mean, variance)
 
     whitening = inv_std_scale = None
     if bd is not None:
-        seen, eps = batch, bd.eps
+        of_map, eps = batch, bd.eps
         if pools:
-            pooled = bd.seen(x, moments, affine.scale, per_sample=False)
-            seen = _joined(*_of_x(pooled.moments, products=True), pooled.positions if positions else 0, [], group)
-            eps = eps * (batch.count / seen.count)
-        a = affine.scale.double().view(*seen.covariance.shape[:2], 1)
-        whitening = _whitening(bd, seen.covariance * (a * a.mT), eps, affine.scale.dtype)
+            pooled = moments if seen is None else seen
+            of_map = _joined(*_of_x(pooled, products=True), pooled.positions if positions else 0, [], group)
+            eps = eps * (batch.count.clamp(min=1) / of_map.count.clamp(min=1))
+        a = scale.double().view(*of_map.covariance.shape[:2], 1)
+        whitening = _whitening(bd, of_map.covariance * (a * a.mT), eps, scale.dtype)
     if ir is not None:
-        mean_variance = (affine.scale[0].double().square() * batch.others[0]).mean() / batch.samples.clamp(min=1)
-        inv_std_scale = _inv_std_scale(mean_variance, affine.scale.dtype)
-    return Coefficients(affine, whitening, inv_std_scale, batch.samples)
+        mean_variance = (scale[0].double().square() * batch.others[0]).mean() / batch.samples.clamp(min=1)
+        inv_std_scale = _inv_std_scale(mean_variance, scale.dtype)
+    return ops.Statistics(mean, variance, whitening, inv_std_scale, batch.count)
 
 
 def _under_sample_norm(
-    base: BaseNorm, bd: BatchDecorrelation | None, ir: InstanceReweighting | None, x: Tensor, moments: ops.Moments
-) -> Coefficients:
-    positions, group, batch = _positions(x), base.process_group, None
+    base: Kind,
+    bd: BatchDecorrelation | None,
+    ir: InstanceReweighting | None,
+    x: Tensor,
+    moments: ops.Moments,
+    seen: ops.Moments | None,
+) -> ops.Statistics:
+    positions, group, mean, variance, mean_of_x = _positions(x), base.process_group, None, None, None
     if base.mixes_samples:
-        batch = _joined(*_of_x(moments, products=False), positions, [], group).statistics()
-    affine = base.affine(moments, moments.shift, positions, True, batch)
-    scale = affine.scale
+        batch = _joined(*_of_x(moments, products=False), positions, [], group)
+        mean, variance = batch.about(moments.shift)
+        mean_of_x = batch.mean.to(variance.dtype)
+    scale, offset = base.affine(moments, mean, variance)
 
     centre, inside, seen_positions = scale.new_empty(scale.shape[0], 0), scale.new_empty(0, 1, 1), positions
     others = [scale.new_full((), positions * scale.shape[0])]
     if bd is not None:
-        seen, seen_positions = bd.seen(x, moments, scale, per_sample=True)
-        centre, inside = _of_normalised(seen, scale, affine.offset)
+        seen = moments if seen is None else seen
+        centre, inside = _of_normalised(seen, scale, offset)
+        seen_positions = seen.positions if positions else 0
     if ir is not None:
-        others.append((_variances(ir, moments, positions) * scale.square()).sum())
-    seen = _joined(centre, inside, seen_positions if positions else 0, others, group)
+        others.append((_variances(ir, moments) * scale.square()).sum())
+    joined = _joined(centre, inside, seen_positions, others, group)
 
     whitening = inv_std_scale = None
     if bd is not None:
-        whitening = _whitening(bd, seen.covariance, bd.eps * (seen.others[0] / seen.count), scale.dtype)
+        eps = bd.eps * (joined.others[0].clamp(min=1) / joined.count.clamp(min=1))
+        whitening = _whitening(bd, joined.covariance, eps, scale.dtype)
     if ir is not None:
-        mean_variance = seen.others[1] / (seen.samples.clamp(min=1) * x.shape[1])
+        mean_variance = joined.others[1] / (joined.samples.clamp(min=1) * x.shape[1])
         inv_std_scale = _inv_std_scale(mean_variance, scale.dtype)
-    return Coefficients(affine, whitening, inv_std_scale, seen.samples)
+    return ops.Statistics(mean, variance, whitening, inv_std_scale, joined.others[0], mean_of_x)
 
 
 def _positions(x: Tensor) -> int:
@@ -125,9 +144,9 @@ def _of_normalised(moments: ops.Moments, scale: Tensor, offset: Tensor) -> tuple
     return centre, ops.variation_inside_samples(mean, moments.second, scale)
 
 
-def _variances(ir: InstanceReweighting, moments: ops.Moments, positions: int) -> Tensor:
+def _variances(ir: InstanceReweighting, moments: ops.Moments) -> Tensor:
     """The variance of z in each sample and channel, as ir takes it, (N, C)."""
-    return moments.instance[1] * ir.bessel(positions)
+    return moments.instance[1] * ops.bessel(moments.positions, ir.correction)
 
 
 def _whitening(bd: BatchDecorrelation, covariance: Tensor, eps: float | Tensor, dtype: torch.dtype) -> Tensor:
@@ -147,13 +166,13 @@ class _Joined(NamedTuple):
     mean: Tensor  # (C,)
     covariance: Tensor  # (C/g, g, g)
     samples: Tensor  # ()
-    count: Tensor  # of the values of a channel, (), 1 where there are none
+    count: Tensor  # of the values of a channel, ()
     others: list[Tensor]
 
-    def statistics(self) -> WholeBatch:
-        """What a base norm asks of it."""
-        variance = self.covariance.diagonal(dim1=-2, dim2=-1).flatten()
-        return WholeBatch(self.mean, variance.clamp(min=0), self.count)
+    def about(self, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and (biased) variance of z = x - shift, of the shape of shift and (C,), in its type."""
+        variance = self.covariance.diagonal(dim1=-2, dim2=-1).flatten().clamp(min=0)
+        return (self.mean - shift.double()).to(shift.dtype), variance.to(shift.dtype)
 
 
 def _joined(
@@ -182,7 +201,6 @@ def _joined(
         ],
         group,
     )
-    count = count.clamp(min=1)
-    mean = first / count
+    mean = first / count.clamp(min=1)
     column = mean.view(groups, g, 1)
-    return _Joined(mean, second / count - column * column.mT, samples, count, others)
+    return _Joined(mean, second / count.clamp(min=1) - column * column.mT, samples, count, others)

@@ -1,0 +1,96 @@
+"""What a backend is, the table of them, and how one is chosen.
+
+A backend is a module with the four passes over a map and what moves the averages: the functions of
+:mod:`ce_mm.ops.backends.plain`, with the same arguments and results. What else it may say of itself:
+
+* ``coefficients`` and ``COEFFICIENTS_GROUP``: the whole chain from the moments to the coefficients of the group affine,
+  for a batch norm with both branches, and the widest group it takes; arguments and results as those of
+  :func:`ce_mm.ops.backends.triton_coefficients.coefficients`. Without, the chain runs in PyTorch calls.
+* ``ASKS``: the types of device on which to ask for a value, and wait for it, costs less than a pass (``"cpu"``). There
+  nothing is subtracted from x unless the moments show that its channels lie far from 0; elsewhere the shift is always
+  taken from the data.
+* ``OVERWRITES``: the types of device on which ``group_affine`` has a further argument, whether to write over x.
+
+:data:`BACKENDS` says which tensors each reaches. The last entry that reaches one runs it, and what none reaches goes
+to plain, which reaches all.
+
+The environment variable ``CE_MM_BACKEND``, read when a kind of tensor is first met, names the only one to be used
+beside plain (``triton``), or with a minus the one not to be used (``-triton``).
+"""
+import functools
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+
+class Backend(NamedTuple):
+    """An entry of the table."""
+
+    module: str  #: its full name; it is imported when the first tensor within reach comes
+    reaches: Callable[[torch.device, torch.dtype, int], bool]  #: of a map its device, its type and g
+
+
+def _triton_reaches(device: torch.device, dtype: torch.dtype, group_size: int) -> bool:
+    """NVIDIA's GPUs with tf32; a CPU only by the interpreter, where both Triton and we are told to use it."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and os.environ.get("CE_MM_BACKEND") == "triton"
+    device_fits = _has_tf32(device) if device.type == "cuda" else device.type == "cpu" and interpreted
+    half_or_single = dtype in (torch.float32, torch.float16, torch.bfloat16)
+    # Matrices of wider groups do not fit into the registers of a program.
+    return half_or_single and group_size <= 64 and device_fits and _has_triton()
+
+
+def _has_tf32(device: torch.device) -> bool:
+    """Whether Triton and its tf32 products support the GPU: NVIDIA's from compute capability 8.0 (Ampere) on."""
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        logging.getLogger(__name__).warning(
+            "Channel Equilibrium runs on the GPU in plain PyTorch calls, which are slower than its Triton kernels: "
+            "%s. To have the kernels, install Triton (pip install triton) and start again.",
+            error,
+        )
+        return False
+    return True
+
+
+#: By name; the last that reaches a tensor runs it.
+BACKENDS = {
+    "plain": Backend("ce_mm.ops.backends.plain", lambda device, dtype, group_size: True),
+    "triton": Backend("ce_mm.ops.backends.triton_passes", _triton_reaches),
+}
+
+
+@functools.cache
+def choose(device: torch.device, dtype: torch.dtype, group_size: int, empty: bool = False) -> ModuleType:
+    """The backend for a map of this device, type and g; plain for one without elements, where there is nothing to run.
+
+    Raises:
+        ValueError: ``CE_MM_BACKEND`` names none.
+    """
+    for name in reversed(_allowed()):
+        if name == "plain" or (not empty and BACKENDS[name].reaches(device, dtype, group_size)):
+            return importlib.import_module(BACKENDS[name].module)
+    raise AssertionError("plain is always allowed")
+
+
+def _allowed() -> list[str]:
+    asked = os.environ.get("CE_MM_BACKEND", "")
+    if asked.removeprefix("-") not in (*BACKENDS, "") or asked in ("-", "-plain"):
+        others = ", ".join(name for name in BACKENDS if name != "plain")
+        raise ValueError(
+            f"CE_MM_BACKEND must name a backend ({', '.join(BACKENDS)}), or with a minus one to leave out ({others}), "
+            f"got {asked!r}; unset it to have the fastest of all"
+        )
+    if asked.startswith("-"):
+        return [name for name in BACKENDS if "-" + name != asked]
+    return [name for name in BACKENDS if name in ("plain", asked or name)]
