@@ -3,9 +3,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ce_mm.analysis.communication import process_group
-from ce_mm.analysis.sync_batch_norm_on_cpu import sync_batch_norm_on_cpu
 from ce_mm.layers import CENorm
+from tools.evidence.scaling.messages import process_group
+from tools.evidence.scaling.sync_batch_norm_on_cpu import sync_batch_norm_on_cpu
 
 CHANNELS, GROUP = 8, 4
 
