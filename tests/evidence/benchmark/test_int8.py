@@ -39,20 +39,20 @@ def trained(tmp_path, monkeypatch):
 def test_every_kind_is_evaluated_weighed_and_timed(trained, monkeypatch):
     monkeypatch.setattr(exporting, "random_pictures", lambda channels: random_pictures(channels, count=1))
     assert int8.main([*trained, "--out", "results", "--warmup", "0", "--rounds", "2"]) == 0
-    page = Path("results/int8_cpu.md").read_text().splitlines()
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page if line.startswith("| ")]
-    assert lines[0] == ["", "accuracy/top1", "MB", "ms", "over float32"]
-    rows = {name: figures for name, *figures in lines[2:]}
-    assert list(rows) == [
+    (record,) = json.loads(Path("results/int8.json").read_text())["records"].values()
+    table = record["table"]
+    assert list(table) == [
         "PyTorch, float32", "float32", "int8, dynamic", "int8, static", "int8, static, CE in float32",
     ]  # fmt: skip
-    assert rows["float32"][0] == rows["PyTorch, float32"][0]
-    megabytes = {name: float(row[1]) for name, row in rows.items() if row[1] != "–"}
+    assert table["float32"]["value"] == table["PyTorch, float32"]["value"]
+    assert {row["metric"] for row in table.values()} == {"accuracy/top1"}
+    megabytes = {name: row["megabytes"] for name, row in table.items() if "megabytes" in row}
     assert megabytes.pop("float32") > 3 * max(megabytes.values())
-    assert rows["float32"][3] == "1.00 (1.00–1.00)"
-    assert all(float(row[2]) > 0 for name, row in rows.items() if name in megabytes)
-    table = json.loads(Path("results/int8_cpu.json").read_text())["table"]
-    assert [f"{row['value']:.2f}" for row in table.values()] == [row[0] for row in rows.values()]
+    assert table["float32"]["ratio"] == 1
+    assert all(table[name]["ms"] > 0 for name in megabytes)
+    page = Path("results/int8.md").read_text()
+    assert f"| int8, static | MB | {megabytes['int8, static']:.2f} |" in page
+    assert "| PyTorch, float32 | MB" not in page
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_ranges_come_from_the_data_set_inside_others(trained):
     around = "dict(type='ConcatDataset', datasets=[])"
     for name, dataset in dict(repeated="_base_.train_dataloader.dataset", joined=around).items():
         Path(f"{name}.py").write_text(base + inside.format(dataset))
-    plain, repeated = (int8._training_pictures(read_config(name)) for name in ("config.py", "repeated.py"))
+    plain, repeated = (int8._training_pictures(read_config(name), 20) for name in ("config.py", "repeated.py"))
     assert all(map(torch.equal, plain, repeated))
     with pytest.raises(ValueError, match="train_dataloader: expected one data set with a pipeline, got ConcatDataset"):
-        int8._training_pictures(read_config("joined.py"))
+        int8._training_pictures(read_config("joined.py"), 20)

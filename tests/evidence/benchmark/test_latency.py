@@ -30,8 +30,9 @@ def small_networks(tmp_path, monkeypatch):
 
 def measured(folder, *arguments):
     assert latency.main(["--quick", "--out", str(folder), *arguments]) == 0
-    assert {path.name for path in folder.iterdir()} == {"latency_cpu.json", "latency_cpu.md", "latency_cpu.png"}
-    return json.loads((folder / "latency_cpu.json").read_text()), (folder / "latency_cpu.md").read_text()
+    assert {path.name for path in folder.iterdir()} == {"latency.json", "latency.md", "latency.png"}
+    (record,) = json.loads((folder / "latency.json").read_text())["records"].values()
+    return record, (folder / "latency.md").read_text()
 
 
 def test_every_runtime_has_a_row_for_ce_and_the_folded_ones_none_for_bn(tmp_path):
@@ -45,7 +46,7 @@ def test_every_runtime_has_a_row_for_ce_and_the_folded_ones_none_for_bn(tmp_path
             assert (row["difference"] == 0) == (runtime in ("eager", "compiled"))
             assert row["difference"] < 1e-4
     assert rows["CE"]["eager"]["over_eager"]["ratio"] == rows["BN"]["onnxruntime"]["over_bn"]["ratio"] == 1
-    assert "| vgg, batch 2 | CE | onnxruntime |" in page and "Batch 2, float32" in page
+    assert "## vgg, batch 2" in page and "| CE | onnxruntime |" in page and "| 2, float32, contiguous |" in page
 
 
 def test_a_compiler_that_is_not_there_is_said_and_left_out(tmp_path, monkeypatch):
@@ -58,7 +59,7 @@ def test_a_compiler_that_is_not_there_is_said_and_left_out(tmp_path, monkeypatch
     monkeypatch.setattr(torch, "compile", no_compiler)
     numbers, page = measured(tmp_path / "out", "--runtimes", "compiled")
     assert [list(rows) for rows in numbers["networks"]["vgg"]["2"].values()] == [["eager"], ["eager"]]
-    assert "CE in compiled is left out: RuntimeError: No working C++ compiler found\n" in page
+    assert "CE in compiled is left out: RuntimeError: No working C++ compiler found." in page
 
 
 def test_a_runtime_that_computes_something_else_ends_the_run(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The two commands: three files with the numbers that are promised, or one clear line."""
+"""The commands: a record with the numbers that are promised, its page and its picture, or one clear line."""
 import json
 import math
 import subprocess
@@ -28,11 +28,11 @@ def name_of(tool):
 
 def quick(tool, folder, *arguments):
     """The numbers and the page of a quick run on the CPU."""
-    name = f"{name_of(tool)}_cpu"
+    name = name_of(tool)
     assert tool.main(["--quick", "--device", "cpu", "--out", str(folder / "results"), *arguments]) == 0
     assert {path.name for path in (folder / "results").iterdir()} == {f"{name}.json", f"{name}.md", f"{name}.png"}
     assert (folder / "results" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    numbers = json.loads((folder / "results" / f"{name}.json").read_text())
+    (numbers,) = json.loads((folder / "results" / f"{name}.json").read_text())["records"].values()
     assert set(numbers["machine"]) >= MACHINE
     assert numbers["command"].startswith(f"python -m {tool.__name__} --quick")
     return numbers, (folder / "results" / f"{name}.md").read_text()
@@ -40,19 +40,21 @@ def quick(tool, folder, *arguments):
 
 def test_op_writes_layers_scaling_and_passes(tmp_path):
     numbers, page = quick(op, tmp_path)
-    for layer in numbers["layers"]:
-        assert list(layer["variants"]) == VARIANTS
-        for variant in layer["variants"].values():
+    assert list(numbers["layers"]) == ["2×32×8×8", "2×64×4×4"]
+    for variants in numbers["layers"].values():
+        assert list(variants) == VARIANTS
+        for variant in variants.values():
             assert set(variant) == STAGES | {"saved", "peak"}
-            assert {"ms", "low", "ratio", "high", "bytes_per_second", "of_copy"} == set(variant["forward"])
+            assert {"ms", "low", "ratio", "high"} == set(variant["forward"])
             assert variant["saved"]["bytes"] > 0 < variant["peak"]["bytes"]
-        assert layer["variants"]["BN"]["step"]["ratio"] == 1
+        assert variants["BN"]["step"]["ratio"] == 1
     assert list(numbers["scaling"]) == ["N", "C", "H·W", "g"]
     for series in numbers["scaling"].values():
         assert len(series["sizes"]) == len(series["ratios"]) == len(series["CE"]["ms"]) == len(series["BN"]["ms"])
         assert isinstance(series["CE"]["exponent"], float)
-    assert [row["pass"] for row in numbers["passes"]] == ["moments", "group_affine", "output_sums", "input_gradient"]
-    assert numbers["passes"][1]["bytes"] == 2 * 2 * 32 * 8 * 8 * 4
+    (passes,) = numbers["passes"].values()
+    assert list(passes) == ["moments", "group_affine", "output_sums", "input_gradient"]
+    assert passes["group_affine"]["bytes"] == 2 * 2 * 32 * 8 * 8 * 4
     assert all(f"| {name} | " in page for name in VARIANTS)
 
 
@@ -66,7 +68,7 @@ def test_network_needs_torch_alone_for_resnet50(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     numbers, page = quick(network, tmp_path, "--networks", "resnet50-torch", "mobilenetv2", "mask-rcnn")
     assert list(numbers["networks"]) == ["resnet50-torch"]
-    assert list(numbers["networks"]["resnet50-torch"]["variants"]) == VARIANTS
+    assert list(numbers["networks"]["resnet50-torch"]) == VARIANTS
     assert "mobilenetv2 is left out: ce_mm needs mmpretrain" in page
     assert "mask-rcnn is left out: ce_mm needs mm" in page
 
@@ -103,21 +105,12 @@ def test_mask_rcnn_steps_with_as_many_masks_in_both_variants():
     assert math.isfinite(float(bn[1])) and math.isfinite(float(ce[1]))
 
 
-def test_a_picture_is_drawn_again_from_the_numbers(tmp_path):
-    quick(op, tmp_path, "--parts", "passes")
-    picture = tmp_path / "results" / "op_cpu.png"
-    first = picture.read_bytes()
-    picture.unlink()
-    assert op.main(["--plot", str(picture.with_suffix(".json"))]) == 0
-    assert picture.read_bytes() == first
-
-
 def test_without_matplotlib_the_numbers_are_written_and_a_line_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "tools.evidence.benchmark.pictures", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert op.main(["--quick", "--device", "cpu", "--out", str(tmp_path), "--parts", "passes"]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"op_cpu.json", "op_cpu.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"op.json", "op.md"}
     assert "no picture: matplotlib" in capsys.readouterr().err
 
 
@@ -127,20 +120,19 @@ def test_without_matplotlib_the_numbers_are_written_and_a_line_says_what_to_do(t
         (["--out", "results", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["--out", "results", "--rounds", "1"], "--rounds must be at least 2, got 1"),
         (["--out", "results", "--warmup", "-1"], "--warmup must be at least 0, got -1"),
-        (["--plot", "numbers.json"], "numbers.json: expected the JSON file that a benchmark wrote"),
-        (["--plot", "numbers.png"], "numbers.png: is numbers.png, from which it would be made"),
-        (["--plot", "absent.json"], "No such file or directory: 'absent.json'"),
+        (["--out", "mine"], "expected the records of a benchmark"),
     ],
 )
 @pytest.mark.parametrize("tool", [op, network], ids=name_of)
 def test_a_bad_option_ends_with_one_clear_line_and_status_2(tool, arguments, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "numbers.json").write_text("{}")
-    (tmp_path / "numbers.png").write_text('{"benchmark": "op"}')
+    mine = tmp_path / "mine" / f"{name_of(tool)}.json"
+    mine.parent.mkdir()
+    mine.write_text("{}")
     assert tool.main([*arguments, "--device", "cpu"]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and message in error and error.count("\n") == 1
-    assert not (tmp_path / "results").exists()
+    assert [*tmp_path.iterdir()] == [mine.parent] and mine.read_text() == "{}"
 
 
 def test_a_gpu_that_is_not_there_is_said_in_one_line(tmp_path, monkeypatch, capsys):

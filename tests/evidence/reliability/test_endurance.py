@@ -4,7 +4,7 @@ import sys
 import pytest
 from torch import nn
 
-from tools.evidence.reliability.endurance_page import flat, write
+from tools.evidence.reliability.endurance import flat, write
 from tools.evidence.reliability.memory import LOOPS, TOLERANCE, EnduranceNet, Memory, compare, train
 
 FIXED, CHANGING = LOOPS.values()

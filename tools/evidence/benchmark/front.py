@@ -1,4 +1,4 @@
-"""The command line that both benchmarks share: options, defaults, errors, and what is written in the end."""
+"""The command line that the benchmarks share: options, defaults, errors, and what is written in the end."""
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 
 from ce_mm.files import check_folder
-from tools.evidence.benchmark import report
+from tools.evidence.benchmark import records
 from tools.evidence.benchmark.measure import keep_freed_memory
+from tools.evidence.benchmark.records import Benchmark
 from tools.evidence.benchmark.settings import DTYPES, LAYOUTS, Settings
+from tools.evidence.pages import command_line
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that make :class:`Settings`, and ``--out`` or ``--plot``."""
+    """A parser with ``--out`` and the options that make :class:`Settings`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    action = parser.add_mutually_exclusive_group(required=True)
-    action.add_argument("--out", type=Path, help="folder for the numbers (.json), the table (.md), the picture (.png)")
-    action.add_argument("--plot", type=Path, metavar="FILE.json", help="only draw the picture of these numbers again")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the records, to which this run is added")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     parser.add_argument("--batch", type=int, help="samples (default: 8; 64 on a GPU)")
     parser.add_argument("--dtype", choices=DTYPES, help="of the maps (default: float32; bfloat16 on a GPU)")
@@ -34,7 +34,7 @@ def settings_from(args: argparse.Namespace, rounds: Mapping[str, Mapping[str, in
 
     Args:
         args: what a parser of :func:`make_parser` returned.
-        rounds: for ``cpu`` and ``cuda``, ``warmup`` and ``rounds`` where they are not given.
+        rounds: for ``cpu`` and ``cuda``, ``warmup`` and ``rounds`` (and other settings) where they are not given.
 
     Raises:
         ValueError: a value that :class:`Settings` does not take.
@@ -52,43 +52,42 @@ def settings_from(args: argparse.Namespace, rounds: Mapping[str, Mapping[str, in
 
 
 def run(
-    benchmark: str,
+    benchmark: Benchmark,
     parser: argparse.ArgumentParser,
     arguments: Sequence[str],
     rounds: Mapping[str, Mapping[str, int]],
     measure: Callable[[Settings, argparse.Namespace], dict],
-    table: Callable[[dict], str],
 ) -> int:
-    """Parse, measure and write, or only draw; bad input ends with one line and status 2.
+    """Parse, measure and add a record; bad input ends with one line and status 2.
 
     Args:
-        benchmark: its name; the files are called by it and the device.
+        benchmark: which.
         parser: of :func:`make_parser`, with options of the benchmark's own.
         arguments: the command line without the program.
         rounds: see :func:`settings_from`.
-        measure: from the settings and the parsed options to the numbers.
-        table: from the numbers to a page of Markdown.
+        measure: from the settings and the parsed options to what is measured, with ``notes`` on this run alone.
     """
     args = parser.parse_args(arguments)
     try:
-        if args.plot:
-            report.draw(args.plot)
-            return 0
         settings = settings_from(args, rounds)
-        name = f"{benchmark}_{settings.device}"
-        check_folder(args.out, [f"{name}.{suffix}" for suffix in ("json", "md", "png")])
+        check_folder(args.out, [f"{benchmark.name}.{suffix}" for suffix in ("json", "md", "png")])
+        records.read(args.out, benchmark)
         keep_freed_memory()
         torch.manual_seed(0)
-        numbers = dict(
-            benchmark=benchmark,
-            command=report.command_line(benchmark, arguments),
-            machine=report.machine(settings.device),
+        record = dict(
+            machine=records.machine(settings.device),
             settings=asdict(settings),
+            command=command_line(f"benchmark.{benchmark.name}", arguments),
         )
-        numbers |= measure(settings, args)
-        args.out.mkdir(parents=True, exist_ok=True)
-        report.write_with_picture(args.out, name, numbers, table(numbers))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+        records.add(args.out, benchmark, record | measure(settings, args))
+    except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def check_plain(settings: Settings) -> None:
+    """Raise ValueError unless the settings are those of exported networks: the CPU, float32, contiguous."""
+    for name, value in dict(device="cpu", dtype="float32", layout="contiguous").items():
+        if getattr(settings, name) != value:
+            raise ValueError(f"--{name}: this benchmark has {value} alone, not {getattr(settings, name)}")

@@ -2,7 +2,7 @@
 
 python -m tools.evidence.benchmark.int8 CONFIG CHECKPOINT --out DIR
 
-Writes int8_cpu.json and int8_cpu.md, a table: the figure that the config's test_evaluator gives first, the size of the
+Adds to int8.json and int8.md: the figure that the config's test_evaluator gives first, the size of the
 file, and the time of a batch over that of float32 in the same round. Static quantisation takes its ranges from pictures
 of the training data. Needs pip install "ce_mm[export]".
 """
@@ -12,7 +12,6 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -22,60 +21,60 @@ from mmengine.registry import DATASETS, DefaultScope
 from torch import Tensor
 
 from ce_mm.analysis.instruments.source import Source
-from ce_mm.compat.requirements import MissingRequirementError
 from ce_mm.export import export
 from ce_mm.export.formats import FORMATS
 from ce_mm.export.pictures import reads_rgb
 from ce_mm.export.runtimes import Network, load_onnx
-from ce_mm.files import check_folder
 from ce_mm.launching.preflight import read_config, type_name
-from tools.evidence import markdown
-from tools.evidence.benchmark import report
+from tools.evidence.benchmark import front, records
 from tools.evidence.benchmark.measure import Clock, summarise, take_turns
 from tools.evidence.benchmark.settings import Settings
 
-#: Pictures that static ranges are taken from, and how many at a time.
-CALIBRATION, BATCH = 200, 20
+#: Pictures that static ranges are taken from.
+CALIBRATION = 200
 NOTES = (
     "*over float32*: the median, over the rounds, of the time of a batch over that of the ONNX file in float32 in the "
     "same round, with its quartiles. *ms*: the median time.",
 )
 
 
-def measure(config: str, checkpoint: str, warmup: int, rounds: int) -> dict[str, dict]:
+def measure(settings: Settings, args: argparse.Namespace) -> dict:
     """Export, quantise, evaluate and time a classifier.
 
     Args:
-        config, checkpoint: as of tools/export.py; the config's data sets must be there.
-        warmup: rounds before the first that counts.
-        rounds: rounds that count.
+        settings: of the run.
+        args: ``config`` and ``checkpoint`` as of tools/export.py; the config's data sets must be there.
 
     Returns:
-        What was done -> ``metric`` (its name), ``value``, ``megabytes``, and ``ms``, ``low``, ``ratio``, ``high`` of a
-        batch of training pictures, over float32. PyTorch, the first, has the first two alone.
+        ``table``: what was done -> ``metric`` (its name), ``value``, ``megabytes``, and ``ms``, ``low``, ``ratio``,
+        ``high`` of a batch of training pictures, over float32. PyTorch, the first, has the first two alone.
     """
-    subject = Source(config, checkpoint).load()
-    cfg = read_config(config)
-    calibration, rgb = _training_pictures(cfg), reads_rgb(cfg)
+    front.check_plain(settings)
+    FORMATS["onnx"].require("onnx")
+    logging.disable(logging.WARNING)  # onnxruntime's advice, a line for each layer
+    subject = Source(args.config, args.checkpoint).load()
+    cfg = read_config(args.config)
+    calibration, rgb = _training_pictures(cfg, settings.batch), reads_rgb(cfg)
     table = {"PyTorch, float32": dict(value=subject.evaluate(), metric=subject.metric)}
     with tempfile.TemporaryDirectory() as folder:
         float32 = Path(folder) / "float32.onnx"
-        report.say("exporting")
-        export(config, checkpoint, "onnx", float32)
-        report.say("quantising")
+        records.say("exporting")
+        export(args.config, args.checkpoint, "onnx", float32)
+        records.say("quantising")
         files = {"float32": float32} | quantise(float32, calibration)
         networks = {name: load_onnx(str(path)) for name, path in files.items()}
         for name, network in networks.items():
-            report.say(f"evaluating {name}")
+            records.say(f"evaluating {name}")
             subject.model = _Classifier(network, rgb)
             table[name] = dict(value=subject.evaluate(), metric=subject.metric)
             table[name]["megabytes"] = files[name].stat().st_size / 1e6
         clock, pictures = Clock(torch.device("cpu")), calibration[0]
         steps = {name: partial(clock.time, {"ms": partial(run, pictures)}) for name, run in networks.items()}
-        times = summarise(take_turns(steps, warmup, rounds, report.progress("timing")), "float32")
-    for name, row in times.items():
+        times = take_turns(steps, settings.warmup, settings.rounds, records.progress("timing"))
+    for name, row in summarise(times, "float32").items():
         table[name] |= row["ms"]
-    return table
+    onnxruntime = importlib.metadata.version("onnxruntime")
+    return dict(notes=[f"onnxruntime {onnxruntime}, as many threads as PyTorch"], table=table)
 
 
 def quantise(float32: Path, calibration: Sequence[Tensor]) -> dict[str, Path]:
@@ -135,7 +134,7 @@ def _as_rgb(pictures: Sequence[Tensor], rgb: bool) -> Tensor:
     return batch if rgb else batch.flip(1)
 
 
-def _training_pictures(cfg: Config) -> list[Tensor]:
+def _training_pictures(cfg: Config, batch: int) -> list[Tensor]:
     """Batches of RGB pictures, spread evenly over the training data, prepared as for a test."""
     settings = _of_files(cfg, "train")
     settings.pipeline = _of_files(cfg, "test").pipeline
@@ -144,7 +143,7 @@ def _training_pictures(cfg: Config) -> list[Tensor]:
         count = min(CALIBRATION, len(dataset))
         chosen = [dataset[number * len(dataset) // count]["inputs"] for number in range(count)]
     rgb = reads_rgb(cfg)
-    return [_as_rgb(chosen[start : start + BATCH], rgb) for start in range(0, count, BATCH)]
+    return [_as_rgb(chosen[start : start + batch], rgb) for start in range(0, count, batch)]
 
 
 def _of_files(cfg: Config, part: str) -> ConfigDict:
@@ -157,46 +156,29 @@ def _of_files(cfg: Config, part: str) -> ConfigDict:
     return settings
 
 
-def page(numbers: dict) -> str:
-    """The table as a page of Markdown."""
-    table = numbers["table"]
-    metric = next(iter(table.values()))["metric"]
-    rows = []
-    for name, row in table.items():
-        timed = [f"{row['megabytes']:.2f}", f"{row['ms']:.3g}", report.ratio_text(row)] if "ms" in row else ["–"] * 3
-        rows.append([name, f"{row['value']:.2f}", *timed])
-    columns = ["", metric, "MB", "ms", "over float32"]
-    return f"{report.heading('A classifier in int8', numbers)}\n\n{markdown.table(columns, rows)}"
+def sections(record: dict) -> records.Sections:
+    """One section, with accuracy, size and time of each kind."""
+    rows = {}
+    for name, row in record["table"].items():
+        rows[name, row["metric"]] = f"{row['value']:.2f}"
+        if "ms" in row:
+            rows[name, "MB"] = f"{row['megabytes']:.2f}"
+            rows[name, "ms"] = f"{row['ms']:.3g}"
+            rows[name, "over float32"] = records.ratio_text(row)
+    return {"Accuracy, size and time": rows}
+
+
+BENCHMARK = records.Benchmark("int8", "A classifier in int8", NOTES, sections)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Parse the arguments, measure and write; bad input ends with one line and status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = front.make_parser(__doc__)
+    parser.set_defaults(device="cpu")
     parser.add_argument("config", help="config of a classifier")
     parser.add_argument("checkpoint", help="weights that fit it")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the numbers (.json) and the table (.md)")
-    parser.add_argument("--warmup", type=int, default=3, help="rounds before the first that counts")
-    parser.add_argument("--rounds", type=int, default=20, help="rounds that count, at least 2")
-    args = parser.parse_args(arguments)
-    try:
-        settings = Settings("cpu", BATCH, "float32", "contiguous", args.warmup, args.rounds)
-        FORMATS["onnx"].require("onnx")
-        inputs = Path(args.config), Path(args.checkpoint).expanduser()
-        check_folder(args.out, ("int8_cpu.json", "int8_cpu.md"), inputs)
-        logging.disable(logging.WARNING)  # onnxruntime's advice, a line for each layer
-        numbers = dict(
-            command=report.command_line("int8", arguments),
-            machine=report.machine("cpu"),
-            settings=asdict(settings),
-            table=measure(args.config, args.checkpoint, args.warmup, args.rounds),
-            notes=[*NOTES, f"onnxruntime {importlib.metadata.version('onnxruntime')}, as many threads as PyTorch."],
-        )
-        args.out.mkdir(parents=True, exist_ok=True)
-        report.write(args.out, "int8_cpu", numbers, page(numbers))
-    except (ValueError, OSError, MissingRequirementError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    rounds = {device: dict(batch=20, warmup=3, rounds=20) for device in ("cpu", "cuda")}
+    return front.run(BENCHMARK, parser, arguments, rounds, measure)
 
 
 if __name__ == "__main__":

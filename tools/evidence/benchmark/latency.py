@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.compat.requirements import require
-from tools.evidence import markdown
-from tools.evidence.benchmark import front, report
+from tools.evidence.benchmark import front, records
 from tools.evidence.benchmark.measure import Clock, settle, summarise, take_turns
 from tools.evidence.benchmark.settings import Settings
 
@@ -46,9 +45,9 @@ BATCHES = (1, 8)
 #: The largest relative difference between runtimes; they compute the same network.
 TOLERANCE = 1e-3
 NOTES = (
-    "*ms*: the median over the rounds. *over BN*: the median, over the rounds, of the time over that of the network "
-    "with BN in the same runtime and round, with its quartiles. *over eager*: the same over the same network in eager "
-    "PyTorch. *folded*: CE as standard operators; its BN is that of the runtime without it. The ONNX file has batch "
+    "In a cell: the median time over the rounds; the median, over the rounds, of the time over that of the network "
+    "with BN in the same runtime and round, with its quartiles; and the same over the same network in eager PyTorch. "
+    "*folded*: CE as standard operators; its BN is that of the runtime without it. The ONNX file has batch "
     "norms folded into convolutions; eager PyTorch computes them.",
     "Times are of the whole call, the input in memory, without the time to compile or to load.",
 )
@@ -128,7 +127,7 @@ def measure_kind(
     """
     side, results, runners = (64 if settings.quick else 224), {}, {}
     for variant, config in configs.items():
-        report.say(f"building {config.stem} in {', '.join(chosen)}")
+        records.say(f"building {config.stem} in {', '.join(chosen)}")
         for runtime, run in runtimes(build(config), variant == "CE", chosen):
             runners[variant, runtime] = run
     for batch in batches:
@@ -137,7 +136,7 @@ def measure_kind(
         clock = Clock(torch.device("cpu"))
         steps = {key: partial(clock.time, {"eval": partial(run, pictures)}) for key, run in runners.items()}
         with torch.no_grad():
-            times = take_turns(steps, settings.warmup, settings.rounds, report.progress(f"batch {batch}"))
+            times = take_turns(steps, settings.warmup, settings.rounds, records.progress(f"batch {batch}"))
         results[str(batch)] = _compare(times, tried, next(iter(configs)))
     return results
 
@@ -147,14 +146,14 @@ def _try(key: tuple[str, str], runners: dict, pictures: Tensor, notes: list[str]
     from ce_mm.export.check import relative_difference
     from ce_mm.export.runtimes import first_line
 
-    report.say(f"first run of {' in '.join(key)}, {len(pictures)} at a time")
+    records.say(f"first run of {' in '.join(key)}, {len(pictures)} at a time")
     with torch.no_grad():
         (expected,) = runners[key[0], "eager"](pictures)
         try:
             (logits,) = runners[key](pictures)
         except Exception as error:  # a compiler that is not there, or cannot
             notes.append(f"{' in '.join(key)} is left out: {type(error).__name__}: {first_line(error)}")
-            report.say(notes[-1])
+            records.say(notes[-1])
             del runners[key]
             return None
     difference = relative_difference(logits, expected)
@@ -187,21 +186,18 @@ def run(settings: Settings, networks: Sequence[str], chosen: Sequence[str], batc
     Raises:
         ValueError: a setting that is not for inference on a CPU in float32, or a package is missing.
     """
-    wanted = dict(device="cpu", dtype="float32", layout="contiguous")
-    for name, value in wanted.items():
-        if getattr(settings, name) != value:
-            raise ValueError(f"--{name}: this benchmark has {value} alone, not {getattr(settings, name)}")
+    front.check_plain(settings)
     try:
         require("mmengine", "mmpretrain")
         if "onnxruntime" in chosen:
             import onnxruntime
 
-            packages = f"onnxruntime {onnxruntime.__version__}, as many threads as PyTorch."
+            packages = f"onnxruntime {onnxruntime.__version__}, as many threads as PyTorch"
         else:
-            packages = "Without onnxruntime."
+            packages = "without onnxruntime"
     except ImportError as error:
         raise ValueError(f"{error} (pip install \"ce_mm[onedl,export]\")") from error
-    notes, results = [*NOTES, packages], {}
+    notes, results = [packages], {}
     for name in networks:
         torch.compiler.reset()
         results[name] = measure_kind(NETWORKS[name], batches, ["eager", *chosen], settings, notes)
@@ -211,18 +207,23 @@ def run(settings: Settings, networks: Sequence[str], chosen: Sequence[str], batc
     )
 
 
-def table(numbers: dict) -> str:
-    """The page of Markdown: a line for each network, batch, variant and runtime."""
-    rows = []
-    for network, by_batch in numbers["networks"].items():
+def sections(record: dict) -> records.Sections:
+    """A section for each network and batch, with a row for each variant and runtime."""
+    found: records.Sections = {}
+    for network, by_batch in record["networks"].items():
         for batch, variants in by_batch.items():
-            for variant, by_runtime in variants.items():
-                for runtime, row in by_runtime.items():
-                    ratios = [report.ratio_text(row[key]) if row[key] else "–" for key in ("over_bn", "over_eager")]
-                    time = f"{row['over_eager']['ms']:.4g}"
-                    rows.append([f"{network}, batch {batch}", variant, runtime, time, *ratios])
-    columns = ["", "", "", "ms", "over BN", "over eager"]
-    return f"{report.heading('Inference in several runtimes', numbers)}\n\n{markdown.table(columns, rows)}"
+            rows = found[f"{network}, batch {batch}"] = {}
+            for variant, runtimes in variants.items():
+                rows |= {(variant, runtime): _cell(row) for runtime, row in runtimes.items()}
+    return found
+
+
+def _cell(row: dict) -> str:
+    ratios = [records.ratio_text(row[key]) if row[key] else "–" for key in ("over_bn", "over_eager")]
+    return ", ".join([f"{row['over_eager']['ms']:.4g} ms", *ratios])
+
+
+BENCHMARK = records.Benchmark("latency", "Inference in several runtimes", NOTES, sections)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str]) -> int:
         batches = (settings.batch,) if args.batch or args.quick else BATCHES
         return run(settings, args.networks, args.runtimes, batches)
 
-    return front.run("latency", parser, arguments, rounds, measure, table)
+    return front.run(BENCHMARK, parser, arguments, rounds, measure)
 
 
 if __name__ == "__main__":

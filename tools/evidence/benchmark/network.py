@@ -15,8 +15,7 @@ from collections.abc import Sequence
 
 import torch
 
-from tools.evidence import markdown
-from tools.evidence.benchmark import front, mm_networks, report
+from tools.evidence.benchmark import front, mm_networks, records
 from tools.evidence.benchmark.cases import Case, backbone_case
 from tools.evidence.benchmark.layers import VARIANTS
 from tools.evidence.benchmark.measure import Clock, measure_cases
@@ -25,8 +24,9 @@ from tools.evidence.benchmark.settings import Settings
 
 NOTES = (
     "A ratio is the median, over the rounds, of a network's time over the one with BN in the same round, with its "
-    "quartiles. *saved*: bytes kept for the backward pass, each storage once, without parameters. *peak*: the most "
-    "that is allocated at one time in a training step, through PyTorch, beside the pictures and the parameters.",
+    "quartiles; the time is the median. *saved*: bytes kept for the backward pass, each storage once, without "
+    "parameters. *peak*: the most that is allocated at one time in a training step, through PyTorch, beside the "
+    "pictures and the parameters.",
     "On a GPU the times are those of its work alone; *wall* is one step with all its launches.",
 )
 
@@ -52,34 +52,27 @@ NETWORKS = {
 def run(settings: Settings, networks: Sequence[str]) -> dict:
     """Measure and return all numbers; networks whose packages are missing are left out."""
     torch.backends.cudnn.benchmark = True
-    clock, notes, results = Clock(torch.device(settings.device)), list(NOTES), {}
+    clock, notes, results = Clock(torch.device(settings.device)), [], {}
     for name in networks:
         try:
             cases = NETWORKS[name](settings)
         except ImportError as error:
             notes.append(f"{name} is left out: {error}")
-            report.say(notes[-1])
+            records.say(notes[-1])
             continue
-        progress = report.progress(name)
-        results[name] = dict(variants=measure_cases(cases, clock, settings.warmup, settings.rounds, progress))
+        progress = records.progress(name)
+        results[name] = measure_cases(cases, clock, settings.warmup, settings.rounds, progress)
         del cases
         gc.collect()  # the functions of a case refer to their network, which would stay until Python looks for cycles
     return dict(notes=notes, networks=results)
 
 
-def table(numbers: dict) -> str:
-    """The page of Markdown: ratios first, then the times and sizes behind them."""
-    rows, times = [], ()
-    for network, result in numbers["networks"].items():
-        for name, values in result["variants"].items():
-            times = [stage for stage in ("forward", "backward", "eval", "wall", "eval wall") if stage in values]
-            row = [network, name, *(report.ratio_text(values[s]) for s in ("step", "forward", "backward", "eval"))]
-            row += [f"{values[kind]['ratio']:.2f}" for kind in ("saved", "peak")]
-            row += [f"{values[stage]['ms']:.4g}" for stage in times]
-            rows.append([*row, *(f"{values[kind]['bytes'] / 2**20:.0f}" for kind in ("saved", "peak"))])
-    columns = ["", "", "step", "forward", "backward", "eval", "saved", "peak"]
-    columns += [*(f"{stage}, ms" for stage in times), "saved, MiB", "peak, MiB"]
-    return f"{report.heading('Whole networks with CE', numbers)}\n\n{markdown.table(columns, rows)}"
+def sections(record: dict) -> records.Sections:
+    """A section for each network."""
+    return {network: records.figure_rows(variants) for network, variants in record["networks"].items()}
+
+
+BENCHMARK = records.Benchmark("network", "Whole networks with CE", NOTES, sections)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -92,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     def measure(settings: Settings, args: argparse.Namespace) -> dict:
         return run(settings, ["resnet50-torch"] if args.torch_only else args.networks)
 
-    return front.run("network", parser, arguments, rounds, measure, table)
+    return front.run(BENCHMARK, parser, arguments, rounds, measure)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ import torch
 
 from ce_mm import ops
 from ce_mm.ops.joint import input_gradient, output_sums
-from tools.evidence import markdown
-from tools.evidence.benchmark import front, report
+from tools.evidence.benchmark import front, records
 from tools.evidence.benchmark.cases import layer_case
 from tools.evidence.benchmark.fused_ce import FusedCE
 from tools.evidence.benchmark.layers import VARIANTS, BatchNormReLU
@@ -28,36 +27,27 @@ PARTS = ("layers", "scaling", "passes")
 #: Channels and side of the maps at the end of the blocks of ResNet-50's stages 1 to 3, and at its stem.
 LAYERS = ((64, 112), (256, 56), (512, 28), (1024, 14))
 
-#: Maps that a norm with statistics of its whole input must read or write: x twice and y; dy and x twice, and dx.
-MAPS = dict(forward=3, backward=5)
-
-#: The same for our passes, each with a ReLU: x; x and y; dy, y and x; these and dx.
+#: Maps that our passes must read or write, each with a ReLU: x; x and y; dy, y and x; these and dx.
 PASS_MAPS = dict(moments=1, group_affine=2, output_sums=3, input_gradient=4)
 
 NOTES = (
     "Every layer ends with its ReLU. A ratio is the median, over the rounds, of a layer's time over BN's in the same "
-    "round, with its quartiles. *saved*: bytes kept for the backward pass, each storage once, without parameters. "
-    "*peak*: the most that is allocated at one time in a training step, through PyTorch, beside x, dy and the "
-    "parameters. *of copy*: bytes per second, counting three maps forward and five backward, over those of a copy in "
-    "the same run.",
+    "round, with its quartiles; the time is the median. *saved*: bytes kept for the backward pass, each storage once, "
+    "without parameters. *peak*: the most that is allocated at one time in a training step, through PyTorch, beside x, "
+    "dy and the parameters. *b* is the exponent of the training step's time, as size^b. A pass has its time, and the "
+    "bytes that it must move in a second over those of a copy in the same run.",
     "On a GPU the times are those of its work alone; *wall* is one step with all its launches.",
 )
 
 
-def run_layers(settings: Settings, clock: Clock, copy_rate: float) -> list[dict]:
+def run_layers(settings: Settings, clock: Clock) -> dict[str, dict]:
     """Every variant on every map of ResNet-50."""
-    results = []
+    results = {}
     for channels, side in ((32, 8), (64, 4)) if settings.quick else LAYERS:
         shape = (settings.batch, channels, side, side)
         cases = {name: layer_case(variant(channels), settings, shape) for name, variant in VARIANTS.items()}
-        progress = report.progress(f"layer {shape}")
-        variants = measure_cases(cases, clock, settings.warmup, settings.rounds, progress)
-        size = map_bytes(settings, shape)
-        for numbers in variants.values():
-            for stage, maps in MAPS.items():
-                rate = maps * size / (1e-3 * numbers[stage]["ms"])
-                numbers[stage] |= dict(bytes_per_second=rate, of_copy=rate / copy_rate)
-        results.append(dict(shape=shape, map_bytes=size, variants=variants))
+        progress = records.progress(f"layer {shape}")
+        results[shape_text(shape)] = measure_cases(cases, clock, settings.warmup, settings.rounds, progress)
     return results
 
 
@@ -86,7 +76,7 @@ def run_scaling(settings: Settings, clock: Clock) -> dict[str, dict]:
             for name, layer in (("BN", BatchNormReLU(shape[1])), ("CE", FusedCE(shape[1], group_size=group_size))):
                 case = layer_case(layer, settings, shape)
                 steps[name, size] = lambda case=case: training_step(case, clock)
-        times = take_turns(steps, settings.warmup, settings.rounds, report.progress(f"scaling in {axis}"))
+        times = take_turns(steps, settings.warmup, settings.rounds, records.progress(f"scaling in {axis}"))
         sizes = [size for size, _, _ in points]
         pairs = [summarise({name: times[name, size] for name in ("BN", "CE")}, "BN") for size in sizes]
         shapes, ratios = [shape for _, shape, _ in points], [pair["CE"]["step"]["ratio"] for pair in pairs]
@@ -97,21 +87,18 @@ def run_scaling(settings: Settings, clock: Clock) -> dict[str, dict]:
     return results
 
 
-def run_passes(settings: Settings, clock: Clock, copy_rate: float) -> list[dict]:
+def run_passes(settings: Settings, clock: Clock, copy_rate: float) -> dict[str, dict]:
     """The four passes on every map of ResNet-50."""
-    results = []
+    results = {}
     for channels, side in ((32, 8),) if settings.quick else LAYERS:
         shape = (settings.batch, channels, side, side)
         steps = {name: lambda run=run: clock.time({"time": run}) for name, run in passes(settings, shape).items()}
-        times = take_turns(steps, settings.warmup, settings.rounds, report.progress(f"passes {shape}"))
+        times = take_turns(steps, settings.warmup, settings.rounds, records.progress(f"passes {shape}"))
+        results[shape_text(shape)] = found = {}
         for name, maps in PASS_MAPS.items():
             milliseconds = statistics.median(times[name]["time"])
-            size = maps * map_bytes(settings, shape)
-            rate = size / (1e-3 * milliseconds)
-            results.append(
-                {"shape": shape, "pass": name, "maps": maps, "bytes": size, "ms": milliseconds}
-                | {"bytes_per_second": rate, "of_copy": rate / copy_rate}
-            )
+            size = maps * math.prod(shape) * DTYPES[settings.dtype].itemsize
+            found[name] = dict(bytes=size, ms=milliseconds, of_copy=size / (1e-3 * milliseconds) / copy_rate)
     return results
 
 
@@ -138,59 +125,8 @@ def measure_copy(settings: Settings, clock: Clock) -> float:
     source = torch.randn(mebibytes * 2**18, device=settings.device)
     target = torch.empty_like(source)
     step = {"copy": lambda: clock.time({"time": lambda: target.copy_(source)})}
-    times = take_turns(step, settings.warmup, settings.rounds, report.progress("copy"))
+    times = take_turns(step, settings.warmup, settings.rounds, records.progress("copy"))
     return 2 * source.nbytes / (1e-3 * statistics.median(times["copy"]["time"]))
-
-
-def map_bytes(settings: Settings, shape: Sequence[int]) -> int:
-    """The bytes of a map."""
-    return math.prod(shape) * DTYPES[settings.dtype].itemsize
-
-
-def table(numbers: dict) -> str:
-    """The page of Markdown."""
-    sections = [report.heading("CE as a layer", numbers)]
-    for result in numbers.get("layers", ()):
-        sections.append(f"## {shape_text(result['shape'])}\n\n{layer_table(result['variants'])}")
-    if "scaling" in numbers:
-        sections.append(f"## Scaling of the training step\n\n{scaling_table(numbers['scaling'])}")
-    if "passes" in numbers:
-        copy = f"A copy moves {1e-9 * numbers['copy_bytes_per_second']:.1f} GB/s."
-        sections.append(f"## Passes\n\n{copy}\n\n{pass_table(numbers['passes'])}")
-    return "\n\n".join(sections)
-
-
-def layer_table(variants: dict[str, dict]) -> str:
-    """Ratios first, then the times behind them."""
-    columns = ["", "step", "forward", "backward", "eval", "saved", "peak", "forward of copy", "backward of copy"]
-    times = [stage for stage in ("forward", "backward", "eval", "wall") if stage in variants["BN"]]
-    rows = []
-    for name, numbers in variants.items():
-        row = [name, *(report.ratio_text(numbers[stage]) for stage in ("step", "forward", "backward", "eval"))]
-        row += [f"{numbers[kind]['ratio']:.2f}" for kind in ("saved", "peak")]
-        row += [f"{numbers[stage]['of_copy']:.2f}" for stage in MAPS]
-        rows.append([*row, *(f"{numbers[stage]['ms']:.3g}" for stage in times)])
-    return markdown.table([*columns, *(f"{stage}, ms" for stage in times)], rows)
-
-
-def scaling_table(scaling: dict[str, dict]) -> str:
-    """Exponents, and the ratio of CE to BN at every size."""
-    rows = []
-    for axis, series in scaling.items():
-        pairs = zip(series["sizes"], series["ratios"], strict=True)
-        points = ", ".join(f"{size}: {ratio:.2f}" for size, ratio in pairs)
-        rows.append([axis, *(f"{series[name]['exponent']:.2f}" for name in ("CE", "BN")), points])
-    return markdown.table(["time ∝ size^b", "b of CE", "b of BN", "CE / BN at each size"], rows)
-
-
-def pass_table(results: list[dict]) -> str:
-    """Bytes, speed, and the share of a copy's speed."""
-    columns = ["", "pass", "of copy", "GB/s", "maps", "MB", "ms"]
-    rows = []
-    for r in results:
-        row = [shape_text(r["shape"]), r["pass"], f"{r['of_copy']:.2f}", f"{1e-9 * r['bytes_per_second']:.1f}"]
-        rows.append([*row, str(r["maps"]), f"{1e-6 * r['bytes']:.1f}", f"{r['ms']:.3g}"])
-    return markdown.table(columns, rows)
 
 
 def shape_text(shape: Sequence[int]) -> str:
@@ -198,13 +134,34 @@ def shape_text(shape: Sequence[int]) -> str:
     return "×".join(map(str, shape))
 
 
+def sections(record: dict) -> records.Sections:
+    """A section for each map, one for scaling and one for the passes."""
+    found = {shape: records.figure_rows(variants) for shape, variants in record.get("layers", {}).items()}
+    if "scaling" in record:
+        rows = found["Scaling of the training step"] = {}
+        for axis, series in record["scaling"].items():
+            for name in ("CE", "BN"):
+                rows[axis, f"b of {name}"] = f"{series[name]['exponent']:.2f}"
+            for size, ratio in zip(series["sizes"], series["ratios"], strict=True):
+                rows[axis, f"CE / BN at {size}"] = f"{ratio:.2f}"
+    if "passes" in record:
+        rows = found["Passes"] = {("a copy", "GB/s"): f"{1e-9 * record['copy_bytes_per_second']:.1f}"}
+        for shape, timed in record["passes"].items():
+            for name, figures in timed.items():
+                rows[shape, name] = f"{figures['ms']:.3g} ms, {figures['of_copy']:.2f} of copy"
+    return found
+
+
+BENCHMARK = records.Benchmark("op", "CE as a layer", NOTES, sections)
+
+
 def run(settings: Settings, parts: Sequence[str]) -> dict:
     """Measure and return all numbers."""
     clock = Clock(torch.device(settings.device))
     copy_rate = measure_copy(settings, clock)
-    numbers = dict(notes=NOTES, copy_bytes_per_second=copy_rate)
+    numbers = dict(notes=[], copy_bytes_per_second=copy_rate)
     if "layers" in parts:
-        numbers["layers"] = run_layers(settings, clock, copy_rate)
+        numbers["layers"] = run_layers(settings, clock)
     if "scaling" in parts:
         numbers["scaling"] = run_scaling(settings, clock)
     if "passes" in parts:
@@ -217,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = front.make_parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all three")
     rounds = dict(cpu=dict(warmup=2, rounds=12), cuda=dict(warmup=5, rounds=30))
-    return front.run("op", parser, arguments, rounds, lambda settings, args: run(settings, args.parts), table)
+    return front.run(BENCHMARK, parser, arguments, rounds, lambda settings, args: run(settings, args.parts))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures of the numbers that the benchmarks wrote; needs matplotlib."""
+"""Pictures of a record of the benchmarks; needs matplotlib."""
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,36 +11,36 @@ COLOURS = {"BN": "0.55", "BN+SE": "C0", "IterNorm": "C2", "literal CE": "C1", "C
 PANELS = dict(step="training step", eval="inference", saved="kept for backward", peak="peak of the step")
 
 
-def draw_op(numbers: dict, out: Path) -> None:
+def draw_op(record: dict, out: Path) -> None:
     """Bars of the ratios to BN in every layer, and below them the scaling of the training step."""
-    layers, scaling = numbers.get("layers", []), numbers.get("scaling", {})
+    layers, scaling = record.get("layers", {}), record.get("scaling", {})
     rows = max(bool(layers) + bool(scaling), 1)
     figure = Figure(figsize=(16, 4.5 * rows), dpi=110, layout="constrained")
     axes = list(figure.subplots(rows, 4, squeeze=False))
     if layers:
-        labels = ["×".join(map(str, layer["shape"][1:])) for layer in layers]  # the batch is in the title
+        labels = [shape.partition("×")[2] for shape in layers]  # the batch is in the title
         for axis, (kind, title) in zip(axes.pop(0), PANELS.items(), strict=True):
-            _bars(axis, kind, title, labels, [layer["variants"] for layer in layers])
+            _bars(axis, kind, title, labels, list(layers.values()))
     if scaling:
         for axis, (name, series) in zip(axes.pop(0), scaling.items(), strict=True):
             _lines(axis, name, series)
-    _title(figure, numbers)
+    _title(figure, record)
     save_figure(figure, out)
 
 
-def draw_network(numbers: dict, out: Path) -> None:
+def draw_network(record: dict, out: Path) -> None:
     """Bars of the ratios to BN in every network."""
-    networks = numbers["networks"]
+    networks = record["networks"]
     figure = Figure(figsize=(16, 4.5), dpi=110, layout="constrained")
     for axis, (kind, title) in zip(figure.subplots(1, 4), PANELS.items(), strict=True):
-        _bars(axis, kind, title, list(networks), [network["variants"] for network in networks.values()])
-    _title(figure, numbers)
+        _bars(axis, kind, title, list(networks), list(networks.values()))
+    _title(figure, record)
     save_figure(figure, out)
 
 
-def draw_latency(numbers: dict, out: Path) -> None:
+def draw_latency(record: dict, out: Path) -> None:
     """Bars of the times in every runtime, a panel for each network and batch."""
-    networks = numbers["networks"].items()
+    networks = record["networks"].items()
     panels = [(f"{name}, batch {batch}", rows) for name, batches in networks for batch, rows in batches.items()]
     figure = Figure(figsize=(5 * len(panels), 4.5), dpi=110, layout="constrained")
     for axis, (title, variants) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -53,7 +53,7 @@ def draw_latency(numbers: dict, out: Path) -> None:
         axis.set(title=title, ylabel="ms", xticks=range(len(names)))
         axis.set_xticklabels([name.replace("-", "-\n") for name in names], fontsize="small")
         axis.legend(frameon=False, fontsize="small")
-    _title(figure, numbers)
+    _title(figure, record)
     save_figure(figure, out)
 
 
@@ -94,8 +94,8 @@ def _lines(axis, name: str, series: dict) -> None:
     axis.legend(frameon=False)
 
 
-def _title(figure: Figure, numbers: dict) -> None:
-    machine, settings = numbers["machine"], numbers["settings"]
+def _title(figure: Figure, record: dict) -> None:
+    machine, settings = record["machine"], record["settings"]
     figure.suptitle(
         f"{machine['device']}, PyTorch {machine['torch']}, batch {settings['batch']}, {settings['dtype']}, "
         f"{settings['layout']}"

@@ -20,7 +20,9 @@ from tools.evidence.cifar10.training import RECIPES
 
 def main() -> int:
     """Parse the arguments, train what is not trained yet, and report on what is."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "cifar10", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="cifar-10-python.tar.gz, or an .npz of JPEG pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for trainings and results; run again to go on")
     parser.add_argument("--recipe", choices=RECIPES, default="short", help="short: minutes on a core; paper: for a GPU")

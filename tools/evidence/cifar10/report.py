@@ -11,6 +11,7 @@ from ce_mm.analysis import save_figure
 from ce_mm.analysis.channels import LAYERS, mean_of_first
 from ce_mm.files import replacing
 from ce_mm.version import __version__
+from tools.evidence import pages
 from tools.evidence.cifar10.running import MAIN_PAIR
 
 #: The numbers, the page and the pictures.
@@ -34,19 +35,14 @@ def write_report(results: Results, out: Path, recipe: str, command: str) -> None
         versions=dict(ce_mm=__version__, torch=torch.__version__, python=platform.python_version()),
         results=results,
     )
-    numbers, page, *pictures = (out / name for name in FILES)
-    _write(numbers, json.dumps(record))
-    _write(page, table(results, recipe, command))
+    with replacing(out / FILES[0]) as unfinished:
+        unfinished.write_text(json.dumps(record))  # on one line: most of it are the magnitudes of channels
+    pages.write(out, "results", table(results, recipe, command))
     try:
-        for draw, picture in zip((_training, _ablation, _magnitudes), pictures, strict=True):
-            draw(results, picture)
+        for draw, picture in zip((_training, _ablation, _magnitudes), FILES[2:], strict=True):
+            draw(results, out / picture)
     except ModuleNotFoundError as error:
         print(f"no pictures: {error}; run the same command where it is installed")
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as unfinished:
-        unfinished.write_text(text)
 
 
 def table(results: Results, recipe: str, command: str) -> str:

@@ -7,7 +7,6 @@ is computed, so it takes a second or two for each.
 
 import argparse
 import re
-import shlex
 import sys
 from pathlib import Path
 
@@ -16,11 +15,14 @@ from tqdm import tqdm
 from ce_mm.files import check_folder
 from ce_mm.launching.preflight import read_config
 from tools.evidence.complexity.table import FILES, by_network, markdown_table, measure, write
+from tools.evidence.pages import command_line
 
 
 def main() -> None:
     """Parse the arguments, count and print; bad input ends with one line and status 2."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "complexity", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG", help="config files, or folders of them")
     parser.add_argument(
         "--shape", nargs=2, type=int, metavar=("H", "W"), help="of the picture (default: what each config tests with)"
@@ -35,7 +37,7 @@ def main() -> None:
         progress = tqdm(configs.items(), disable=None, leave=False, unit="config")
         rows = [measure(path, config, shape) for path, config in progress]
         if args.out:
-            write(rows, args.out, f"python -m tools.evidence.complexity {shlex.join(sys.argv[1:])}")
+            write(rows, args.out, command_line("complexity", sys.argv[1:]))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,5 +1,4 @@
 """What configs cost, side by side: a table for each network with its baseline, SE and CE, and a picture of them all."""
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,9 +8,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ce_mm.analysis import save_figure
-from ce_mm.files import replacing
 from ce_mm.layers import CENorm
-from tools.evidence import markdown
+from tools.evidence import pages
 from tools.evidence.complexity.counting import ROIS, Complexity, build, complexity, picture_shape
 
 #: The numbers, the page and the picture.
@@ -128,10 +126,7 @@ def write(rows: Sequence[Row], folder: Path, command: str) -> None:
     page = _PAGE.format(command=command) + "".join(
         f"\n## {network}\n\n{markdown_table(group)}\n" for network, group in by_network(rows).items()
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in zip(FILES, (json.dumps(numbers, indent=1) + "\n", page), strict=False):
-        with replacing(folder / name) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+    pages.write(folder, "complexity", page, numbers)
     draw(rows, folder / FILES[2])
 
 
@@ -153,7 +148,7 @@ def markdown_table(group: Sequence[Row]) -> str:
         lines.append(
             [Path(row.config).stem, row.kind, *_cells(row.inference, of), _figures(row.training.total / 1e9)]
         )
-    return markdown.table(columns, lines, words=(0, 1))
+    return pages.table(columns, lines, words=(0, 1))
 
 
 def _cells(counts: Complexity, of: Complexity) -> list[str]:

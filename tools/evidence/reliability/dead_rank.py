@@ -1,6 +1,6 @@
 """What the other processes of a training do when one of them dies, hangs, or cannot be reached any more.
 
-python -m tools.evidence.reliability.dead_rank work_dirs/dead_rank --out docs/reliability/dead_rank.md
+python -m tools.evidence.reliability.dead_rank work_dirs/dead_rank --out docs/reliability
 
 The cases on two hosts need root and iproute2; without them they are left out.
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ce_mm.files import check_folder
-from tools.evidence.reliability import page
+from tools.evidence import pages
+from tools.evidence.reliability.conditions import conditions
 from tools.evidence.reliability.launched import Host, Training, kill
 from tools.evidence.reliability.namespaces import NoNamespacesError, cut_the_cable, two_hosts
 
@@ -30,7 +31,7 @@ Harm = Callable[[Training], set[int]]
 
 PAGE = """# When a process of a training dies or hangs
 
-    python -m tools.evidence.reliability.dead_rank work_dirs/dead_rank --out docs/reliability/dead_rank.md
+    python -m tools.evidence.reliability.dead_rank work_dirs/dead_rank --out docs/reliability
 
 A small CE-ResNet-18 trains under `tools/dist_train.sh`, with `env_cfg.dist_cfg.timeout` = {timeout} s. After {steps}
 steps something happens to one process or host, and a clock starts. "Noticed" is when the first host's log tells of an
@@ -50,7 +51,9 @@ processes hang waits for ever, while the others have ended with an error. End it
 `tools/slurm_train.sh` asks for that with `--kill-on-bad-exit`.
 
 The timeout must be longer than what one process does alone while the others wait, such as evaluating a whole data
-set.{left_out}"""
+set.{left_out}
+
+{conditions}"""
 
 LEFT_OUT = "\n\nThe cases on two hosts were left out: {reason}."
 
@@ -158,39 +161,34 @@ def _first_error(log: str) -> str:
     return re.sub(r"\[/\S+\] ?| \[[\d.]+\]:\d+", "", text).split(". ")[0]
 
 
-def row(name: str, result: Outcome) -> str:
-    """A line of the page's table."""
+def row(name: str, result: Outcome) -> list[str]:
+    """A row of the page's table."""
     codes = ", ".join("waits" if code is None else str(code) for code in result.codes)
     errors = "; ".join(result.errors)
-    times = " | ".join(f"{time:.1f} s" for time in (result.noticed, result.workers, result.launchers))
-    return f"| {name} | {times} | {codes} | {errors} |"
+    return [name, *(f"{time:.1f} s" for time in (result.noticed, result.workers, result.launchers)), codes, errors]
 
 
 def main() -> int:
     """Run all cases and write the page; returns 1 if a training did not end in an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for data, configs and logs")
-    parser.add_argument("--out", type=Path, required=True, help="the page to write")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the page")
     args = parser.parse_args()
     try:
-        check_folder(args.out.parent, [args.out.name])
+        check_folder(args.out, ["dead_rank.md"])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     args.folder.mkdir(parents=True, exist_ok=True)
 
-    table = [
-        "| what happens | noticed | workers | launchers | exit codes | first error of each host |",
-        "|---|---:|---:|---:|---|---|",
-    ]
-    left_out, failed = "", False
+    rows, left_out, failed = [], "", False
     with tqdm(total=len(ONE_HOST + TWO_HOSTS), unit="case") as progress:
 
         def run(cases: Sequence[tuple[str, int, Harm]], hosts: Sequence[Host]) -> None:
             nonlocal failed
             for name, processes, harm in cases:
                 result = outcome(args.folder, processes, harm, hosts)
-                table.append(row(name, result))
+                rows.append(row(name, result))
                 failed |= 0 in result.codes
                 progress.update()
 
@@ -201,7 +199,12 @@ def main() -> int:
                     run([case], hosts)
         except NoNamespacesError as error:
             left_out = LEFT_OUT.format(reason=error)
-    page.write(args.out, PAGE.format(steps=STEPS, timeout=TIMEOUT, table="\n".join(table), left_out=left_out))
+    headings = ["what happens", "noticed", "workers", "launchers", "exit codes", "first error of each host"]
+    text = PAGE.format(
+        steps=STEPS, timeout=TIMEOUT, table=pages.table(headings, rows, words=(0, 4, 5)), left_out=left_out,
+        conditions=conditions(),
+    )  # fmt: skip
+    pages.write(args.out, "dead_rank", text)
     return int(failed)
 
 

@@ -8,8 +8,6 @@ it by --work-dir. Writes kill_and_resume.json and kill_and_resume.md. Exit code:
 checkpoint was whole, 1 not. Needs Linux.
 """
 import argparse
-import json
-import shlex
 import sys
 import tempfile
 from collections import Counter
@@ -20,8 +18,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ce_mm.checkpoints.reading import CheckpointError
-from ce_mm.files import DestinationError, check_folder, replacing
-from tools.evidence.reliability.page import conditions
+from ce_mm.files import DestinationError, check_folder
+from tools.evidence import pages
+from tools.evidence.reliability.conditions import conditions
 from tools.evidence.reliability.trials import EPOCH_LENGTH, SERIES, STATES, Outcome, run_trials
 
 
@@ -50,10 +49,7 @@ def main() -> int:
         ranks=args.ranks, seed=args.seed, iterations_of_an_epoch=EPOCH_LENGTH, conditions=conditions(),
         **asdict(outcome),
     )  # fmt: skip
-    args.out.mkdir(parents=True, exist_ok=True)
-    for name, text in (("json", json.dumps(record, indent=1) + "\n"), ("md", page(outcome, record))):
-        with replacing(args.out / f"kill_and_resume.{name}") as unfinished:
-            unfinished.write_text(text)
+    pages.write(args.out, "kill_and_resume", page(outcome, record), record)
     print(verdict(outcome))
     return 1 if outcome.differences else 0
 
@@ -71,10 +67,11 @@ def page(outcome: Outcome, record: dict) -> str:
     """The record for people."""
     how = Counter("at a system call while saving" if "call" in kill.moment else kill.moment for kill in outcome.kills)
     rows = [
-        f"| {number} | {kill.moment} | {kill.place} | {', '.join(kill.left_half_written) or '–'} "
-        f"| {kill.resumes_from or 'the start'} |"
+        [str(number), kill.moment, kill.place, ", ".join(kill.left_half_written) or "–",
+         kill.resumes_from or "the start"]
         for number, kill in enumerate(outcome.kills, 1)
-    ]
+    ]  # fmt: skip
+    headings = ["", "killed", "last act, or iteration", "left half-written", "goes on from"]
     processes = "one process" if record["ranks"] == 1 else f"{record['ranks']} processes, each"
     differences = [f"Different: {', '.join(outcome.differences)}.", ""] if outcome.differences else []
     return "\n".join([
@@ -90,12 +87,10 @@ def page(outcome: Outcome, record: dict) -> str:
         f"with `--resume`. Compared in the end: {', '.join(f'`{state}`' for state in STATES)}.",
         "",
         "```bash",
-        f"python -m tools.evidence.reliability.kill_and_resume {shlex.join(sys.argv[1:])}",
+        pages.command_line("reliability.kill_and_resume", sys.argv[1:]),
         "```",
         "",
-        "| | killed | last act, or iteration | left half-written | goes on from |",
-        "|---:|---|---|---|---|",
-        *rows,
+        pages.table(headings, rows, words=range(1, 5)),
         "",
         record["conditions"],
         "",

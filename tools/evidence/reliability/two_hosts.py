@@ -1,6 +1,6 @@
 """The same small training twice, by two processes on two hosts and on one: do all end with the same weights?
 
-python -m tools.evidence.reliability.two_hosts work_dirs/two_hosts --out docs/reliability/two_hosts.md
+python -m tools.evidence.reliability.two_hosts work_dirs/two_hosts --out docs/reliability
 
 The two hosts are two network namespaces of this machine, which need root and iproute2.
 """
@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ce_mm.files import check_folder
-from tools.evidence.reliability import page
+from tools.evidence import pages
+from tools.evidence.reliability.conditions import conditions
 from tools.evidence.reliability.launched import Host, Training
 from tools.evidence.reliability.namespaces import NoNamespacesError, two_hosts
 
 EPOCHS = 3
 PAGE = """# Training on two hosts
 
-    python -m tools.evidence.reliability.two_hosts work_dirs/two_hosts --out docs/reliability/two_hosts.md
+    python -m tools.evidence.reliability.two_hosts work_dirs/two_hosts --out docs/reliability
 
 Two network namespaces, joined by a virtual cable, stand for two hosts that see nothing of each other but what goes over
 it. On each of them, with the rank of the host, the address of the first and the name of the network interface:
@@ -29,7 +30,9 @@ same with both processes on one host, for comparison. The beginning of SHA-256 o
 
 {table}
 
-{verdict}"""
+{verdict}
+
+{conditions}"""
 
 
 def digests(folder: Path, processes: int, hosts: Sequence[Host]) -> list[dict[str, str]]:
@@ -57,10 +60,10 @@ def main() -> int:
     """Train both ways and write the page; returns 1 if the weights differ, 2 if there can be no two hosts here."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="for data, configs and logs")
-    parser.add_argument("--out", type=Path, required=True, help="the page to write")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the page")
     args = parser.parse_args()
     try:
-        check_folder(args.out.parent, [args.out.name])
+        check_folder(args.out, ["two_hosts.md"])
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -72,13 +75,16 @@ def main() -> int:
         return 2
     together = digests(args.folder / "together", 2, (Host(),))
 
-    table = ["| | rank | parameters | running averages |", "|---|---|---|---|"]
-    for where, results in (("two hosts", apart), ("one host", together)):
-        for rank, result in enumerate(results):
-            table.append(f"| {where} | {rank} | `{result['parameters'][:16]}` | `{result['buffers'][:16]}` |")
+    rows = [
+        [where, str(rank), *(f"`{result[part][:16]}`" for part in ("parameters", "buffers"))]
+        for where, results in (("two hosts", apart), ("one host", together))
+        for rank, result in enumerate(results)
+    ]
+    table = pages.table(["", "rank", "parameters", "running averages"], rows, words=range(4))
     same = all(result == apart[0] for result in apart + together)
     verdict = "All four are the same, to the last bit." if same else "**They differ.**"
-    page.write(args.out, PAGE.format(epochs=EPOCHS, table="\n".join(table), verdict=verdict))
+    text = PAGE.format(epochs=EPOCHS, table=table, verdict=verdict, conditions=conditions())
+    pages.write(args.out, "two_hosts", text)
     print(verdict, file=sys.stderr)
     return int(not same)
 

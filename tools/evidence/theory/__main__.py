@@ -9,7 +9,7 @@ from tools.evidence.theory.page import write_theory
 
 def main() -> None:
     """Parse the arguments and write; bad input ends with one line and status 2."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("theory", description=__doc__)
     parser.add_argument(
         "--docs",
         type=Path,

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ce_mm.files import check_folder, replacing
-from tools.evidence import markdown
+from tools.evidence import pages
 from tools.evidence.theory.numbers import evidence
 from tools.evidence.theory.pictures import draw_pictures
 
@@ -28,8 +28,7 @@ def write_theory(docs: Path) -> None:
     draw_pictures(numbers, folder)
     with replacing(folder / "numbers.json") as unfinished:
         unfinished.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    with replacing(docs / "theory.md") as unfinished:
-        unfinished.write_text(page(numbers), encoding="utf-8")
+    pages.write(docs, "theory", page(numbers))
 
 
 def page(numbers: dict[str, Any]) -> str:
@@ -46,7 +45,7 @@ def _relu(numbers: dict[str, Any]) -> dict[str, str]:
     mean = {(row["gamma"], row["beta"]): row["mean"] for row in numbers["cases"]}
     rows = ((f"{r['gamma']:g}", f"{r['beta']:g}", f"{r['mean']:.3g}", f"{r['rms']:.3g}") for r in numbers["cases"])
     return {
-        "relu_table": markdown.table(("γ", "β", "E[y]", "√E[y²]"), rows, words=()),
+        "relu_table": pages.table(("γ", "β", "E[y]", "√E[y²]"), rows, words=()),
         "positive": f"{mean[0.01, 0.5]:.3f}",
         "silent": f"{mean[1.0, -4.0]:.1e}",
         "minus": f"{numbers['sign_of_erf']['minus']:.4f}",
@@ -72,12 +71,12 @@ def _decorrelation(numbers: dict[str, Any]) -> dict[str, str]:
     return {
         "loss": f"{1 - after['3']['gamma_ratio'][1]:.0%}",
         "growth": f"{after['3']['spread_ratio'][1]:.2f}",
-        "step_table": markdown.table(
+        "step_table": pages.table(
             ("T", "γ̂ / γ", "standard deviation after / before"),
             ((t, _list(row["gamma_ratio"]), _list(row["spread_ratio"])) for t, row in shown.items()),
             words=(),
         ),
-        "survey_table": markdown.table(
+        "survey_table": pages.table(
             ("channels in a group", "T = 1", "T = 2", "T = 3", "T = 5"),
             ((str(r["size"]), *(f"{share:.1%}" for share in r["share"].values())) for r in numbers["survey"]),
             words=(),
@@ -98,7 +97,7 @@ def _game(numbers: dict[str, Any]) -> dict[str, str]:
         "widest": f"{most['spread']:g}",
         "resolved": f"{most['resolved']:.2f}",
         "fitted": f"{most['best_affine']:.2f}",
-        "power_table": markdown.table(
+        "power_table": pages.table(
             ("player", "equilibrium", "proxy, exact ν", "proxy, budgets met"),
             (
                 (str(player), *map(_list, powers))
@@ -108,7 +107,7 @@ def _game(numbers: dict[str, Any]) -> dict[str, str]:
             ),
             words=(),
         ),
-        "expansion_table": markdown.table(
+        "expansion_table": pages.table(
             ("h", "-1/h", "2 + h", "relative error"),
             (
                 (f"{r['h']:g}", f"{r['exact']:.3g}", f"{r['linear']:g}", f"{r['relative_error']:.0%}")
@@ -116,7 +115,7 @@ def _game(numbers: dict[str, Any]) -> dict[str, str]:
             ),
             words=(),
         ),
-        "spread_table": markdown.table(
+        "spread_table": pages.table(
             ("s", "about -1, exact ν", "about +1, exact ν", "about either, budgets met", "one affine map, fitted"),
             (
                 (

@@ -1,27 +1,17 @@
-"""What the pages of these tools have in common."""
+"""The day, the machine and the versions that a trial was made with."""
 import datetime
 import importlib.metadata
 import os
 import platform
-from pathlib import Path
 
 import mmengine
 import torch
 import torch.distributed as dist
 from mmengine.device import get_device
 
-from ce_mm.files import replacing
-
-
-def write(path: Path, text: str) -> None:
-    """A page, with the machine and the versions at its end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as unfinished:
-        unfinished.write_text(f"{text}\n\n{conditions()}\n")
-
 
 def conditions() -> str:
-    """The day, the machine and the versions, as a line."""
+    """Them as a line."""
     versions = f"PyTorch {importlib.metadata.version('torch')}, mmengine {mmengine.__version__}"
     today = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
     gpus = torch.cuda.device_count()
