@@ -5,8 +5,7 @@ from mmpretrain.models.utils import SELayer
 from oracle import Statistics, equilibrium
 from torch import nn
 
-from tools.evidence.benchmark.fused_ce import FusedCE
-from tools.evidence.benchmark.layers import VARIANTS, BatchNormReLU, IterNorm, LiteralCE, SqueezeExcite
+from tools.evidence.benchmark.layers import VARIANTS, BatchNormReLU, FusedCE, IterNorm, LiteralCE, SqueezeExcite
 from tools.evidence.benchmark.resnet import resnet50
 
 

@@ -1,4 +1,4 @@
-"""What our CE is measured against: whole layers, from norm to ReLU, each written plainly from its formula.
+"""Our CE and what it is measured against: whole layers, from norm to ReLU, the others written plainly by their formula.
 
 Every layer takes a map (N, C, H, W) of any floating type and an optional residual of the same shape, which is added
 before the ReLU, and returns a new map of the same shape, type and memory format. All of them work on maps in the map's
@@ -7,7 +7,7 @@ own type and on statistics in float32 at least.
 import torch
 from torch import Tensor, nn
 
-from tools.evidence.benchmark.fused_ce import FusedCE
+from ce_mm.layers import CENorm
 
 
 class BatchNormReLU(nn.Module):
@@ -114,6 +114,18 @@ class LiteralCE(nn.Module):
         reweighting = (gate * inv_std_scale).view(-1, groups, g)
         ratio = self.mix.sigmoid()
         return _finish(_group_product(ratio * whitening + (1 - ratio) * torch.diag_embed(reweighting), x), residual)
+
+
+class FusedCE(nn.Module):
+    """ce_mm's own CENorm: BN, CE, the residual add and the ReLU in the passes of one layer."""
+
+    def __init__(self, channels: int, group_size: int = 16) -> None:
+        super().__init__()
+        self.ce = CENorm(channels, group_size=group_size)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """ReLU(CE(BN(x)) + residual)."""
+        return self.ce(x, residual, relu=True)
 
 
 #: What is measured, by the names in the tables; all ratios are to the first.

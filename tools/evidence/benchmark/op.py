@@ -17,8 +17,7 @@ from ce_mm import ops
 from ce_mm.ops.joint import input_gradient, output_sums
 from tools.evidence.benchmark import front, records
 from tools.evidence.benchmark.cases import layer_case
-from tools.evidence.benchmark.fused_ce import FusedCE
-from tools.evidence.benchmark.layers import VARIANTS, BatchNormReLU
+from tools.evidence.benchmark.layers import VARIANTS, BatchNormReLU, FusedCE
 from tools.evidence.benchmark.measure import Clock, exponent, measure_cases, summarise, take_turns, training_step
 from tools.evidence.benchmark.settings import DTYPES, Settings
 
