@@ -1,6 +1,4 @@
 """The config of a backbone is told from the names and shapes of its weights."""
-import re
-
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -42,15 +40,6 @@ THIN = dict(type="CEResNet", depth=18, stem_channels=8, base_channels=8)
 def test_a_backbone_is_recognised(config):
     told = {name: value for name, value in config.items() if name != "norm_cfg"}
     assert describe(MODELS.build(config).state_dict()) == told
-
-
-def test_a_weight_that_is_missing_or_wrong_does_not_make_it_another_backbone():
-    thin = dict(THIN, depth=50)
-    weights = MODELS.build(thin).state_dict()
-    for name, value in weights.items():
-        if re.match(r"layer1\.0\.(conv|bn[12]|downsample)", name) and value.dim():
-            assert describe({other: v for other, v in weights.items() if other != name}) == thin
-            assert describe(weights | {name: value[:3]}) == thin
 
 
 def changed(**changes):
