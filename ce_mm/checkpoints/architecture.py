@@ -143,6 +143,7 @@ def _ce_settings(weights: Mapping[str, Tensor], stem: str | None = None) -> dict
         if part == "fc1.weight":
             hidden[layer] = _sizes(weights, name, 2)[::-1]
     branches = tuple(branch for branch, layers in zip(BRANCHES, (groups, hidden), strict=True) if layers)
+    branches = tuple(branch for branch, layers in zip(BRANCHES, (groups, hidden), strict=True) if layers)
     settings, stem_settings = _differing(branches=(branches, BRANCHES)), {}
     for argument, default, layers, rule in (
         ("group_size", 16, groups, ops.fit_group_size),
@@ -150,22 +151,18 @@ def _ce_settings(weights: Mapping[str, Tensor], stem: str | None = None) -> dict
     ):
         if layers:
             stages = [pair for layer, pair in layers.items() if layer != stem]
-            value = _common(argument, default, stages or list(layers.values()), rule)
+            value = _value(default, stages or list(layers.values()), rule)
             settings |= _differing(**{argument: (value, default)})
             if stem in layers:
-                stem_settings |= _differing(**{argument: (_common(argument, value, [layers[stem]], rule), value)})
+                stem_settings |= _differing(**{argument: (_value(value, [layers[stem]], rule), value)})
     return _differing(ce_cfg=(settings, {}), ce_stem_cfg=(stem_settings, {}))
 
 
-def _common(argument: str, default: int, layers: list[tuple[int, int]], rule: Callable[[int, int], int]) -> int:
-    """The one value of an argument by which ``rule(channels, value)`` is what every layer has."""
-    told = {size if argument == "group_size" else channels // max(size, 1) for channels, size in layers}
-    for value in (default, *sorted(told, reverse=True)):
-        if value > 0 and all(rule(channels, value) == size for channels, size in layers):
-            return value
-    raise CheckpointError(
-        f"no {argument} of CE gives these layers; (channels, {argument}'s result) are {sorted(set(layers))}"
-    )
+def _value(default: int, layers: list[tuple[int, int]], rule: Callable[[int, int], int]) -> int:
+    """The value of an argument by which ``rule(channels, value)`` is what layers have."""
+    if all(rule(channels, default) == size for channels, size in layers):
+        return default
+    return max(rule(channels, max(size, 1)) for channels, size in layers)
 
 
 def _differing(**arguments: tuple[object, object]) -> dict:

@@ -12,7 +12,6 @@ import torch
 from mmpretrain.models.backbones.resnet import Bottleneck
 from torch import Tensor
 
-from ce_mm import ops
 from ce_mm.backbones import CEResNet
 from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.layers.ce_norm import BRANCHES
@@ -37,7 +36,8 @@ _CE_LAYER = re.compile(r"(backbone\.(.+))\.(?:mix|(?:norm|bd|ir)\..+)")
 #: What their code has fixed, of CE's settings and of the norm's, and what only training uses.
 _FIXED = dict(correction=1, reduction=4, branches=BRANCHES, iterations=3, max_pool=False, eps=1e-5)
 _TRAINING = {"requires_grad", "momentum"}
-#: Arguments of CEResNet that are free: widths, and what is looked at by itself.
+#: Arguments of CEResNet that are fixed, and those that are free: widths, and what is looked at by itself.
+_NETWORK = dict(style="pytorch", strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1))
 _FREE = {"type", "depth", "in_channels", "stem_channels", "base_channels", "norm_cfg", "ce_cfg", "ce_stem_cfg"}
 
 
@@ -92,23 +92,23 @@ def to_authors(
             reciprocal, a running mean (which nothing uses) as it is.
 
     Returns:
-        the weights; and their name -> our name.
+        the weights; and our name -> their name.
 
     Raises:
         CheckpointError: the authors' code could not hold this network, or would compute something else with it.
     """
-    _check_network(weights, config)
-    result, source = {}, {}
+    _check_network(config)
+    result, names = {}, {}
     for name, value in weights.items():
         match = _CE_LAYER.fullmatch(name)
         if match is None:
-            theirs = name.removeprefix("head.").removeprefix("backbone.")
-            result[theirs], source[theirs] = value, name
-        elif f"{match[2]}.weight" not in result:  # the whole layer where its first part is met
-            values, names = _layer(weights, *match.groups(), originals)
+            names[name] = name.removeprefix("head.").removeprefix("backbone.")
+            result[names[name]] = value
+        elif name not in names:  # the whole layer where its first part is met
+            values, source = _layer(weights, *match.groups(), originals)
             result |= values
-            source |= names
-    return result, source
+            names |= {ours: theirs for theirs, ours in source.items()}
+    return result, names
 
 
 def _layer(
@@ -133,14 +133,15 @@ def _layer(
     return {name: values[name] for name in order}, source
 
 
-def _check_network(weights: Mapping[str, Tensor], config: dict) -> None:
+def _check_network(config: dict) -> None:
     if config["type"] != "CEResNet" or not issubclass(CEResNet.arch_settings[config["depth"]][0], Bottleneck):
         raise CheckpointError(
             f"the CE authors' layout is that of a CEResNet with bottleneck blocks, but this is {config!r}; choose "
             "another target"
         )
     for name in sorted(set(config) - _FREE):
-        _refuse(f"{name}={config[name]!r}", "none")
+        if config[name] != _NETWORK.get(name):
+            _refuse(f"{name}={config[name]!r}", f"{name}={_NETWORK[name]!r}" if name in _NETWORK else "none")
     norm = dict(norm=config.get("norm_cfg", dict(type="BN")))
     stages = dict(correction=0) | norm | config.get("ce_cfg", {})
     for settings in (norm, stages, stages | config.get("ce_stem_cfg", {})):
@@ -151,12 +152,6 @@ def _check_network(weights: Mapping[str, Tensor], config: dict) -> None:
         used = {name: value for name, value in (settings["norm"] or {}).items() if name not in _TRAINING}
         if dict(eps=1e-5) | used not in (dict(type=kind, eps=1e-5) for kind in ("BN", "SyncBN")):
             _refuse(f"norm={settings['norm']!r}", "BN with eps=1e-05")
-    for name, value in weights.items():
-        if name.endswith(".bd.running_whitening"):
-            layer, (groups, size, _) = name.removesuffix(".bd.running_whitening"), value.shape
-            expected = ops.fit_group_size(groups * size, 64 if layer == "backbone.bn1" else 16)
-            if size != expected:
-                _refuse(f"groups of {size} in {layer}", f"groups of {expected}")
 
 
 def _refuse(what: str, theirs: str) -> None:

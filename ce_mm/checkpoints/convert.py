@@ -66,19 +66,17 @@ def convert(
         reason = error.strerror or error
         raise CheckpointError(f"{destination}: it cannot be written ({reason}); nothing was left there") from error
 
-    written = {ours: name for name, ours in names.items()}
-    mapped = {old: written[ours] for old, ours in fitted.mapped.items()}
-    new = [written[ours] for ours in fitted.initialised] + [name for name in weights if name not in names]
+    mapped = {old: names[ours] for old, ours in fitted.mapped.items()}
+    known = {*mapped.values(), *network.originals}
+    unused = [*network.left_out, *(name for name in network.source.values() if name not in mapped)]
     return Report(
         source=source,
         layout=network.layout,
-        target=target,
         config=network.config,
         mapped=mapped,
-        initialised=[name for name in new if name not in network.originals],
-        kept=[name for name in network.left_out if name in network.originals],
-        left_out=[name for name in network.left_out if name not in network.originals]
-        + [name for name in network.source.values() if name not in mapped],
+        initialised=[name for name in weights if name not in known],
+        kept=[name for name in unused if name in network.originals],
+        left_out=[name for name in unused if name not in network.originals],
         settings_known=network.settings_known,
         sha256=digest,
         files=tuple(files),
@@ -87,7 +85,7 @@ def convert(
 
 
 def _renamed(source: Path, layout: str, target: str) -> tuple[Network, Fitted, dict[str, Tensor], dict[str, str]]:
-    """What was read, that in its network, the weights by the names of the target, and those -> names in the model."""
+    """What was read, that in its network, the weights by the names of the target, and name in the model -> there."""
     try:
         network = read_network(read_checkpoint(source), layout)
         fitted = fit(network, classifier=target != "backbone")

@@ -19,15 +19,13 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 @dataclass(frozen=True)
 class Fitted:
-    """All weights of a model, in its order and by its names."""
+    """All weights of a model, in its order and by its names; those that the source has not are CE's starting values."""
 
     #: ``dict(type='ImageClassifier', ...)``, or ``dict(backbone=...)`` for the backbone alone.
     model: dict
     weights: dict[str, Tensor]
     #: Name in the source -> name in the model.
     mapped: dict[str, str]
-    #: The model's names whose values are CE's starting values, as the source had none.
-    initialised: list[str]
 
 
 def fit(network: Network, classifier: bool) -> Fitted:
@@ -51,14 +49,13 @@ def fit(network: Network, classifier: bool) -> Fitted:
     mapped = _places(network, initial, classifier)
     given = {mapped[source]: network.weights[name] for name, source in network.source.items() if source in mapped}
     without_ce = not any(OWN.search(name) for name in given)
-    missing = [name for name in initial if name not in given]
-    may_start = [name for name in missing if name.endswith("num_batches_tracked") or (without_ce and OWN.search(name))]
-    _expect_none([name for name in missing if name not in may_start], "there is no value for", network)
+    needed = [n for n in initial if not (n.endswith("num_batches_tracked") or (without_ce and OWN.search(n)))]
+    _expect_none([name for name in needed if name not in given], "there is no value for", network)
     for source, name in mapped.items():
         _check_value(source, given[name], initial[name])
     weights = {name: given.get(name, value) for name, value in initial.items()}
     _try(model, weights, picture, config)
-    return Fitted(config, weights, mapped, may_start)
+    return Fitted(config, weights, mapped)
 
 
 def _model_config(network: Network) -> dict:

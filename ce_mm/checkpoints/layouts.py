@@ -98,7 +98,7 @@ def _config(recorded: dict, weights: Mapping[str, Tensor], layout: str) -> tuple
     ce = any(map(has_ce, weights))
     kind = str(recorded.get("type")).rpartition(".")[2]
     if kind.removeprefix("CE") == config["type"].removeprefix("CE"):
-        config |= untraced(recorded, config["type"], ce)
+        config |= untraced(recorded, ce)
     return config, not ce or kind == config["type"]
 
 

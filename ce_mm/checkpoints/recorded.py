@@ -9,13 +9,9 @@ import ast
 import inspect
 import math
 
-from mmpretrain.models import backbones
-
-from ce_mm.backbones import CEVGG, CEMobileNetV2, CEResNet, CEShuffleNetV2
 from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.layers import CENorm
 
-_CLASSES = {kind.__name__: kind for kind in (CEVGG, CEMobileNetV2, CEResNet, CEShuffleNetV2)}
 _NORMS = ("BN", "BN2d", "SyncBN", "GN", "LN", "IN", "IN2d", "SN")
 _RECTIFIERS = ("ReLU", "LeakyReLU", "PReLU", "RReLU", "ReLU6", "ELU", "SiLU", "GELU", "HSwish", "Sigmoid", "Tanh")
 #: Argument that is the config of a layer -> types that it may have.
@@ -40,36 +36,24 @@ def recorded_backbone(meta: dict) -> dict:
     return {}
 
 
-def untraced(recorded: dict, kind: str, ce: bool) -> dict:
-    """Of a recorded backbone the arguments that leave no trace in weights, where they are not the defaults.
+def untraced(recorded: dict, ce: bool) -> dict:
+    """Of a recorded backbone the arguments that leave no trace in weights.
 
     Args:
         recorded: what :func:`recorded_backbone` gives.
-        kind: the class of the backbone here, such as ``CEResNet``.
         ce: whether the settings of CE are looked at, too.
 
     Raises:
         CheckpointError: one of them is more than plain values and the usual layers.
     """
-    defaults = _defaults(kind)
     found = {}
     for name in (*_UNTRACED, *(_SETTINGS if ce else ())):
         value = recorded.get(name)
-        if name in defaults and value is not None and value != {}:
+        if value is not None and value != {}:
             _check(name, value)
             value = tuple(value) if isinstance(value, list) else value
             found |= {name: _without_training(value) if name == "norm_cfg" else value}
-    return {name: value for name, value in found.items() if value != defaults[name]}
-
-
-def _defaults(kind: str) -> dict[str, object]:
-    """The arguments of a backbone here, with their defaults."""
-    defaults = {}
-    for each in (getattr(backbones, kind.removeprefix("CE")), _CLASSES[kind]):
-        found = [p for p in inspect.signature(each).parameters.values() if p.kind is not p.VAR_KEYWORD]
-        # Where the own default is None, it stands for the base's.
-        defaults |= {p.name: p.default for p in found if p.default is not None or p.name not in defaults}
-    return defaults | dict(norm_cfg=dict(type="BN"))
+    return found
 
 
 def _without_training(norm: dict) -> dict:

@@ -12,14 +12,24 @@ from torch import Tensor, nn
 
 from ce_mm.checkpoints.reading import weights_of
 
+#: A float32 product of matrices is symmetric to about 1e-6.
+_ASYMMETRY = 1e-4
+
+
+def _is_like_a_whitening(values: Tensor) -> Tensor:
+    """Where Σ^(-1/2), (groups, g, g), is symmetric, and above 0 on the diagonal."""
+    values = values.double()
+    asymmetric = (values - values.mT).abs() > _ASYMMETRY * values.abs().amax((1, 2), keepdim=True)
+    return ~(asymmetric | torch.diag_embed(values.diagonal(dim1=1, dim2=2) <= 0))
+
+
 #: Last part of a buffer's name -> what all its values are, in words and as a test.
 _PLAUSIBLE: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "running_var": ("a variance above 0", lambda values: values > 0),
     "running_inv_std_scale": ("an average of s^(-1/2), above 0", lambda values: values > 0),
     "num_batches_tracked": ("a count, 0 or more", lambda values: values >= 0),
+    "running_whitening": ("symmetric matrices, above 0 on the diagonal", _is_like_a_whitening),
 }
-#: A float32 product of matrices is symmetric to about 1e-6.
-_ASYMMETRY = 1e-4
 
 
 class Finding(NamedTuple):
@@ -69,28 +79,12 @@ def _problems(name: str, values: Tensor) -> Iterator[str]:
         return
     if not finite.all():
         yield _first(values, ~finite, "finite numbers")
+    elif kind == "running_whitening" and (values.dim() != 3 or values.shape[1] != values.shape[2]):
+        yield f"is of shape {tuple(values.shape)}; expected a square matrix for each group"
     elif kind in _PLAUSIBLE:
         expected, holds = _PLAUSIBLE[kind]
         if not holds(values).all():
             yield _first(values, ~holds(values), expected)
-    elif kind == "running_whitening":
-        yield from _whitening_problems(values)
-
-
-def _whitening_problems(values: Tensor) -> Iterator[str]:
-    """Of Σ^(-1/2), (groups, g, g), which is symmetric and positive definite."""
-    if values.dim() != 3 or values.shape[1] != values.shape[2]:
-        yield f"is of shape {tuple(values.shape)}; expected a square matrix for each group"
-        return
-    values = values.double()
-    asymmetric = (values - values.mT).abs() > _ASYMMETRY * values.abs().amax((1, 2), keepdim=True)
-    if asymmetric.any():
-        group, row, column = asymmetric.nonzero()[0].tolist()
-        opposite = values[group, column, row].item()
-        yield _first(values, asymmetric, f"symmetric matrices, but at [{group}, {column}, {row}] it is {opposite:g}")
-    negative = torch.diag_embed(values.diagonal(dim1=1, dim2=2) <= 0)
-    if negative.any():
-        yield _first(values, negative, "numbers above 0 on the diagonal")
 
 
 def _first(values: Tensor, wrong: Tensor, expected: str) -> str:

@@ -225,7 +225,6 @@ def thin(**more):
     [
         (dict(type="CEResNet", depth=18, base_channels=8, stem_channels=8), "bottleneck"),
         (dict(type="CEResNet", depth=50, base_channels=4, stem_channels=4), "correction=0"),
-        (dict(type="CEResNet", depth=50, base_channels=4, stem_channels=32, ce_cfg=dict(correction=1)), "groups of 16"),
         (thin(style="caffe"), "style='caffe'"),
         (thin(ce_cfg=dict(correction=1, branches=("bd",))), "branches="),
         (thin(ce_cfg=dict(correction=1, branches=("ir",))), "branches="),
