@@ -20,7 +20,10 @@ from ce_mm.layers.ce_norm import BRANCHES
 #: What CE itself holds, beside its base norm, at the end of a name.
 OWN = re.compile(r"\.(mix|bd\.[^.]+|ir\..+)$")
 _STEM = re.compile(r"((?:stem\.2\.)?[a-z]+1?)\.(?:bd|ir)\.")
-_CE_STAGES = (True, True, True, False)
+_DEFAULTS = dict(
+    in_channels=3, stem_channels=64, base_channels=64, deep_stem=False, avg_down=False, widen_factor=1.0,
+    ce_stages=(True, True, True, False), ce_cfg={}, ce_stem_cfg={}, branches=BRANCHES, group_size=16, reduction=4,
+)  # fmt: skip
 _SHUFFLENET_WIDTHS = {48: 0.5, 116: 1.0, 176: 1.5, 244: 2.0}
 
 
@@ -50,7 +53,7 @@ def describe(weights: Mapping[str, Tensor], widen_factor: object = None) -> dict
     }
     for pattern, family in families.items():
         if any(re.fullmatch(pattern, name) for name in weights):
-            return family(weights)
+            return _without_defaults(family(weights))
     raise CheckpointError(
         f"these are not the weights of a ResNet, MobileNetV2, ShuffleNetV2 or VGG (the first name is "
         f"{next(iter(weights), None)!r}); only those exist here with CE"
@@ -72,18 +75,18 @@ def _resnet(weights: Mapping[str, Tensor]) -> dict:
         )
     deep_stem = any(name.startswith("stem.") for name in weights)
     first, last = ("stem.0.conv", "stem.2.conv") if deep_stem else ("conv1", "conv1")
-    config = dict(type="CEResNet", depth=depths[blocks])
-    config |= _differing(
-        in_channels=(_sizes(weights, f"{first}.weight", 4)[1], 3),
-        stem_channels=(_sizes(weights, f"{last}.weight", 4)[0], 64),
-        base_channels=(_sizes(weights, "layer1.0.conv1.weight", 4)[0], 64),
-        deep_stem=(deep_stem, False),
+    config = dict(
+        type="CEResNet",
+        depth=depths[blocks],
+        in_channels=_sizes(weights, f"{first}.weight", 4)[1],
+        stem_channels=_sizes(weights, f"{last}.weight", 4)[0],
+        base_channels=_sizes(weights, "layer1.0.conv1.weight", 4)[0],
+        deep_stem=deep_stem,
         # With avg_down the convolution of a shortcut stands behind a pool.
-        avg_down=(any(".downsample.2." in name for name in weights), False),
+        avg_down=any(".downsample.2." in name for name in weights),
     )
-    if any(map(has_ce, weights)):
-        stages = tuple(any(n.startswith(f"layer{stage}.") and has_ce(n) for n in weights) for stage in (1, 2, 3, 4))
-        config |= _differing(ce_stages=(stages, _CE_STAGES))
+    if equalized := list(filter(has_ce, weights)):
+        config["ce_stages"] = tuple(any(n.startswith(f"layer{stage}.") for n in equalized) for stage in (1, 2, 3, 4))
     # The stem's CE layer is bn1, gn1, ..., in a deep stem stem.2.bn, ...
     stem = next((match[1] for match in map(_STEM.match, weights) if match), None)
     return config | _ce_settings(weights, stem)
@@ -104,7 +107,7 @@ def _mobilenet_v2(weights: Mapping[str, Tensor], hint: object) -> dict:
     usual = sorted((step / 20 for step in range(1, 101)), key=lambda factor: abs(factor - estimate))
     for factor in known + usual:
         if fits(factor):
-            return dict(type="CEMobileNetV2") | _differing(widen_factor=(factor, 1.0)) | _ce_settings(weights)
+            return dict(type="CEMobileNetV2", widen_factor=factor) | _ce_settings(weights)
     raise CheckpointError(
         f"no MobileNetV2 of widen_factor 0.05, 0.1, ... 5 has stages of {list(widths.values())} channels"
     )
@@ -115,8 +118,7 @@ def _shufflenet_v2(weights: Mapping[str, Tensor]) -> dict:
     if width not in _SHUFFLENET_WIDTHS:
         expected = ", ".join(map(str, _SHUFFLENET_WIDTHS))
         raise CheckpointError(f"no ShuffleNetV2 has {width} channels in its first stage; expected {expected}")
-    factor = _SHUFFLENET_WIDTHS[width]
-    return dict(type="CEShuffleNetV2") | _differing(widen_factor=(factor, 1.0)) | _ce_settings(weights)
+    return dict(type="CEShuffleNetV2", widen_factor=_SHUFFLENET_WIDTHS[width]) | _ce_settings(weights)
 
 
 def _vgg(weights: Mapping[str, Tensor]) -> dict:
@@ -143,19 +145,17 @@ def _ce_settings(weights: Mapping[str, Tensor], stem: str | None = None) -> dict
         if part == "fc1.weight":
             hidden[layer] = _sizes(weights, name, 2)[::-1]
     branches = tuple(branch for branch, layers in zip(BRANCHES, (groups, hidden), strict=True) if layers)
-    branches = tuple(branch for branch, layers in zip(BRANCHES, (groups, hidden), strict=True) if layers)
-    settings, stem_settings = _differing(branches=(branches, BRANCHES)), {}
-    for argument, default, layers, rule in (
-        ("group_size", 16, groups, ops.fit_group_size),
-        ("reduction", 4, hidden, lambda channels, reduction: channels // reduction),
+    settings, stem_settings = dict(branches=branches), {}
+    for argument, layers, rule in (
+        ("group_size", groups, ops.fit_group_size),
+        ("reduction", hidden, lambda channels, reduction: channels // reduction),
     ):
         if layers:
             stages = [pair for layer, pair in layers.items() if layer != stem]
-            value = _value(default, stages or list(layers.values()), rule)
-            settings |= _differing(**{argument: (value, default)})
-            if stem in layers:
-                stem_settings |= _differing(**{argument: (_value(value, [layers[stem]], rule), value)})
-    return _differing(ce_cfg=(settings, {}), ce_stem_cfg=(stem_settings, {}))
+            value = settings[argument] = _value(_DEFAULTS[argument], stages or list(layers.values()), rule)
+            if stem in layers and _value(value, [layers[stem]], rule) != value:
+                stem_settings[argument] = _value(value, [layers[stem]], rule)
+    return dict(ce_cfg=_without_defaults(settings), ce_stem_cfg=stem_settings)
 
 
 def _value(default: int, layers: list[tuple[int, int]], rule: Callable[[int, int], int]) -> int:
@@ -165,9 +165,8 @@ def _value(default: int, layers: list[tuple[int, int]], rule: Callable[[int, int
     return max(rule(channels, max(size, 1)) for channels, size in layers)
 
 
-def _differing(**arguments: tuple[object, object]) -> dict:
-    """Of ``name=(value, default)`` those that differ, as ``name=value``."""
-    return {name: value for name, (value, default) in arguments.items() if value != default}
+def _without_defaults(config: dict) -> dict:
+    return {name: value for name, value in config.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
 
 
 def _length(weights: Mapping[str, Tensor], prefix: str) -> int:

@@ -138,4 +138,4 @@ def _config_text(model: dict, weights: str) -> str:
 
 def _assignment(name: str, value: object) -> str:
     """A line of a config. Not as mmengine writes it, which does not escape everything, and whoever reads it runs it."""
-    return f"{name} = {pformat(value, sort_dicts=False)}"
+    return f"{name} = {pformat(value, width=112, sort_dicts=False)}"
