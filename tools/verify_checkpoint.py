@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from ce_mm.checkpoints.publishing import is_misnamed
-from ce_mm.checkpoints.reading import read_checkpoint
-from ce_mm.checkpoints.verify import Finding, verify, weights_of
+from ce_mm.checkpoints.reading import read_checkpoint, weights_of
+from ce_mm.checkpoints.verify import Finding, verify
 from ce_mm.launching.preflight import read_config
 
 

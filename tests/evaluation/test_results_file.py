@@ -227,7 +227,6 @@ for path in sys.argv[1:]:
 
 def test_no_depth_of_a_pickle_ends_the_process(tmp_path) -> None:
     value = pickle.NONE + pickle.SETITEM
-    within = pickle.PROTO + b"\2" + pickle.EMPTY_DICT + TUPLES + value + pickle.STOP
     expected = {
         TUPLES: "holds a tuple; expected a list",
         pickle.EMPTY_LIST * LEVELS + pickle.APPEND * (LEVELS - 1): "pictures[0] is a list; expected an object",
@@ -235,7 +234,6 @@ def test_no_depth_of_a_pickle_ends_the_process(tmp_path) -> None:
         pickle.EMPTY_DICT + TUPLES + value: "a tuple for a key",
         pickle.EMPTY_DICT + UNFOLDED + value: "a tuple for a key",
         pickle.MARK + TUPLES + pickle.FROZENSET: "makes sets",
-        pickle.dumps(Calls(torch.storage._load_from_bytes, within), 4)[2:-1]: "tuples within tuples",
     }
     paths = [tmp_path / f"{index}.pkl" for index in range(len(expected))]
     for path, pickled in zip(paths, expected, strict=True):
