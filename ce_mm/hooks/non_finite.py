@@ -5,8 +5,9 @@ inside a CENorm without branches, so theirs are put back here. Where all norms a
 device is asked, and the processes tell each other, once per ``interval`` iterations, not at every one.
 """
 import logging
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +21,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
-from ce_mm.hooks.finite_record import FiniteRecord, Label, alike
 from ce_mm.hooks.kept_averages import KeptAverages
 from ce_mm.layers import CENorm, SwitchableNorm
+
+
+class Label(NamedTuple):
+    """A norm or loss, by its place among the others."""
+
+    is_loss: bool
+    place: int
+    name: str
+
+
+#: An iteration, and values (labels,) that should be finite, or flags that say whether they were.
+Seen = tuple[int, Sequence[Label], Tensor]
 
 
 @HOOKS.register_module()
@@ -44,9 +56,9 @@ class NonFiniteHook(Hook):
             raise ValueError(f"NonFiniteHook's interval must be a whole number of at least 1, got {interval!r}")
         self.interval = interval
         self.after_others = _AfterOthers(self)
-        self.norms, self.losses = FiniteRecord(), FiniteRecord()
         self.guarded: dict[Label, CENorm | SwitchableNorm] = {}
         self.kept: list[tuple[list[Label], KeptAverages]] = []
+        self.seen: list[Seen] = []
 
     def before_train(self, runner: Runner) -> None:
         """Come a second time, after the hooks that take averages of their own and before the checkpoint is saved."""
@@ -59,15 +71,15 @@ class NonFiniteHook(Hook):
         self.guarded, plain = _norms(model)
         self.kept = [
             (labels, KeptAverages([plain[label] for label in labels]))
-            for labels in alike(plain, lambda label: plain[label].running_mean)
+            for labels in _alike(plain, lambda label: plain[label].running_mean)
         ]
 
     @torch.no_grad()
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Put back what is not finite, remember who saw it, and report every ``interval`` iterations."""
         self.look_at_norms(runner.iter + 1)
-        losses = _losses(outputs, "" if isinstance(outputs, Mapping) else "loss")
-        self.losses.add_scalars(runner.iter + 1, {(i, name): loss for i, (name, loss) in enumerate(losses)})
+        losses = enumerate(_losses(outputs, "" if isinstance(outputs, Mapping) else "loss"))
+        self.seen += _stacked(runner.iter + 1, {Label(True, place, name): loss for place, (name, loss) in losses})
         if self.every_n_train_iters(runner, self.interval):
             self._report()
 
@@ -77,37 +89,74 @@ class NonFiniteHook(Hook):
 
     def look_at_norms(self, iteration: int) -> None:
         """Put back what is not finite, and remember who saw it."""
-        seen = {label: norm.finite for label, norm in self.guarded.items() if norm.finite is not None}
-        self.norms.add_scalars(iteration, seen)
-        for label in seen:
+        flags = {label: norm.finite for label, norm in self.guarded.items() if norm.finite is not None}
+        self.seen += _stacked(iteration, flags)
+        for label in flags:
             self.guarded[label].finite = None
-        for labels, averages in self.kept:
-            self.norms.add(iteration, labels, averages.put_back())
+        self.seen += [(iteration, labels, averages.put_back()) for labels, averages in self.kept]
+
+    def look_at_replaced(self, iteration: int) -> None:
+        """Look at the norms once more where one has other tensors than this hook has seen."""
+        if any(averages.replaced() for _, averages in self.kept):
+            self.look_at_norms(iteration)
 
     def _report(self) -> None:
         """One line by the first process, if a batch was bad in any."""
-        layers, losses = self.norms.take(), self.losses.take()
-        bad = sorted(layers.keys() | losses.keys())
-        first = min(bad, default=None)
-        of_all = all_gather_object(_Found(bad, layers.get(first, []), losses.get(first, [])))
-        if any(found.iterations for found in of_all):
+        of_all = all_gather_object(not_finite(self.seen))
+        self.seen = []
+        if any(of_all):
             norms = len(self.guarded) + sum(len(labels) for labels, _ in self.kept)
             print_log(_sentences(of_all, norms), logger="current", level=logging.WARNING)
 
 
-class _Found(NamedTuple):
-    """What one process found."""
+class _AfterOthers(Hook):
+    """The hook a second time, for tensors that other hooks (PreciseBNHook) put in the place of a norm's own."""
 
-    iterations: list[int]
-    layers: list[Label]  # at the first of them
-    losses: list[Label]
+    priority = "LOW"  # before the checkpoint is saved
+
+    def __init__(self, hook: NonFiniteHook) -> None:
+        self.hook = hook
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.hook.look_at_replaced(runner.iter + 1)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self.hook.look_at_replaced(runner.iter)
 
 
-def _sentences(of_all: list[_Found], norms: int) -> str:
-    bad = sorted(set().union(*(found.iterations for found in of_all)))
-    ranks = [rank for rank, found in enumerate(of_all) if bad[0] in found.iterations]
-    layers = _names(label for rank in ranks for label in of_all[rank].layers)
-    losses = _names(label for rank in ranks for label in of_all[rank].losses)
+def not_finite(seen: Iterable[Seen]) -> dict[int, list[Label]]:
+    """The labels of what was not finite, by iteration, with one look at each device."""
+    bad = defaultdict(list)
+    for parts in _alike(seen, itemgetter(2)):
+        values = torch.cat([values for _, _, values in parts]).cpu()
+        finite = values if values.dtype == torch.bool else values.isfinite()
+        places = ((iteration, label) for iteration, labels, _ in parts for label in labels)
+        for (iteration, label), is_finite in zip(places, finite.tolist(), strict=True):
+            if not is_finite:
+                bad[iteration].append(label)
+    return dict(bad)
+
+
+def _stacked(iteration: int, values: Mapping[Label, Tensor]) -> list[Seen]:
+    """Values, each (), on any devices, of which these are copies."""
+    return [
+        (iteration, labels, torch.stack([values[label] for label in labels])) for labels in _alike(values, values.get)
+    ]
+
+
+def _alike(items: Iterable, tensor: Callable[[Any], Tensor]) -> list[list]:
+    """Lists of those items whose tensor is on one device and of one type, which one call of PyTorch can take."""
+    lists = defaultdict(list)
+    for item in items:
+        lists[tensor(item).device, tensor(item).dtype].append(item)
+    return list(lists.values())
+
+
+def _sentences(of_all: list[dict[int, list[Label]]], norms: int) -> str:
+    bad = sorted(set().union(*of_all))
+    ranks = [rank for rank, found in enumerate(of_all) if bad[0] in found]
+    first = sorted({label for rank in ranks for label in of_all[rank][bad[0]]})
+    layers, losses = ([label.name for label in first if label.is_loss == kind] for kind in (False, True))
     where = f"of rank {', '.join(map(str, ranks))} " if len(of_all) > 1 else ""
     places = [f"first in {layers[0]}, {len(layers)} of {norms} norm layers in all"] if layers else []
     places += [f"in {', '.join(losses)}"] if losses else []
@@ -120,54 +169,31 @@ def _sentences(of_all: list[_Found], norms: int) -> str:
     return text
 
 
-def _names(labels: Iterable[Label]) -> list[str]:
-    return [name for _, name in sorted(set(labels))]
-
-
-class _AfterOthers(Hook):
-    """The hook a second time, for tensors that other hooks (PreciseBNHook) put in the place of a norm's own."""
-
-    priority = "LOW"  # before the checkpoint is saved
-
-    def __init__(self, hook: NonFiniteHook) -> None:
-        self.hook = hook
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if any(averages.replaced() for _, averages in self.hook.kept):
-            self.hook.look_at_norms(runner.iter + 1)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        if any(averages.replaced() for _, averages in self.hook.kept):
-            self.hook.look_at_norms(runner.iter)
-
-
 def _norms(model: nn.Module) -> tuple[dict[Label, CENorm | SwitchableNorm], dict[Label, _NormBase]]:
     """The norms that guard their running averages, and those that have some and do not, in the model's order."""
     guarded, plain, inside = {}, {}, set()
     for place, (name, module) in enumerate(model.named_modules()):
         if isinstance(module, CENorm) and module.branches:  # it speaks for its base norm; without, it only calls it
-            guarded[place, name] = module
+            guarded[Label(False, place, name)] = module
             inside.add(module.norm)
         elif module in inside:
             continue
         elif isinstance(module, SwitchableNorm):
-            guarded[place, name] = module
+            guarded[Label(False, place, name)] = module
         elif isinstance(module, _NormBase) and module.running_mean is not None and not is_lazy(module.running_mean):
-            plain[place, name] = module
+            plain[Label(False, place, name)] = module
     return guarded, plain
 
 
 def _losses(outputs: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Every loss among what a train step returned, with its name, as a number or a flag that says if it is finite."""
+    """Every loss among what a train step returned, with its name, as a number that is finite if all of it is."""
     if isinstance(outputs, Mapping):
         for key, value in outputs.items():
             yield from _losses(value, f"{name}.{key}" if name else str(key))
     elif isinstance(outputs, (list, tuple)):
         for i, value in enumerate(outputs):
             yield from _losses(value, f"{name}.{i}")
-    elif "loss" not in name:
-        return
-    elif isinstance(outputs, float):
-        yield name, torch.tensor(math.isfinite(outputs))
-    elif isinstance(outputs, Tensor) and outputs.is_floating_point():
+    elif "loss" in name and isinstance(outputs, float):
+        yield name, torch.tensor(outputs, dtype=torch.float64)
+    elif "loss" in name and isinstance(outputs, Tensor) and outputs.is_floating_point():
         yield name, outputs if outputs.dim() == 0 else (outputs * 0).sum()
