@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
@@ -58,9 +59,11 @@ class SafeCheckpointHook(CheckpointHook):
             known = {}
         else:  # mmengine forgets it, and would not save a checkpoint that knows of a new best
             self.last_ckpt = self._path(os.path.basename(start))
+        step, best = self._names()
         bests, entries = self._bests()
         for key, entry in entries.items():
-            bests[key] = self._own_best(known.get(entry))
+            name = os.path.basename(known.get(entry) or "")
+            bests[key] = self._path(name) if re.fullmatch(best, name) and self._exists(self._path(name)) else None
             hub.update_info(entry, bests[key])
         superseded = self._keep(runner, known.get("keep_ckpt_ids", []))
         run = [new_run()]
@@ -69,7 +72,7 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process():
             if self._is_local():
                 for folder in {Path(self.out_dir), Path(runner.work_dir)}:
-                    remove_unfinished(folder, lambda name: name == LAST or self._is_step(name) or self._is_best(name))
+                    remove_unfinished(folder, re.compile(f"{LAST}|{step}|{best}").fullmatch)
             if self.last_ckpt is not None and any(map(self._exists, superseded)):
                 self._name_last(runner)  # a run may start from a newer one than it names
                 self._remove(superseded)
@@ -141,23 +144,11 @@ class SafeCheckpointHook(CheckpointHook):
             return vars(self), {"best_ckpt_path": "best_ckpt"}
         return self.best_ckpt_path_dict, {metric: f"best_ckpt_{metric}" for metric in self.key_indicators}
 
-    def _own_best(self, path: str | None) -> str | None:
-        """The best checkpoint of that name in this run's folder, if it is one of its own and there."""
-        name = os.path.basename(path or "")
-        return self._path(name) if self._is_best(name) and self._exists(self._path(name)) else None
-
-    def _is_step(self, name: str) -> bool:
-        """Whether such a run saves a step under that name: ``epoch_7.pth``."""
-        return name in self._steps(name)
-
-    def _is_best(self, name: str) -> bool:
-        """Whether such a run saves a best checkpoint under that name: ``best_acc_epoch_7.pth``."""
-        return name.startswith("best_") and name.endswith(tuple(f"_{step}" for step in self._steps(name)))
-
-    def _steps(self, name: str) -> list[str]:
-        """What the template makes of each number in a name, and of one that it leaves out."""
-        numbers = [0, *map(int, re.findall(r"\d{1,18}", name))]
-        return [self.filename_tmpl.format(number).replace("/", "_") for number in numbers]
+    def _names(self) -> tuple[str, str]:
+        """What such a run saves steps and bests under, as patterns: ``epoch_7.pth``, ``best_acc_epoch_7.pth``."""
+        parts = Formatter().parse(self.filename_tmpl.replace("/", "_"))
+        step = "".join(re.escape(text) + (r"\d+" if field is not None else "") for text, field, _, _ in parts)
+        return step, f"best_.+_{step}"
 
     def _is_local(self) -> bool:
         backend = self.file_backend
