@@ -1,7 +1,7 @@
 """The running averages of norms as they were before a step, to go back to where the step left NaN or infinity.
 
 PyTorch's norms move their averages by every batch. The values are kept, not the tensors: others replace those
-(PreciseBNHook). All norms of a device make one vector, so that a hundred of them take as few calls of PyTorch as one
+(PreciseBNHook). All norms together make one vector, so that a hundred of them take as few calls of PyTorch as one
 does, and no call waits for the device.
 """
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class KeptAverages:
     A norm goes back as a whole: where its variance is infinite, its mean is of the same bad batch.
 
     Args:
-        norms: with running averages, all on one device and of one type. What they hold now is kept.
+        norms: with running averages, all on one device. What they hold now is kept.
     """
 
     def __init__(self, norms: Sequence[_NormBase]) -> None:

@@ -6,9 +6,8 @@ device is asked, and the processes tell each other, once per ``interval`` iterat
 """
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import itemgetter
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
@@ -24,15 +23,8 @@ from torch.nn.parameter import is_lazy
 from ce_mm.hooks.kept_averages import KeptAverages
 from ce_mm.layers import CENorm, SwitchableNorm
 
-
-class Label(NamedTuple):
-    """A norm or loss, by its place among the others."""
-
-    is_loss: bool
-    place: int
-    name: str
-
-
+#: The place of a norm or loss among the others, and its name.
+Label = tuple[int, str]
 #: An iteration, and values (labels,) that should be finite, or flags that say whether they were.
 Seen = tuple[int, Sequence[Label], Tensor]
 
@@ -57,8 +49,9 @@ class NonFiniteHook(Hook):
         self.interval = interval
         self.after_others = _AfterOthers(self)
         self.guarded: dict[Label, CENorm | SwitchableNorm] = {}
-        self.kept: list[tuple[list[Label], KeptAverages]] = []
-        self.seen: list[Seen] = []
+        self.kept: tuple[list[Label], KeptAverages] | None = None
+        self.norms: list[Seen] = []
+        self.losses: list[Seen] = []
 
     def before_train(self, runner: Runner) -> None:
         """Come a second time, after the hooks that take averages of their own and before the checkpoint is saved."""
@@ -69,17 +62,17 @@ class NonFiniteHook(Hook):
         """Find the norms, which others may have replaced since the last time, and keep their averages."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.guarded, plain = _norms(model)
-        self.kept = [
-            (labels, KeptAverages([plain[label] for label in labels]))
-            for labels in _alike(plain, lambda label: plain[label].running_mean)
-        ]
+        self.kept = (list(plain), KeptAverages(list(plain.values()))) if plain else None
 
     @torch.no_grad()
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Put back what is not finite, remember who saw it, and report every ``interval`` iterations."""
         self.look_at_norms(runner.iter + 1)
-        losses = enumerate(_losses(outputs, "" if isinstance(outputs, Mapping) else "loss"))
-        self.seen += _stacked(runner.iter + 1, {Label(True, place, name): loss for place, (name, loss) in losses})
+        losses = list(_losses(outputs, "" if isinstance(outputs, Mapping) else "loss"))
+        if losses:
+            device = max((loss.device for _, loss in losses), key=lambda device: device.type != "cpu")
+            labels = [(place, name) for place, (name, _) in enumerate(losses)]
+            self.losses.append((runner.iter + 1, labels, torch.stack([loss.to(device) for _, loss in losses])))
         if self.every_n_train_iters(runner, self.interval):
             self._report()
 
@@ -90,22 +83,25 @@ class NonFiniteHook(Hook):
     def look_at_norms(self, iteration: int) -> None:
         """Put back what is not finite, and remember who saw it."""
         flags = {label: norm.finite for label, norm in self.guarded.items() if norm.finite is not None}
-        self.seen += _stacked(iteration, flags)
+        if flags:
+            self.norms.append((iteration, list(flags), torch.stack(list(flags.values()))))
         for label in flags:
             self.guarded[label].finite = None
-        self.seen += [(iteration, labels, averages.put_back()) for labels, averages in self.kept]
+        if self.kept is not None:
+            labels, averages = self.kept
+            self.norms.append((iteration, labels, averages.put_back()))
 
     def look_at_replaced(self, iteration: int) -> None:
         """Look at the norms once more where one has other tensors than this hook has seen."""
-        if any(averages.replaced() for _, averages in self.kept):
+        if self.kept is not None and self.kept[1].replaced():
             self.look_at_norms(iteration)
 
     def _report(self) -> None:
         """One line by the first process, if a batch was bad in any."""
-        of_all = all_gather_object(not_finite(self.seen))
-        self.seen = []
-        if any(of_all):
-            norms = len(self.guarded) + sum(len(labels) for labels, _ in self.kept)
+        of_all = all_gather_object((not_finite(self.norms), not_finite(self.losses)))
+        self.norms, self.losses = [], []
+        if any(layers or losses for layers, losses in of_all):
+            norms = len(self.guarded) + (len(self.kept[0]) if self.kept else 0)
             print_log(_sentences(of_all, norms), logger="current", level=logging.WARNING)
 
 
@@ -124,39 +120,26 @@ class _AfterOthers(Hook):
         self.hook.look_at_replaced(runner.iter)
 
 
-def not_finite(seen: Iterable[Seen]) -> dict[int, list[Label]]:
-    """The labels of what was not finite, by iteration, with one look at each device."""
+def not_finite(seen: list[Seen]) -> dict[int, list[Label]]:
+    """The labels of what was not finite, by iteration; here the device is waited for."""
     bad = defaultdict(list)
-    for parts in _alike(seen, itemgetter(2)):
-        values = torch.cat([values for _, _, values in parts]).cpu()
+    if seen:
+        values = torch.cat([values.cpu() for _, _, values in seen])
         finite = values if values.dtype == torch.bool else values.isfinite()
-        places = ((iteration, label) for iteration, labels, _ in parts for label in labels)
+        places = ((iteration, label) for iteration, labels, _ in seen for label in labels)
         for (iteration, label), is_finite in zip(places, finite.tolist(), strict=True):
             if not is_finite:
                 bad[iteration].append(label)
     return dict(bad)
 
 
-def _stacked(iteration: int, values: Mapping[Label, Tensor]) -> list[Seen]:
-    """Values, each (), on any devices, of which these are copies."""
-    return [
-        (iteration, labels, torch.stack([values[label] for label in labels])) for labels in _alike(values, values.get)
-    ]
-
-
-def _alike(items: Iterable, tensor: Callable[[Any], Tensor]) -> list[list]:
-    """Lists of those items whose tensor is on one device and of one type, which one call of PyTorch can take."""
-    lists = defaultdict(list)
-    for item in items:
-        lists[tensor(item).device, tensor(item).dtype].append(item)
-    return list(lists.values())
-
-
-def _sentences(of_all: list[dict[int, list[Label]]], norms: int) -> str:
-    bad = sorted(set().union(*of_all))
-    ranks = [rank for rank, found in enumerate(of_all) if bad[0] in found]
-    first = sorted({label for rank in ranks for label in of_all[rank][bad[0]]})
-    layers, losses = ([label.name for label in first if label.is_loss == kind] for kind in (False, True))
+def _sentences(of_all: list[tuple[dict, dict]], norms: int) -> str:
+    bad = sorted({iteration for found in of_all for labels in found for iteration in labels})
+    ranks = [rank for rank, found in enumerate(of_all) if any(bad[0] in labels for labels in found)]
+    layers, losses = (
+        [name for _, name in sorted({label for found in of_all for label in found[part].get(bad[0], ())})]
+        for part in (0, 1)
+    )
     where = f"of rank {', '.join(map(str, ranks))} " if len(of_all) > 1 else ""
     places = [f"first in {layers[0]}, {len(layers)} of {norms} norm layers in all"] if layers else []
     places += [f"in {', '.join(losses)}"] if losses else []
@@ -174,19 +157,19 @@ def _norms(model: nn.Module) -> tuple[dict[Label, CENorm | SwitchableNorm], dict
     guarded, plain, inside = {}, {}, set()
     for place, (name, module) in enumerate(model.named_modules()):
         if isinstance(module, CENorm) and module.branches:  # it speaks for its base norm; without, it only calls it
-            guarded[Label(False, place, name)] = module
+            guarded[place, name] = module
             inside.add(module.norm)
         elif module in inside:
             continue
         elif isinstance(module, SwitchableNorm):
-            guarded[Label(False, place, name)] = module
+            guarded[place, name] = module
         elif isinstance(module, _NormBase) and module.running_mean is not None and not is_lazy(module.running_mean):
-            plain[Label(False, place, name)] = module
+            plain[place, name] = module
     return guarded, plain
 
 
 def _losses(outputs: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Every loss among what a train step returned, with its name, as a number that is finite if all of it is."""
+    """Every loss among what a train step returned, with its name, as a number () that is finite if all of it is."""
     if isinstance(outputs, Mapping):
         for key, value in outputs.items():
             yield from _losses(value, f"{name}.{key}" if name else str(key))

@@ -1,5 +1,10 @@
 """Reading a config, and finding one's way in it, whether its types are names or, in a pure Python config, classes."""
+import logging
+import os
+import traceback
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +37,30 @@ def read_config(path: str, options: dict | None = None) -> Config:
     except Exception as error:  # depends on what stands in the config at that place
         raise PreflightError(f"--cfg-options {options}: {one_line(error)}") from error
     return cfg
+
+
+@contextmanager
+def trial(complaint: str, scope: str | None) -> Iterator[None]:
+    """Run a block in a scope of mmengine's, without what it would print and log: that is for the run itself to say.
+
+    Raises:
+        PreflightError: the block fails; ``complaint``, why, and where.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable()
+    try:
+        with (
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),
+            warnings.catch_warnings(action="ignore"),
+            DefaultScope.overwrite_default_scope(scope),
+        ):
+            yield
+    except Exception as error:  # whatever upstream's code or the user's makes of its settings
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise PreflightError(f"{complaint}: {one_line(error)} ({place.filename}, line {place.lineno})") from error
+    finally:
+        logging.disable(disabled)
 
 
 def one_line(error: Exception) -> str:
@@ -74,6 +103,17 @@ def registered(registry: Registry, node: dict, scope: str | None) -> Any:
         return nearest.get(kind)
 
 
+def known(registry: Registry, node: dict, scope: str | None, setting: str) -> Any:
+    """As :func:`registered`, but a type that nobody has registered is an error."""
+    kind = registered(registry, node, scope)
+    if kind is None:
+        raise PreflightError(
+            f"{setting}: the type {node.get('type')!r} is unknown in {scope}; expected a registered name (one of your "
+            "own: put its module into custom_imports)"
+        )
+    return kind
+
+
 def inherits(kind: Any, name: str, *methods: str) -> bool:
     """Whether ``kind`` is a class of that full name, or one derived from it that has left these methods as they are."""
     for base in getattr(kind, "__mro__", ()):
@@ -86,10 +126,15 @@ def dicts(node: Any) -> Iterator[dict]:
     """All dicts in a tree of dicts and lists, the outer ones first."""
     if isinstance(node, dict):
         yield node
-        node = [value for _, value in node.items()]
-    if isinstance(node, list | tuple):
-        for child in node:
-            yield from dicts(child)
+    for child in children(node):
+        yield from dicts(child)
+
+
+def children(node: Any) -> list:
+    """What a dict or list holds; nothing of anything else."""
+    if isinstance(node, dict):
+        return list(node.values())
+    return list(node) if isinstance(node, list | tuple) else []
 
 
 def type_name(node: dict) -> str:

@@ -159,7 +159,7 @@ def test_a_loss_is_found_wherever_a_train_step_puts_it(outputs, name):
     for runner.iter, loss in enumerate((0.0, float("nan"))):
         hook.before_train_iter(runner, runner.iter)
         hook.after_train_iter(runner, runner.iter, outputs=outputs(torch.tensor(loss)))
-    assert {i: [label.name for label in labels] for i, labels in not_finite(hook.seen).items()} == {2: [name]}
+    assert {i: [name for _, name in labels] for i, labels in not_finite(hook.losses).items()} == {2: [name]}
 
 
 @pytest.mark.parametrize("train_cfg", [dict(by_epoch=True, max_epochs=2), dict(by_epoch=False, max_iters=24)], ids=str)
@@ -216,4 +216,4 @@ def test_a_number_that_changes_later_is_reported_as_it_was():
     hook, runner, loss = NonFiniteHook(), SimpleNamespace(model=nn.ReLU(), iter=0), torch.tensor(float("nan"))
     hook.after_train_iter(runner, 0, outputs=dict(loss=loss))
     loss.zero_()
-    assert list(not_finite(hook.seen)) == [1]
+    assert list(not_finite(hook.losses)) == [1]
