@@ -94,19 +94,17 @@ def default_scope(cfg: Config) -> str | None:
     return cfg.get("default_scope", "mmengine")
 
 
-def registered(registry: Registry, node: dict, scope: str | None) -> Any:
-    """What the type of a setting stands for, seen from a scope: the class or function; None if nothing has its name."""
+def registered(registry: Registry, node: dict, scope: str | None, setting: str | None = None) -> Any:
+    """What the type of a setting stands for, seen from a scope: a class or function; None if nothing has its name.
+
+    Raises:
+        PreflightError: nothing has its name, and ``setting`` says where it stands.
+    """
     kind = node.get("type")
-    if not isinstance(kind, str):
-        return kind
-    with DefaultScope.overwrite_default_scope(scope), registry.switch_scope_and_registry(None) as nearest:
-        return nearest.get(kind)
-
-
-def known(registry: Registry, node: dict, scope: str | None, setting: str) -> Any:
-    """As :func:`registered`, but a type that nobody has registered is an error."""
-    kind = registered(registry, node, scope)
-    if kind is None:
+    if isinstance(kind, str):
+        with DefaultScope.overwrite_default_scope(scope), registry.switch_scope_and_registry(None) as nearest:
+            kind = nearest.get(kind)
+    if kind is None and setting is not None:
         raise PreflightError(
             f"{setting}: the type {node.get('type')!r} is unknown in {scope}; expected a registered name (one of your "
             "own: put its module into custom_imports)"
@@ -132,9 +130,7 @@ def dicts(node: Any) -> Iterator[dict]:
 
 def children(node: Any) -> list:
     """What a dict or list holds; nothing of anything else."""
-    if isinstance(node, dict):
-        return list(node.values())
-    return list(node) if isinstance(node, list | tuple) else []
+    return list(node.values()) if isinstance(node, dict) else list(node) if isinstance(node, list | tuple) else []
 
 
 def type_name(node: dict) -> str:

@@ -16,12 +16,10 @@ from mmengine.registry import DATASETS, METRICS
 from ce_mm.evaluation.annotations import AnnotationError, check_annotation_file
 from ce_mm.launching.config import (
     PreflightError,
-    children,
     default_scope,
     dicts,
     inherits,
     is_local,
-    known,
     registered,
     trial,
     type_name,
@@ -53,15 +51,16 @@ def check_data(part: str, cfg: Config) -> None:
 
 def _datasets(node: Any) -> Iterator[dict]:
     """The data sets of a dataloader that wrap no other one."""
-    inner = [node[key] for key in ("dataset", "datasets") if key in node] if isinstance(node, dict) else children(node)
-    if isinstance(node, dict) and not inner:
-        yield node
-    for child in inner:
-        yield from _datasets(child)
+    if isinstance(node, dict):
+        inner = [node[key] for key in ("dataset", "datasets") if key in node]
+        yield from _datasets(inner) if inner else (node,)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _datasets(child)
 
 
 def _check_dataset(dataset: dict, setting: str, scope: str | None) -> None:
-    kind = known(DATASETS, dataset, scope, setting)
+    kind = registered(DATASETS, dataset, scope, setting)
     if not _is_on_disk(dataset) or dataset.get("download", "download" in inspect.signature(kind).parameters):
         return
     missing = _missing(dataset)

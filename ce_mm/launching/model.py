@@ -65,11 +65,7 @@ def check_fit(cfg: Config) -> nn.Module:
 
 
 def _build_model(cfg: Config) -> nn.Module:
-    """The model of a config, on the CPU, as mmengine's Runner would build it.
-
-    Raises:
-        PreflightError: it cannot be built.
-    """
+    """The model of a config, on the CPU, as mmengine's Runner would build it."""
     settings = cfg.model.copy()
     if cfg.get("data_preprocessor") is not None:
         settings.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does

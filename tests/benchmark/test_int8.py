@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, DefaultScope
 from ce_mm.datasets import make_shapes
 from ce_mm.export import exporting
 from ce_mm.export.check import random_pictures
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.config import read_config
 
 CONFIG = f"""
 _base_ = [{str(Path(int8.__file__).resolve().parents[2] / "configs/shapes/ce-resnet18_shapes.py")!r}]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ce_mm.analysis.complexity_table import FILES, by_network, markdown_table, measure, write
 from ce_mm.files import check_folder
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.config import read_config
 
 
 def main() -> None:

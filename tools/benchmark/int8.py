@@ -32,7 +32,7 @@ from ce_mm.export.formats import FORMATS
 from ce_mm.export.pictures import reads_rgb
 from ce_mm.export.runtimes import Network, load_onnx
 from ce_mm.files import check_folder
-from ce_mm.launching.preflight import read_config, type_name
+from ce_mm.launching.config import read_config, type_name
 
 #: Pictures that static ranges are taken from, and how many at a time.
 CALIBRATION, BATCH = 200, 20
