@@ -61,8 +61,9 @@ class StepSeedsHook(Hook):
             return
         loop, self.batches.next = runner.train_loop, runner.iter
         if isinstance(loop, IterBasedTrainLoop):
-            # Anew: the original mmengine has begun to iterate when it built the loop, before batches had numbers.
-            loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+            iterator = loop.dataloader_iterator
+            if getattr(iterator, "_iterator", None) is not None:  # the original mmengine's begins as the loop is built
+                loop.dataloader_iterator = type(iterator)(loop.dataloader)
             if not hasattr(loop.dataloader.sampler, "skip"):  # then mmengine draws those that the training has had
                 self.batches.next = 0
 

@@ -157,6 +157,20 @@ def test_a_resumed_training_ends_as_the_one_that_was_not_interrupted(by_epoch, s
     assert differences(whole, second, by_epoch) == []
 
 
+def test_it_does_where_the_loader_is_iterated_before_the_training_begins(tmp_path, monkeypatch):
+    """As by the original mmengine, whose loops do so when they are built."""
+
+    class Eager(loops._InfiniteDataloaderIterator):
+        def __init__(self, dataloader):
+            super().__init__(dataloader)
+            self._iterator = iter(dataloader)
+
+    monkeypatch.setattr(loops, "_InfiniteDataloaderIterator", Eager)
+    whole, second = train_and_resume(tmp_path, by_epoch=False, seed=1)
+
+    assert differences(whole, second, by_epoch=False) == []
+
+
 def test_the_scaler_of_amp_goes_on_with_its_scale(tmp_path, monkeypatch):
     """On the CPU, where mmengine's wrapper sees no use for one."""
     monkeypatch.setattr(amp_optimizer_wrapper, "is_cuda_available", lambda: True)
