@@ -43,8 +43,9 @@ class StepSeedsHook(Hook):
         loader, hub = runner.train_dataloader, runner.message_hub
         samplers = _seeded_samplers(loader)
         if runner.iter > 0:  # resumed, with what the hub knew; but mmengine would shuffle by a new seed
-            for sampler in samplers:
-                sampler.seed = hub.runtime_info.get("sampler_seed", sampler.seed)
+            seed = hub.runtime_info.get("sampler_seed")
+            for sampler in samplers if isinstance(seed, int) else ():
+                sampler.seed = seed
             self._warn_of_unfinished(runner)
         for sampler in samplers[:1]:
             hub.update_info("sampler_seed", sampler.seed)
