@@ -14,7 +14,7 @@ from pathlib import Path
 from ce_mm.checkpoints.publishing import is_misnamed
 from ce_mm.checkpoints.reading import read_checkpoint, weights_of
 from ce_mm.checkpoints.verify import Finding, verify
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.config import read_config
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from ce_mm.export.check import INPUTS, SIZES, largest_difference, random_picture
 from ce_mm.export.formats import FORMATS, Format
 from ce_mm.export.runtimes import first_line
 from ce_mm.files import check_destination, placing, replacing
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.config import read_config
 
 #: The largest relative difference that a file may have.
 TOLERANCE = 1e-4

@@ -9,7 +9,7 @@ from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from mmpretrain.models import ClsDataPreprocessor
 from torch import Tensor, nn
 
-from ce_mm.launching.preflight import dicts, type_name
+from ce_mm.launching.config import dicts, type_name
 
 #: Step of a pipeline -> the setting by which it changes RGB to BGR, or back.
 _SWAPS = {"NumpyToPIL": "to_rgb", "PILToNumpy": "to_bgr", "ToNumpy": "to_bgr"}

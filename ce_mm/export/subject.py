@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ce_mm import __version__
 from ce_mm.export.pictures import Preparation, reads_rgb
 from ce_mm.export.runtimes import first_line
-from ce_mm.launching.preflight import dicts, type_name
+from ce_mm.launching.config import dicts, type_name
 from ce_mm.layers import fold
 
 #: Of a picture whose maps tell the strides.

@@ -18,8 +18,9 @@ from mmengine.device import get_device
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from ce_mm.launching.config import one_line, scope_of
-from ce_mm.launching.preflight import check_device, check_fit, read_config, type_name
+from ce_mm.launching.config import one_line, read_config, scope_of, type_name
+from ce_mm.launching.model import check_fit
+from ce_mm.launching.preflight import check_device
 from ce_mm.transforms import LoadImage, PictureError
 
 LOADERS = ("LoadImageFromFile", "LoadImage")

@@ -21,8 +21,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from ce_mm.launching.config import default_scope
-from ce_mm.launching.preflight import check_data, check_device, check_fit, read_config
+from ce_mm.launching.config import default_scope, read_config
+from ce_mm.launching.data import check_data
+from ce_mm.launching.model import check_fit
+from ce_mm.launching.preflight import check_device
 
 
 @dataclass(frozen=True)

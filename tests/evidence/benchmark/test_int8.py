@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from ce_mm.export import exporting
 from ce_mm.export.check import random_pictures
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.config import read_config
 from tools.evidence.benchmark import int8
 from tools.make_shapes import make_shapes
 

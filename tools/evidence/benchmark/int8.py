@@ -25,7 +25,7 @@ from ce_mm.export import export
 from ce_mm.export.formats import FORMATS
 from ce_mm.export.pictures import reads_rgb
 from ce_mm.export.runtimes import Network, load_onnx
-from ce_mm.launching.preflight import read_config, type_name
+from ce_mm.launching.config import read_config, type_name
 from tools.evidence.benchmark import front, records
 from tools.evidence.benchmark.measure import Clock, summarise, take_turns
 from tools.evidence.benchmark.settings import Settings

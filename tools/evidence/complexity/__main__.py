@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ce_mm.files import check_folder
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.config import read_config
 from tools.evidence.complexity.table import FILES, by_network, markdown_table, measure, write
 from tools.evidence.pages import command_line
 

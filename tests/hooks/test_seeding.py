@@ -4,11 +4,10 @@ import random
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.dataset import DefaultSampler
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
-from ce_mm.hooks.seeded_batches import seed_batches, skips
-from ce_mm.hooks.seeding import seed_generators
+from ce_mm.hooks.seeding import seed_batches, seed_generators
 
 SIZE = 12
 
@@ -44,15 +43,6 @@ class Slotted:
     __len__, __getitem__ = Noisy.__len__, Noisy.__getitem__
 
 
-class OwnBatches:
-    """Batches from a sampler that nobody can replace."""
-
-    sampler = property(lambda self: range(SIZE))
-
-    def __iter__(self):
-        return iter([[0, 1], [2, 3]])
-
-
 class Foreign:
     """A loader that is not PyTorch's."""
 
@@ -72,9 +62,8 @@ def loader(dataset=None, **settings):
     return DataLoader(dataset, 3, sampler=DefaultSampler(dataset, seed=0), collate_fn=list, **settings)
 
 
-def batches(loading, start=0, drawn=0, seed=1):
-    sampler = seed_batches(loading, seed)
-    sampler.start, sampler.drawn = start, drawn
+def batches(loading, first=0, seed=1):
+    seed_batches(loading, seed).next = first
     return list(loading)
 
 
@@ -90,11 +79,15 @@ def test_batches_do_not_depend_on_who_makes_them(dataset, settings):
 
 def test_workers_that_persist_make_the_same_epoch_twice_if_it_starts_at_the_same_place():
     loading = loader(num_workers=2, persistent_workers=True)
-    first = batches(loading, start=8)
-    other = batches(loading, start=12)
+    numbered = seed_batches(loading, 1)
 
-    assert first != other
-    assert batches(loading, start=8) == first
+    def epoch(first):
+        numbered.next = first
+        return list(loading)
+
+    first = epoch(8)
+    assert first != epoch(12)
+    assert first == epoch(8)
 
 
 def test_a_stream_that_goes_on_later_goes_on_as_it_would_have():
@@ -102,26 +95,26 @@ def test_a_stream_that_goes_on_later_goes_on_as_it_would_have():
     order = [index for batch in expected for index, *_ in batch]
     rest = DataLoader(Noisy(), 3, sampler=order[6:], collate_fn=list)
 
-    assert batches(rest, drawn=6) == expected[2:]
+    assert batches(rest, first=2) == expected[2:]
 
 
-def test_every_batch_start_and_seed_has_numbers_of_its_own():
+def test_every_batch_and_seed_has_numbers_of_its_own():
     first = batches(loader())
     numbers = [tuple(sample[1:]) for batch in first for sample in batch]
 
     assert len(set(numbers)) == SIZE
-    for other in (batches(loader(), start=1), batches(loader(), drawn=1), batches(loader(), seed=2)):
+    for other in (batches(loader(), first=4), batches(loader(), seed=2)):
         assert not set(numbers) & {tuple(sample[1:]) for batch in other for sample in batch}
 
 
-def test_the_sampler_is_still_the_sampler():
+def test_the_batch_sampler_is_otherwise_as_it_was():
     loading = loader()
-    sampler = seed_batches(loading, 0)
-    sampler.set_epoch(3)
+    numbered = seed_batches(loading, 0)
+    loading.batch_sampler.sampler.set_epoch(3)
 
     assert loading.sampler.epoch == 3
-    assert len(sampler) == len(loading.sampler) == SIZE
-    assert not hasattr(sampler, "skip")
+    assert len(loading) == len(numbered) == SIZE / 3
+    assert numbered.batch_size == 3
 
 
 def test_a_second_call_replaces_the_first():
@@ -131,10 +124,24 @@ def test_a_second_call_replaces_the_first():
     assert batches(loading) == batches(loader(Batched()))
 
 
-def test_a_list_of_samples_stays_a_list():
-    loading = loader(list(range(SIZE)))
+@pytest.mark.parametrize("sampler", [[[0, 1], [2, 3]], [(0, 1), (2, 3)], BatchSampler(range(4), 2, False)])
+def test_batches_of_any_sampler_are_numbered(sampler):
+    expected = batches(DataLoader(Noisy(), batch_sampler=[[0, 1], [2, 3]], collate_fn=list))
 
-    assert sorted(sample for batch in batches(loading) for sample in batch) == list(range(SIZE))
+    assert batches(DataLoader(Noisy(), batch_sampler=sampler, collate_fn=list)) == expected
+
+
+def test_indices_may_be_anything():
+    named = {name: Noisy() for name in "abcdef"}
+
+    class ByName(Noisy):
+        def __getitem__(self, index):
+            return named[index][0]
+
+    def make(**settings):
+        return DataLoader(ByName(), 3, sampler=list(named), collate_fn=list, **settings)
+
+    assert batches(make(num_workers=1)) == batches(make())
 
 
 @pytest.mark.parametrize(
@@ -142,14 +149,13 @@ def test_a_list_of_samples_stays_a_list():
     [
         DataLoader(Stream(), 3),
         DataLoader(Noisy(), None),
-        DataLoader(Noisy(), batch_sampler=[[0, 1], [2, 3]]),
-        DataLoader(Noisy(), batch_sampler=OwnBatches()),
         DataLoader(Slotted(), 3),
+        DataLoader([0, 1, 2], 3),
         Foreign(),
     ],
-    ids=["iterable", "no-batches", "no-sampler", "own-sampler", "slots", "not-pytorch-s"],
+    ids=["iterable", "no-batches", "slots", "list", "not-pytorch-s"],
 )
-def test_what_cannot_be_placed_is_left_as_it_is(loading):
+def test_what_cannot_be_seeded_is_left_as_it_is(loading):
     assert seed_batches(loading, 0) is None
     assert not hasattr(loading.dataset, "__getitems__")
 
@@ -159,22 +165,6 @@ def test_an_empty_batch_is_fetched_as_one():
     seed_batches(loading, 0)
 
     assert loading.dataset.__getitems__([]) == []
-
-
-def test_a_batch_sampler_that_looks_at_its_sampler_s_class_sees_it():
-    loading = loader()
-    sampler = seed_batches(loading, 0)
-
-    assert isinstance(sampler, DefaultSampler)
-    assert isinstance(copy.deepcopy(sampler), DefaultSampler)
-
-
-def test_only_a_sampler_that_can_skip_is_told_to():
-    infinite = InfiniteSampler(Noisy(), seed=0)
-
-    assert skips(DataLoader(Noisy(), 3, sampler=infinite)) == hasattr(infinite, "skip")
-    assert not skips(loader())
-    assert skips(DataLoader(Noisy(), batch_sampler=BatchSampler(infinite, 3, False))) == hasattr(infinite, "skip")
 
 
 def test_aspect_ratios_are_grouped_as_before():
@@ -202,9 +192,9 @@ def test_a_place_has_its_numbers_and_no_other():
     assert len({number for triple in drawn for number in triple}) == 3 * len(places)
 
 
-def test_indices_of_numpy_are_placed_as_well_and_the_loader_can_be_copied():
+def test_a_loader_can_be_copied():
     def batches():
-        whole = DataLoader(Noisy(), 3, sampler=list(np.arange(SIZE)), collate_fn=list)
+        whole = DataLoader(Noisy(), 3, sampler=range(SIZE), collate_fn=list)
         seed_batches(whole, 0)
         return list(copy.deepcopy(whole))
 
