@@ -51,21 +51,18 @@ def require_fields(entries: Iterable[Any], fields: Sequence[str], where: str, er
 
 
 def check_entries(
-    entries: Iterable[dict[str, Any]],
-    fields: Sequence[str],
-    dataset: dict[str, Any],
-    where: str,
-    error: type[ValueError],
+    entries: Sequence[Any], fields: Sequence[str], dataset: dict[str, Any], where: str, error: type[ValueError]
 ) -> None:
-    """Raise ``error`` for the first value that is not what COCO's format says.
+    """Raise ``error`` for the first entry that lacks a field, or has a value there that COCO's format does not allow.
 
     Args:
-        entries: pictures, categories, objects or results, each with all of ``fields`` (see `require_fields`).
-        fields: which values to look at, a segmentation after the image_id; those of no known field are passed over.
+        entries: pictures, categories, objects or results.
+        fields: which values to look at, a segmentation after the image_id; of fields not known here any value will do.
         dataset: what the annotation file holds. Its images and categories are those that an entry may belong to; for a
             segmentation the images need height and width.
         where: what to call the list in the error.
     """
+    require_fields(entries, fields, where, error)
     images = {image["id"]: image for image in dataset["images"]} if "image_id" in fields else {}
     categories = {category["id"] for category in dataset["categories"]} if "category_id" in fields else {}
     for index, entry in enumerate(entries):
@@ -82,9 +79,7 @@ def is_known(value: Any, ids: Iterable[Any]) -> bool:
     return isinstance(value, int | float | str) and value in ids
 
 
-def _fault(
-    field: str, entry: dict[str, Any], images: dict[Any, dict[str, Any]], categories: Iterable[Any]
-) -> str | None:
+def _fault(field: str, entry: dict[str, Any], images: dict[Any, Any], categories: Iterable[Any]) -> str | None:
     value = entry[field]
     match field:
         case "image_id" | "category_id":
@@ -99,11 +94,8 @@ def _fault(
         case "iscrowd":
             if not (isinstance(value, int | float) and value in (0, 1)):
                 return "is neither 0 nor 1"
-        case "name":
-            if not isinstance(value, str | int):
-                return "is no name"
-        case "file_name":
-            if not isinstance(value, str):
+        case "name" | "file_name":
+            if not isinstance(value, str if field == "file_name" else str | int):
                 return "is no name"
         case "segmentation":
             return _mask_fault(value, images[entry["image_id"]])
