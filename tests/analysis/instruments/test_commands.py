@@ -7,7 +7,8 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from ce_mm.analysis.instruments.inhibited_channels import inhibited_channels
+from ce_mm.analysis.instruments.command import columns
+from ce_mm.analysis.instruments.inhibited_channels import measure
 from ce_mm.analysis.instruments.source import Source
 
 
@@ -49,9 +50,9 @@ def test_inhibited_channels_are_those_that_were_zeroed(there, tool, tmp_path, ca
     assert "0.188 on average over the first 2 layers" in capsys.readouterr().out
 
 
-def test_the_threshold_decides(there, tmp_path):
+def test_the_threshold_decides(there):
     source = Source(*there.classifier, samples=6)
-    low, high = (inhibited_channels(source, tmp_path, threshold)["mean"]["of_all"] for threshold in (0, 1e9))
+    low, high = (measure(source, threshold, 6)["mean"]["of_all"] for threshold in (0, 1e9))
     assert (low, high) == (0, 1)
 
 
@@ -211,3 +212,7 @@ def test_a_missing_file_ends_with_one_line_and_status_2(there, tool, capsys, nam
 def test_a_checkpoint_that_lies_elsewhere_needs_a_folder_to_write_to(tool, capsys):
     assert tool("norm_parameters", "config.py", "https://example.org/epoch_3.pth") == 2
     assert "say where to write: --out FOLDER" in capsys.readouterr().err
+
+
+def test_a_table_has_its_columns_under_their_heads():
+    assert columns(("norm", "share"), [("bn1", 0.5), ("layer1", None)]) == "norm    share\nbn1     0.500\nlayer1  -"
