@@ -4,13 +4,12 @@ Each run, resumed ones too, logs to a folder of its own, ``<time>/vis_data/scala
 earlier checkpoint, or starts afresh, supersedes what earlier runs logged from its first step on.
 """
 
-import contextlib
 import json
 import math
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from ce_mm.analysis import check_picture_path, save_figure
+from ce_mm.analysis import check_picture_path, panels, save_figure, tidy
 
 _CURVES = {
     "coco/bbox_mAP": ("box AP", "C0", "-"),
@@ -20,16 +19,15 @@ _CURVES = {
 }
 
 
-@dataclass
-class Scalars:
+class Scalars(NamedTuple):
     """Rows of the log, by rising ``iteration`` (counted from 1), which each row has beside what mmengine wrote.
 
     ``train`` rows have ``loss``, its parts and ``lr``; ``val`` rows have metrics such as ``coco/bbox_mAP``, at the
     training row before them, since mmengine counts validations in epochs or in iterations.
     """
 
-    train: list[dict[str, float]] = field(default_factory=list)
-    val: list[dict[str, float]] = field(default_factory=list)
+    train: list[dict[str, Any]]
+    val: list[dict[str, Any]]
 
 
 def read_scalars(work_dir: str | Path) -> Scalars:
@@ -38,16 +36,16 @@ def read_scalars(work_dir: str | Path) -> Scalars:
     Raises:
         FileNotFoundError: no log there, or none with a training row.
         ValueError: a log that is not one JSON object with a step a line. A last line that breaks off, as in a killed
-            run, is left out, and so is in each row what is no number.
+            run, is left out.
     """
-    scalars = Scalars()
+    scalars = Scalars([], [])
     # The folders are named by the time of their run.
     for path in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
         run = _read_run(path)
         if run.train:
             first = run.train[0]["iteration"]
-            scalars.train = [row for row in scalars.train if row["iteration"] < first] + run.train
-            scalars.val = [row for row in scalars.val if row["iteration"] < first] + run.val
+            earlier = ([row for row in rows if row["iteration"] < first] for rows in scalars)
+            scalars = Scalars(*(kept + rows for kept, rows in zip(earlier, run, strict=True)))
     if not scalars.train:
         raise FileNotFoundError(
             f"{work_dir}: no training log; expected a work dir of mmengine with a row of training in "
@@ -57,15 +55,17 @@ def read_scalars(work_dir: str | Path) -> Scalars:
 
 
 def _read_run(path: Path) -> Scalars:
-    run = Scalars()
+    run = Scalars([], [])
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
-        row = _read_row(line)
-        if row is None:
+        try:
+            row = json.loads(line)
+            step = int(row["step"])
+        except (ValueError, TypeError, KeyError) as error:
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}: expected a JSON object with step, not {line[:80]!r}")
-        step = int(row["step"])
+            expected = "expected a JSON object with step"
+            raise ValueError(f"{path}, line {number}: {expected}, not {line[:80]!r}") from error
         if "loss" in row:
             run.train.append({**row, "iteration": step})
         else:
@@ -73,22 +73,6 @@ def _read_run(path: Path) -> Scalars:
             last = run.train[-1]["iteration"] if run.train else 0
             run.val.append({**row, "iteration": max(step, last)})
     return run
-
-
-def _read_row(line: str) -> dict[str, float] | None:
-    """The numbers of a row; None where the line is none, or has no whole number as step."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-        return None
-    numbers = {}
-    for key, value in row.items():
-        if isinstance(value, int | float):
-            with contextlib.suppress(OverflowError):
-                numbers[key] = float(value)
-    return numbers if "step" in numbers else None
 
 
 def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None = None) -> None:
@@ -102,15 +86,11 @@ def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None
     Raises:
         ValueError: also for an ``out`` that cannot be written.
     """
-    from matplotlib.figure import Figure
-
     out = Path(out)
     check_picture_path(out)
     scalars = read_scalars(work_dir)
     curves = [key for key in _CURVES if any(_value(row, key) >= 0 for row in scalars.val)]
-    panels = 2 if curves else 1
-    figure = Figure(figsize=(6.4 * panels, 4.2), dpi=120, layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
+    figure, axes = panels(2 if curves else 1)
     _draw_loss(axes[0], scalars.train)
     if curves:
         _draw_metrics(axes[1], scalars.val, curves)
@@ -120,26 +100,25 @@ def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None
     save_figure(figure, out)
 
 
-def _value(row: dict[str, float], key: str) -> float:
+def _value(row: dict[str, Any], key: str) -> float:
     """A number of a row; NaN where there is none, so that nothing is drawn there."""
-    return row.get(key, math.nan)
+    return row[key] if isinstance(row.get(key), int | float) else math.nan
 
 
-def _draw_loss(axis, rows: list[dict[str, float]]) -> None:
+def _draw_loss(axis, rows: list[dict[str, Any]]) -> None:
     iterations = [row["iteration"] for row in rows]
     parts = dict.fromkeys(key for row in rows for key in row if key.startswith("loss") and key != "loss")
-    marker = "o" if len(rows) == 1 else None
     for index, key in enumerate(parts):
         label = key.removeprefix("loss_").replace("_", " ")
         colour = f"C{(index + 2) % 10}"
         axis.plot(iterations, [_value(row, key) for row in rows], color=colour, lw=0.9, alpha=0.75, label=label)
-    axis.plot(iterations, [row["loss"] for row in rows], color="black", lw=1.8, marker=marker, label="loss")
+    marker = "o" if len(rows) == 1 else None
+    axis.plot(iterations, [_value(row, "loss") for row in rows], color="black", lw=1.8, marker=marker, label="loss")
     axis.set(yscale="log", title="training loss", xlabel="iteration", ylabel="loss")
-    _tidy(axis)
+    tidy(axis)
     if any("lr" in row for row in rows):
         rate = axis.twinx()
-        rates = [_value(row, "lr") for row in rows]
-        rate.fill_between(iterations, rates, color="grey", alpha=0.13, lw=0)
+        rate.fill_between(iterations, [_value(row, "lr") for row in rows], color="grey", alpha=0.13, lw=0)
         rate.set(ylabel="learning rate (grey)", ylim=(0, None))
         rate.spines["top"].set_visible(False)
         # The curves lie above the area.
@@ -147,18 +126,11 @@ def _draw_loss(axis, rows: list[dict[str, float]]) -> None:
         axis.patch.set_visible(False)
 
 
-def _draw_metrics(axis, rows: list[dict[str, float]], curves: list[str]) -> None:
+def _draw_metrics(axis, rows: list[dict[str, Any]], curves: list[str]) -> None:
     for key in curves:
         name, colour, style = _CURVES[key]
         points = [(row["iteration"], row[key]) for row in rows if _value(row, key) >= 0]
         label = f"{name}  {points[-1][1]:.3f}"
         axis.plot(*zip(*points, strict=True), color=colour, ls=style, lw=1.8, marker="o", ms=3.5, label=label)
     axis.set(title="validation (legend: last values)", xlabel="iteration", ylabel="average precision", ylim=(0, 1))
-    _tidy(axis)
-
-
-def _tidy(axis) -> None:
-    axis.grid(which="major", color="0.88", lw=0.8)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize="small")
+    tidy(axis)
