@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.analysis.rectified import watching
-from ce_mm.layers.precision import full_precision
-from ce_mm.ops import compute_dtype
 
 #: Below it a channel counts as inhibited, unless told otherwise.
 THRESHOLD = 0.01
@@ -32,9 +30,8 @@ class Magnitudes:
         """Add a map, (N, C, H, W), unless it is empty, to what was shown of its place; no device is waited for."""
         if not output.numel():
             return
-        with full_precision(output.device.type):
-            # In two sums, which is several times as fast on a CPU as one, and as linalg.vector_norm.
-            total = output.abs().sum((2, 3), dtype=compute_dtype(output.dtype)).sum(0).double()
+        # In two sums, which is several times as fast on a CPU as one, and as linalg.vector_norm.
+        total = output.abs().sum((2, 3), dtype=torch.promote_types(output.dtype, torch.float32)).double().sum(0)
         self._sums[place] = total + self._sums.get(place, 0)
         self._counts[place] = self._counts.get(place, 0) + output.numel() // output.shape[1]
 

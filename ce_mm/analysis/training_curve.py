@@ -11,18 +11,13 @@ from typing import Any, NamedTuple
 
 from ce_mm.analysis import check_picture_path, panels, save_figure, tidy
 
-_CURVES = {
-    "coco/bbox_mAP": ("box AP", "C0", "-"),
-    "coco/segm_mAP": ("mask AP", "C1", "-"),
-    "coco/bbox_mAP_50": ("box AP50", "C0", ":"),
-    "coco/segm_mAP_50": ("mask AP50", "C1", ":"),
-}
+_CURVES = {"coco/bbox_mAP": ("box AP", "C0"), "coco/segm_mAP": ("mask AP", "C1")}
 
 
 class Scalars(NamedTuple):
     """Rows of the log, by rising ``iteration`` (counted from 1), which each row has beside what mmengine wrote.
 
-    ``train`` rows have ``loss``, its parts and ``lr``; ``val`` rows have metrics such as ``coco/bbox_mAP``, at the
+    ``train`` rows have ``loss`` and its parts; ``val`` rows have metrics such as ``coco/bbox_mAP``, at the
     training row before them, since mmengine counts validations in epochs or in iterations.
     """
 
@@ -76,7 +71,7 @@ def _read_run(path: Path) -> Scalars:
 
 
 def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None = None) -> None:
-    """Draw the loss and its parts (logarithmic), the learning rate, and box and mask AP if there was a validation.
+    """Draw the loss and its parts (logarithmic), and box and mask AP if there was a validation.
 
     Args:
         work_dir: see `read_scalars`, which also says what is raised.
@@ -116,21 +111,13 @@ def _draw_loss(axis, rows: list[dict[str, Any]]) -> None:
     axis.plot(iterations, [_value(row, "loss") for row in rows], color="black", lw=1.8, marker=marker, label="loss")
     axis.set(yscale="log", title="training loss", xlabel="iteration", ylabel="loss")
     tidy(axis)
-    if any("lr" in row for row in rows):
-        rate = axis.twinx()
-        rate.fill_between(iterations, [_value(row, "lr") for row in rows], color="grey", alpha=0.13, lw=0)
-        rate.set(ylabel="learning rate (grey)", ylim=(0, None))
-        rate.spines["top"].set_visible(False)
-        # The curves lie above the area.
-        axis.set_zorder(rate.get_zorder() + 1)
-        axis.patch.set_visible(False)
 
 
 def _draw_metrics(axis, rows: list[dict[str, Any]], curves: list[str]) -> None:
     for key in curves:
-        name, colour, style = _CURVES[key]
+        name, colour = _CURVES[key]
         points = [(row["iteration"], row[key]) for row in rows if _value(row, key) >= 0]
         label = f"{name}  {points[-1][1]:.3f}"
-        axis.plot(*zip(*points, strict=True), color=colour, ls=style, lw=1.8, marker="o", ms=3.5, label=label)
+        axis.plot(*zip(*points, strict=True), color=colour, lw=1.8, marker="o", ms=3.5, label=label)
     axis.set(title="validation (legend: last values)", xlabel="iteration", ylabel="average precision", ylim=(0, 1))
     tidy(axis)

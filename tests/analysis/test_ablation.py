@@ -79,8 +79,3 @@ def test_a_place_that_the_network_does_not_come_by_is_named(network):
     said = f"'layer9' is no place that this network came by; expected some of {place(network)}"
     with pytest.raises(ValueError, match=said):
         with_zeroed(network, {"layer9": torch.ones(4, dtype=torch.bool)}, figure_of(network))
-
-
-def test_another_number_of_channels_is_refused(network):
-    with pytest.raises(ValueError, match="has 4 channels, but 5 are named"):
-        with_zeroed(network, {place(network): torch.ones(5, dtype=torch.bool)}, figure_of(network))

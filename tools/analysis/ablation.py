@@ -7,7 +7,7 @@ It evaluates the network some hundred times: --samples makes that shorter.
 import sys
 
 from ce_mm.analysis.channels import LAYERS
-from ce_mm.analysis.instruments.ablation import INSTRUMENT
+from ce_mm.analysis.instruments.ablation import draw, measure
 from ce_mm.analysis.instruments.command import instrument_parser, run
 
 if __name__ == "__main__":
@@ -18,4 +18,4 @@ if __name__ == "__main__":
     # The paper drops channels of the third layer's output, five times.
     parser.add_argument("--drop-layer", type=int, default=3, help="the layer of the drop curve (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of each random curve (default: %(default)s)")
-    sys.exit(run(parser, INSTRUMENT))
+    sys.exit(run(parser, "ablation", measure, draw))

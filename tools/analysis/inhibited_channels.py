@@ -6,7 +6,7 @@ import sys
 
 from ce_mm.analysis.channels import LAYERS, THRESHOLD
 from ce_mm.analysis.instruments.command import instrument_parser, run
-from ce_mm.analysis.instruments.inhibited_channels import INSTRUMENT
+from ce_mm.analysis.instruments.inhibited_channels import draw, measure
 
 if __name__ == "__main__":
     parser = instrument_parser(__doc__)
@@ -16,4 +16,4 @@ if __name__ == "__main__":
     parser.add_argument(
         "--layers", type=int, default=LAYERS, help="average over the first so many (default: %(default)s)"
     )
-    sys.exit(run(parser, INSTRUMENT))
+    sys.exit(run(parser, "inhibited_channels", measure, draw))

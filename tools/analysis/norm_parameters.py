@@ -5,7 +5,7 @@ python tools/analysis/norm_parameters.py configs/shapes/ce-resnet18_shapes.py wo
 import sys
 
 from ce_mm.analysis.instruments.command import instrument_parser, run
-from ce_mm.analysis.instruments.norm_parameters import INSTRUMENT
+from ce_mm.analysis.instruments.norm_parameters import draw, measure
 
 if __name__ == "__main__":
-    sys.exit(run(instrument_parser(__doc__, with_data=False), INSTRUMENT))
+    sys.exit(run(instrument_parser(__doc__, with_data=False), "norm_parameters", measure, draw))

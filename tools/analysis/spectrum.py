@@ -5,7 +5,7 @@ python tools/analysis/spectrum.py configs/shapes/ce-resnet18_shapes.py work_dirs
 import sys
 
 from ce_mm.analysis.instruments.command import instrument_parser, run
-from ce_mm.analysis.instruments.spectrum import INSTRUMENT
+from ce_mm.analysis.instruments.spectrum import draw, measure
 from ce_mm.analysis.spectrum import GROUP_SIZE
 
 if __name__ == "__main__":
@@ -13,4 +13,4 @@ if __name__ == "__main__":
     parser.add_argument(
         "--group-size", type=int, default=GROUP_SIZE, help="for norms without CE's groups (default: %(default)s)"
     )
-    sys.exit(run(parser, INSTRUMENT))
+    sys.exit(run(parser, "spectrum", measure, draw))

@@ -6,7 +6,6 @@ from itertools import islice
 from ce_mm.analysis import panels
 from ce_mm.analysis.ablation import RATIOS, at_random, smallest_first
 from ce_mm.analysis.channels import channel_magnitudes
-from ce_mm.analysis.instruments.command import Instrument, columns
 from ce_mm.analysis.instruments.inhibited_channels import check_layers, check_rectified
 from ce_mm.analysis.instruments.source import Source
 
@@ -31,28 +30,28 @@ def measure(source: Source, layers: int, drop_layer: int, runs: int) -> dict:
     places = list(channel_magnitudes(model, islice(subject.passes(), 1)))
     check_rectified(places)
     if not 1 <= drop_layer <= len(places):
+        last = f"{len(places)} ({places[-1]})"
         raise ValueError(
-            f"there is no layer {drop_layer}: this network has {len(places)}, from 1 ({places[0]}) to {len(places)} "
-            f"({places[-1]})"
+            f"there is no layer {drop_layer}: this network has {len(places)}, from 1 ({places[0]}) to {last}"
         )
     intact: list[float] = []  # with no channel removed, all curves begin there
     magnitudes = channel_magnitudes(model, [lambda: intact.append(subject.evaluate())])
-    first = {place: magnitudes[place] for place in places[:layers]}
-    place = places[drop_layer - 1]
-
-    def random(of: dict) -> dict:
-        return _summary([intact + run for run in at_random(model, of, subject.evaluate, RATIOS[1:], runs)])
-
+    first, place = {place: magnitudes[place] for place in places[:layers]}, places[drop_layer - 1]
+    least_first = intact + smallest_first(model, first, subject.evaluate, RATIOS[1:])
+    random, dropped = (
+        _summary([intact + run for run in at_random(model, of, subject.evaluate, RATIOS[1:], runs)])
+        for of in (first, {place: magnitudes[place]})
+    )
+    half = RATIOS.index(0.5)
     return dict(
         samples=subject.samples,
         metric=subject.metric,
         ratios=RATIOS,
-        cumulative=dict(
-            places=list(first),
-            least_first=intact + smallest_first(model, first, subject.evaluate, RATIOS[1:]),
-            random=random(first),
-        ),
-        drop=dict(layer=drop_layer, place=place, random=random({place: magnitudes[place]})),
+        cumulative=dict(places=list(first), least_first=least_first, random=random),
+        drop=dict(layer=drop_layer, place=place, random=dropped),
+        summary=f"{subject.metric} over {subject.samples} pictures: {intact[0]:.3f}; without half of the channels of "
+        f"the first {len(first)} layers {least_first[half]:.3f} (least magnitude first) or {_of(random, half)}; of "
+        f"layer {drop_layer} ({place}) alone {_of(dropped, half)}",
     )
 
 
@@ -62,17 +61,8 @@ def _summary(runs: Sequence[Sequence[float]]) -> dict:
     return dict(mean=list(map(statistics.fmean, ratios)), spread=list(map(statistics.stdev, ratios)), runs=runs)
 
 
-def table(report: dict) -> str:
-    """A ratio a line."""
-    cumulative, drop = report["cumulative"], report["drop"]
-    random = [part["random"][key] for part in (cumulative, drop) for key in ("mean", "spread")]
-    rows = zip(report["ratios"], cumulative["least_first"], *random, strict=True)
-    heads = ("removed", "least first", "random", "±", f"layer {drop['layer']} alone, random", "±")
-    return (
-        f"{report['metric']} over {report['samples']} pictures, with channels of the first {len(cumulative['places'])} "
-        f"layers removed, and of layer {drop['layer']} ({drop['place']}); ± is the standard deviation of the runs\n"
-        f"{columns(heads, rows)}"
-    )
+def _of(summary: dict, ratio: int) -> str:
+    return f"{summary['mean'][ratio]:.3f} ± {summary['spread'][ratio]:.3f} (at random)"
 
 
 def draw(report: dict):
@@ -93,6 +83,3 @@ def draw(report: dict):
     left.set(title=f"in each of the first {len(cumulative['places'])} layers", ylabel=report["metric"])
     right.set(title=f"in layer {drop['layer']} ({drop['place']}) alone")
     return figure
-
-
-INSTRUMENT = Instrument("ablation", measure, table, draw)

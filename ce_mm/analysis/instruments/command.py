@@ -2,10 +2,10 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any
 
 from mmengine.config import DictAction
 
@@ -13,28 +13,6 @@ from ce_mm.analysis import save_figure, tidy
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.compat.requirements import MissingRequirementError
 from ce_mm.files import check_folder, replacing
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-class Instrument(NamedTuple):
-    """What tells one instrument from another."""
-
-    name: str  #: of its files, without .json and .png
-    measure: Callable[..., dict]  #: of a :class:`Source` and the instrument's own arguments, numbers for a JSON file
-    table: Callable[[dict], str]  #: of these numbers, a text
-    draw: Callable[[dict], "Figure"]  #: of the same, a picture
-
-
-class _Settings(DictAction):
-    """mmengine's action, but for a traceback where a word has no ``=``."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: list, *rest: str) -> None:
-        wrong = [word for word in words if "=" not in word]
-        if wrong:
-            parser.error(f"--cfg-options: expected key=value, got {wrong[0]!r}")
-        super().__call__(parser, namespace, words, *rest)
 
 
 def instrument_parser(description: str, with_data: bool = True) -> argparse.ArgumentParser:
@@ -50,15 +28,28 @@ def instrument_parser(description: str, with_data: bool = True) -> argparse.Argu
     if with_data:
         parser.add_argument("--samples", type=int, help="take so many pictures, spread evenly (default: all)")
         parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
-    parser.add_argument("--cfg-options", nargs="+", action=_Settings, help="settings to replace, key=value")
+    options = dict(nargs="+", type=_setting, action=DictAction)
+    parser.add_argument("--cfg-options", **options, help="settings to replace, key=value")
     parser.add_argument(
         "--out", type=Path, help="folder for the JSON file and the picture (default: analysis/ beside the checkpoint)"
     )
     return parser
 
 
-def run(parser: argparse.ArgumentParser, instrument: Instrument) -> int:
-    """Use an instrument as the command line says, print its table, and write NAME.json and NAME.png.
+def _setting(word: str) -> str:
+    if "=" not in word:
+        raise argparse.ArgumentTypeError(f"expected key=value, got {word!r}")
+    return word
+
+
+def run(parser: argparse.ArgumentParser, name: str, measure: Callable[..., dict], draw: Callable[[dict], Any]) -> int:
+    """Measure as the command line says, write NAME.json and NAME.png, and print the rows and the summary.
+
+    Args:
+        parser: of :func:`instrument_parser`, with the instrument's own arguments.
+        name: of the instrument.
+        measure: gives what is to be written of a :class:`Source` and these arguments, with a ``summary`` in words.
+        draw: makes a figure of it.
 
     Returns:
         0, or 2 after one line on stderr where the input is at fault.
@@ -69,16 +60,23 @@ def run(parser: argparse.ArgumentParser, instrument: Instrument) -> int:
     source = Source(**{name: arguments.pop(name) for name in of_source if name in arguments})
     try:
         out = out or _beside(source.checkpoint)
-        files = [f"{instrument.name}.json", f"{instrument.name}.png"]
-        check_folder(out, files, [Path(source.config), Path(source.checkpoint)])
-        report = dict(instrument=instrument.name) | asdict(source) | instrument.measure(source, **arguments)
-        _write(report, instrument.draw(report), *(out / file for file in files))
+        numbers, picture = out / f"{name}.json", out / f"{name}.png"
+        check_folder(out, [numbers.name, picture.name], [Path(source.config), Path(source.checkpoint)])
+        report = dict(instrument=name) | asdict(source) | measure(source, **arguments)
+        figure = draw(report)
+        for axis in figure.axes:
+            tidy(axis)
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing(numbers) as unfinished:
+            unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        save_figure(figure, picture)
     except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    print(f"{instrument.table(report)}\n\nWritten to {out}")
+    tables = [table(value) for value in report.values() if isinstance(value, list) and value]
+    print(*tables, report["summary"], f"Written to {out}", sep="\n\n")
     return 0
 
 
@@ -88,20 +86,16 @@ def _beside(checkpoint: str) -> Path:
     return Path(checkpoint).parent / "analysis"
 
 
-def _write(report: dict, figure: "Figure", numbers: Path, picture: Path) -> None:
-    for axis in figure.axes:
-        tidy(axis)
-    numbers.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(numbers) as unfinished:
-        unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    save_figure(figure, picture)
-
-
-def columns(heads: Sequence[str], rows: Iterable[Sequence[str | int | float | None]]) -> str:
-    """Rows as text under their heads: three digits of a float, - for None."""
-    cells = [["-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v) for v in row] for row in rows]
+def table(rows: list[dict]) -> str:
+    """Rows as text, under the names of what is one value in each: three digits of a float, - for None."""
+    heads = [head for head in rows[0] if not any(isinstance(row[head], list) for row in rows)]
+    cells = [[_text(row[head]) for head in heads] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in (heads, *cells))
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in (heads, *cells))
+
+
+def _text(value: str | int | float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def number_layers(axis, count: int, what: str) -> None:

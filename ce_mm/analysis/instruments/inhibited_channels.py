@@ -7,11 +7,10 @@ from ce_mm.analysis.channels import (
     channel_magnitudes,
     check_threshold,
     histogram,
-    inhibited_ratio,
     inhibited_ratios,
     mean_of_first,
 )
-from ce_mm.analysis.instruments.command import Instrument, columns, number_layers
+from ce_mm.analysis.instruments.command import number_layers
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.analysis.norms import affine_parameters
 
@@ -33,30 +32,24 @@ def measure(source: Source, threshold: float, layers: int) -> dict:
     magnitudes = channel_magnitudes(subject.model, subject.passes())
     check_rectified(magnitudes)
     ratios = inhibited_ratios(magnitudes, threshold)
-    by_gamma = {
-        name: inhibited_ratio(gamma.abs(), threshold) for name, (gamma, _) in affine_parameters(subject.model).items()
-    }
+    gammas = {name: gamma.abs() for name, (gamma, _) in affine_parameters(subject.model).items()}
+    by_gamma = inhibited_ratios(gammas, threshold)
+    mean, of_gamma = _mean(ratios, layers), _mean(by_gamma, layers)
+    summary = f"Inhibited (magnitude below {threshold:g}, {subject.samples} pictures): {_in_words(mean, 'layers')}"
+    if of_gamma:
+        summary += f"; |gamma| below {threshold:g}: {_in_words(of_gamma, 'norms')}"
     return dict(
         samples=subject.samples,
         threshold=threshold,
-        mean=_mean(ratios, layers),
+        mean=mean,
         layers=[
             dict(layer=number, place=place, channels=len(values), inhibited=ratios[place], magnitudes=values.tolist())
             for number, (place, values) in enumerate(magnitudes.items(), 1)
         ],
         histogram=dict(edges=EDGES, channels=histogram(torch.cat(list(magnitudes.values())[:layers]))),
-        gamma=dict(
-            mean=_mean(by_gamma, layers),
-            norms=[dict(norm=name, inhibited=ratio) for name, ratio in by_gamma.items()],
-        ),
+        gamma=dict(mean=of_gamma, norms=[dict(norm=name, inhibited=ratio) for name, ratio in by_gamma.items()]),
+        summary=summary,
     )
-
-
-def _mean(ratios: dict[str, float], layers: int) -> dict | None:
-    if not ratios:
-        return None
-    layers = min(layers, len(ratios))
-    return dict(layers=layers, of_first=mean_of_first(ratios, layers), of_all=mean_of_first(ratios, len(ratios)))
 
 
 def check_layers(layers: int) -> None:
@@ -74,19 +67,15 @@ def check_rectified(magnitudes: dict) -> None:
         )
 
 
-def table(report: dict) -> str:
-    """A layer a line, and the means."""
-    heads = ("layer", "place", "channels", "inhibited")
-    lines = [columns(heads, ([row[head] for head in heads] for row in report["layers"])), ""]
-    threshold, samples = report["threshold"], report["samples"]
-    for what, mean in (
-        (f"Inhibited (magnitude below {threshold:g}, {samples} pictures)", report["mean"]),
-        (f"|gamma| below {threshold:g}", report["gamma"]["mean"]),
-    ):
-        if mean:
-            first, every = mean["of_first"], mean["of_all"]
-            lines.append(f"{what}: {first:.3f} on average over the first {mean['layers']} layers, {every:.3f} over all")
-    return "\n".join(lines)
+def _mean(ratios: dict[str, float], layers: int) -> dict | None:
+    if not ratios:
+        return None
+    layers = min(layers, len(ratios))
+    return dict(layers=layers, of_first=mean_of_first(ratios, layers), of_all=mean_of_first(ratios, len(ratios)))
+
+
+def _in_words(mean: dict, what: str) -> str:
+    return f"{mean['of_first']:.3f} on average over the first {mean['layers']} {what}, {mean['of_all']:.3f} over all"
 
 
 def draw(report: dict):
@@ -114,6 +103,3 @@ def _draw_ratios(axis, rows: list[dict], mean: dict | None, title: str, what: st
         axis.bar(range(1, len(rows) + 1), [row["inhibited"] for row in rows], color=colours)
         label = f"mean of the first {mean['layers']}: {mean['of_first']:.3f}"
         axis.axhline(mean["of_first"], color="black", lw=1, ls="--", label=label)
-
-
-INSTRUMENT = Instrument("inhibited_channels", measure, table, draw)

@@ -2,7 +2,7 @@
 import torch
 
 from ce_mm.analysis import panels
-from ce_mm.analysis.instruments.command import Instrument, columns, number_layers
+from ce_mm.analysis.instruments.command import number_layers
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.analysis.norms import affine_parameters, mixing_ratios, nonpositive_ratio
 
@@ -20,22 +20,16 @@ def measure(source: Source) -> dict:
     betas = {name: beta for name, (_, beta) in affine_parameters(model).items()}
     if not betas:
         raise ValueError("this network has no norm with gamma and beta; expected batch, group, instance norm, SN or CE")
+    share = nonpositive_ratio(torch.cat(list(betas.values())))
     return dict(
-        nonpositive_beta=nonpositive_ratio(torch.cat(list(betas.values()))),
+        nonpositive_beta=share,
         norms=[
             dict(norm=name, channels=len(beta), nonpositive_beta=nonpositive_ratio(beta))
             for name, beta in betas.items()
         ],
         ce_layers=[{"norm": name, "lambda": ratio} for name, ratio in mixing_ratios(model).items()],
+        summary=f"beta <= 0 in {share:.3f} of all channels",
     )
-
-
-def table(report: dict) -> str:
-    """A norm a line."""
-    mixing = {row["norm"]: row["lambda"] for row in report["ce_layers"]}
-    rows = [(*row.values(), mixing.get(row["norm"])) for row in report["norms"]]
-    said = f"beta <= 0 in {report['nonpositive_beta']:.3f} of all channels"
-    return f"{columns(('norm', 'channels', 'beta <= 0', 'lambda'), rows)}\n\n{said}"
 
 
 def draw(report: dict):
@@ -54,6 +48,3 @@ def draw(report: dict):
         axes[1].set(title="λ: 1 is batch decorrelation, 0 instance reweighting", ylim=(0, 1), ylabel="λ")
         number_layers(axes[1], len(ratios), "CE layer, in the order of the model")
     return figure
-
-
-INSTRUMENT = Instrument("norm_parameters", measure, table, draw)

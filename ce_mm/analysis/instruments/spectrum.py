@@ -1,14 +1,12 @@
 """How unequal the channels of each group are, of the base norm's output and of CE's, over a data set."""
-from torch import Tensor
-
 from ce_mm.analysis import panels
-from ce_mm.analysis.instruments.command import Instrument, columns, number_layers
+from ce_mm.analysis.instruments.command import number_layers
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.analysis.spectrum import covariances, eigenvalues, spread
 
 
 def measure(source: Source, group_size: int) -> dict:
-    """The eigenvalues of each group and their spread, of the base norm's output and of CE's.
+    """The spread of the eigenvalues in a group and the eigenvalues themselves, of each norm before and after CE.
 
     Args:
         source: what to measure.
@@ -23,40 +21,23 @@ def measure(source: Source, group_size: int) -> dict:
     found = covariances(subject.model, subject.passes(), group_size)
     if not found:
         raise ValueError("this network has no norm of maps; expected batch, group, instance norm, SN or CE")
-    layers = [
-        dict(
-            norm=name,
-            group_size=spectra.before.shape[-1],
-            groups=len(spectra.before),
-            before=_numbers(spectra.before),
-            after=None if spectra.after is None else _numbers(spectra.after),
-        )
-        for name, spectra in found.items()
-    ]
-    return dict(samples=subject.samples, layers=layers)
-
-
-def _numbers(matrices: Tensor) -> dict:
-    values = eigenvalues(matrices)
-    return dict(spread=spread(values), eigenvalues=values.tolist())
-
-
-def table(report: dict) -> str:
-    """A norm a line."""
-    rows = [
-        (row["norm"], row["group_size"], row["before"]["spread"], row["after"] and row["after"]["spread"])
-        for row in report["layers"]
-    ]
-    said = f"Spread of the eigenvalues in a group (standard deviation / mean), {report['samples']} pictures"
-    return f"{columns(('norm', 'group size', 'spread before CE', 'after'), rows)}\n\n{said}"
+    rows = []
+    for name, spectra in found.items():
+        before, after = (None if matrices is None else eigenvalues(matrices) for matrices in spectra)
+        rows.append(dict(norm=name, group_size=before.shape[-1], groups=len(before)))
+        for side, values in (("before", before), ("after", after)):
+            rows[-1][side] = None if values is None else spread(values)
+            rows[-1][f"eigenvalues_{side}"] = None if values is None else values.tolist()
+    summary = "before and after CE: spread (standard deviation / mean) of the eigenvalues in a group, over"
+    return dict(samples=subject.samples, layers=rows, summary=f"{summary} {subject.samples} pictures")
 
 
 def draw(report: dict):
     """The spread of each norm, and of CE behind it."""
     figure, [axis] = panels(1)
     rows = list(enumerate(report["layers"], 1))
-    plain = [(number, row["before"]["spread"]) for number, row in rows if row["after"] is None]
-    ce = [(number, row["before"]["spread"], row["after"]["spread"]) for number, row in rows if row["after"]]
+    plain = [(number, row["before"]) for number, row in rows if row["after"] is None]
+    ce = [(number, row["before"], row["after"]) for number, row in rows if row["after"] is not None]
     if plain:
         axis.plot(*zip(*plain, strict=True), "o", color="0.7", ms=4, label="norm without CE")
     if ce:
@@ -67,6 +48,3 @@ def draw(report: dict):
     axis.set(title="spread of the eigenvalues of Σ", ylabel="standard deviation / mean", ylim=(0, None))
     number_layers(axis, len(rows), "norm, in the order of the calls")
     return figure
-
-
-INSTRUMENT = Instrument("spectrum", measure, table, draw)
