@@ -57,7 +57,6 @@ def evaluate_coco(
         AnnotationError, ResultsError: input that cannot be evaluated.
         DestinationError: an ``out`` that cannot be written, or is one of the files to read; before any of them is read.
     """
-    metrics = tuple(dict.fromkeys(metrics))
     if not metrics or not set(metrics) <= set(METRICS):
         raise ResultsError(f"the metrics are {metrics!r}; expected one or more of {', '.join(METRICS)}")
     if out is not None:

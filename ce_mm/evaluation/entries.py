@@ -9,7 +9,6 @@ import re
 import reprlib
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,10 @@ MOST_PIXELS = 2**29
 _COMPRESSED = re.compile("([P-o]{0,5}[0-O])+")
 _MASK = "polygons (each a list of x, y, x, y, … in pixels, three points or more) or run lengths (size and counts)"
 
+#: A value in a message: not more of it than can be read.
 _short = reprlib.Repr()
 _short.maxlevel = 2
-
-
-def shown(value: Any) -> str:
-    """``value`` in a message: not more of it than can be read."""
-    try:
-        return _short.repr(value)
-    except ValueError:  # Python prints no integer of thousands of digits
-        return f"{type(value).__name__} of thousands of digits"
+shown = _short.repr
 
 
 def is_number(value: Any) -> bool:
@@ -105,10 +98,8 @@ def _fault(field: str, entry: dict[str, Any], images: dict[Any, Any], categories
 def _mask_fault(mask: Any, image: dict[str, Any]) -> str | None:
     height, width = image["height"], image["width"]
     if not (type(height) is type(width) is int and min(height, width) > 0 and height * width <= MOST_PIXELS):
-        return (
-            f"belongs to a picture of height {shown(height)} and width {shown(width)}; expected whole numbers from 1 "
-            f"on, and at most {MOST_PIXELS} pixels"
-        )
+        has = f"belongs to a picture of height {shown(height)} and width {shown(width)}"
+        return f"{has}; expected whole numbers from 1 on, and at most {MOST_PIXELS} pixels"
     if isinstance(mask, list):
         return _polygons_fault(mask)
     if not isinstance(mask, dict):
@@ -126,9 +117,9 @@ def _mask_fault(mask: Any, image: dict[str, Any]) -> str | None:
 
 
 def _polygons_fault(polygons: list[Any]) -> str | None:
-    are_pairs = (isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in polygons)
+    are_points = (isinstance(p, list) and len(p) % 2 == 0 and all(map(is_number, p)) for p in polygons)
     # Three points are needed of the first polygon alone, by which pycocotools tells what it has got.
-    if not all(are_pairs) or not all(map(is_number, chain(*polygons))) or len(next(iter(polygons), [])) < 6:
+    if not all(are_points) or len(next(iter(polygons), [])) < 6:
         return f"is no mask; expected {_MASK}"
     for polygon in polygons:
         points = np.array(polygon, float).reshape(-1, 2)

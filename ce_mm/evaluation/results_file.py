@@ -6,9 +6,7 @@ Both become lists of COCO result entries, one list per metric, checked so that p
   box's area for the result's size (it decides what counts as small, medium and large), not the mask's.
 * A pickle's predictions become what mmdet's CocoMetric makes of them: boxes from corners to x, y, width, height in
   double precision; masks without boxes, hence sized by their own area, and with ``mask_scores`` where there are any.
-  Label i is, as in mmdet, the i-th of those categories of the annotation file that the model knows, in the order of the
-  file and whatever the order of the model's classes. A pickle does not name these. Unless they are given, there must be
-  as many categories as labels.
+  A pickle does not name its labels: without the model's classes there must be as many categories as labels.
 """
 
 import logging
@@ -86,10 +84,9 @@ def find_category_ids(dataset: dict[str, Any], classes: Sequence[str] | None) ->
     names = [category["name"] for category in categories]
     unknown = [name for name in classes or () if name not in names]
     if unknown:
-        raise ResultsError(
-            f"{len(unknown)} of {len(classes)} classes are no categories of the annotation file (the first: "
-            f"{shown(unknown[0])}); expected names of its {len(names)} categories ({', '.join(map(str, names[:3]))}, …)"
-        )
+        fault = f"{len(unknown)} of {len(classes)} classes are no categories of the annotation file (the first: "
+        expected = f"expected names of its {len(names)} categories ({', '.join(map(str, names[:3]))}, …)"
+        raise ResultsError(f"{fault}{shown(unknown[0])}); {expected}")
     return [category["id"] for category in categories if classes is None or category["name"] in classes]
 
 
@@ -128,11 +125,10 @@ def _from_pickle(
     by_metric: dict[str, list[dict[str, Any]]] = {metric: [] for metric in metrics}
     seen, found = set(), set()
     for image_id, prediction in zip((sample["img_id"] for sample in samples), predictions, strict=True):
-        if type(image_id) not in (int, str) or image_id in seen:
-            fault = "comes twice" if type(image_id) in (int, str) else "is no id"
-            raise ResultsError(f"{path}: img_id {shown(image_id)} {fault}; expected each picture's once")
-        seen.add(image_id)
         where = f"{path}: image_id {shown(image_id)}"
+        if type(image_id) not in (int, str) or image_id in seen:
+            raise ResultsError(f"{where} is no id, or comes twice; expected that of each picture once")
+        seen.add(image_id)
         labels = _labels(prediction["labels"], len(label_ids), where)
         found.update(labels)
         for metric, entries in by_metric.items():
