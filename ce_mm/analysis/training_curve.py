@@ -7,50 +7,44 @@ earlier checkpoint, or starts afresh, supersedes what earlier runs logged from i
 import json
 import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ce_mm.analysis import check_picture_path, panels, save_figure, tidy
 
 _CURVES = {"coco/bbox_mAP": ("box AP", "C0"), "coco/segm_mAP": ("mask AP", "C1")}
 
 
-class Scalars(NamedTuple):
-    """Rows of the log, by rising ``iteration`` (counted from 1), which each row has beside what mmengine wrote.
-
-    ``train`` rows have ``loss`` and its parts; ``val`` rows have metrics such as ``coco/bbox_mAP``, at the
-    training row before them, since mmengine counts validations in epochs or in iterations.
-    """
-
-    train: list[dict[str, Any]]
-    val: list[dict[str, Any]]
-
-
-def read_scalars(work_dir: str | Path) -> Scalars:
+def read_scalars(work_dir: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read the logs of all runs in a work dir.
+
+    Returns:
+        The rows of training, with ``loss`` and its parts, and those of validation, with metrics such as
+        ``coco/bbox_mAP``: what mmengine wrote, and by rising ``iteration`` (counted from 1). Since mmengine counts
+        validations in epochs or in iterations, that is at least the iteration of the training row before.
 
     Raises:
         FileNotFoundError: no log there, or none with a training row.
         ValueError: a log that is not one JSON object with a step a line. A last line that breaks off, as in a killed
             run, is left out.
     """
-    scalars = Scalars([], [])
+    train, val = [], []
     # The folders are named by the time of their run.
     for path in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
-        run = _read_run(path)
-        if run.train:
-            first = run.train[0]["iteration"]
-            earlier = ([row for row in rows if row["iteration"] < first] for rows in scalars)
-            scalars = Scalars(*(kept + rows for kept, rows in zip(earlier, run, strict=True)))
-    if not scalars.train:
+        new_train, new_val = _read_run(path)
+        if new_train:
+            first = new_train[0]["iteration"]
+            train = [row for row in train if row["iteration"] < first] + new_train
+            val = [row for row in val if row["iteration"] < first] + new_val
+    if not train:
         raise FileNotFoundError(
             f"{work_dir}: no training log; expected a work dir of mmengine with a row of training in "
             "*/vis_data/scalars.json (the first is written after as many iterations as the logger's interval)"
         )
-    return scalars
+    return train, val
 
 
-def _read_run(path: Path) -> Scalars:
-    run = Scalars([], [])
+def _read_run(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    train, val, last = [], [], 0
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
@@ -62,12 +56,11 @@ def _read_run(path: Path) -> Scalars:
             expected = "expected a JSON object with step"
             raise ValueError(f"{path}, line {number}: {expected}, not {line[:80]!r}") from error
         if "loss" in row:
-            run.train.append({**row, "iteration": step})
+            last = step
+            train.append({**row, "iteration": step})
         else:
-            # Where mmengine counts in epochs, step is the smaller of the two.
-            last = run.train[-1]["iteration"] if run.train else 0
-            run.val.append({**row, "iteration": max(step, last)})
-    return run
+            val.append({**row, "iteration": max(step, last)})
+    return train, val
 
 
 def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None = None) -> None:
@@ -83,13 +76,16 @@ def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None
     """
     out = Path(out)
     check_picture_path(out)
-    scalars = read_scalars(work_dir)
-    curves = [key for key in _CURVES if any(_value(row, key) >= 0 for row in scalars.val)]
+    train, val = read_scalars(work_dir)
+    curves = {key: [(row["iteration"], row[key]) for row in val if _value(row, key) >= 0] for key in _CURVES}
+    curves = {key: points for key, points in curves.items() if points}
     figure, axes = panels(2 if curves else 1)
-    _draw_loss(axes[0], scalars.train)
+    _draw_loss(axes[0], train)
     if curves:
-        _draw_metrics(axes[1], scalars.val, curves)
+        _draw_metrics(axes[1], curves)
         axes[1].set_xlim(axes[0].get_xlim())
+    for axis in axes:
+        tidy(axis)
     if title:
         figure.suptitle(title, parse_math=False)
     save_figure(figure, out)
@@ -110,14 +106,11 @@ def _draw_loss(axis, rows: list[dict[str, Any]]) -> None:
     marker = "o" if len(rows) == 1 else None
     axis.plot(iterations, [_value(row, "loss") for row in rows], color="black", lw=1.8, marker=marker, label="loss")
     axis.set(yscale="log", title="training loss", xlabel="iteration", ylabel="loss")
-    tidy(axis)
 
 
-def _draw_metrics(axis, rows: list[dict[str, Any]], curves: list[str]) -> None:
-    for key in curves:
+def _draw_metrics(axis, curves: dict[str, list[tuple[int, float]]]) -> None:
+    for key, points in curves.items():
         name, colour = _CURVES[key]
-        points = [(row["iteration"], row[key]) for row in rows if _value(row, key) >= 0]
         label = f"{name}  {points[-1][1]:.3f}"
         axis.plot(*zip(*points, strict=True), color=colour, lw=1.8, marker="o", ms=3.5, label=label)
     axis.set(title="validation (legend: last values)", xlabel="iteration", ylabel="average precision", ylim=(0, 1))
-    tidy(axis)

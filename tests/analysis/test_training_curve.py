@@ -26,9 +26,9 @@ def write_run(work_dir: Path, name: str, rows: list[dict], broken_end: str = "")
 
 
 def curve(work_dir: Path) -> tuple[list, list]:
-    scalars = read_scalars(work_dir)
-    losses = [(row["iteration"], row["loss"]) for row in scalars.train]
-    return losses, [(row["iteration"], row["coco/bbox_mAP"]) for row in scalars.val]
+    train, val = read_scalars(work_dir)
+    losses = [(row["iteration"], row["loss"]) for row in train]
+    return losses, [(row["iteration"], row["coco/bbox_mAP"]) for row in val]
 
 
 def picture(path: Path) -> np.ndarray:
@@ -138,11 +138,11 @@ def test_a_log_written_by_mmengine_is_read(tmp_path):
         log_level="WARNING",
     ).train()
 
-    scalars = read_scalars(tmp_path)
-    assert [row["iteration"] for row in scalars.train] == [1, 2, 3, 4, 5, 6]
-    assert scalars.train[0]["loss"] == pytest.approx(4.0)
-    assert {"loss_a", "loss_b", "lr"} <= set(scalars.train[0])
-    assert [(row["iteration"], row["coco/bbox_mAP"], row["coco/segm_mAP"]) for row in scalars.val] == [
+    train, val = read_scalars(tmp_path)
+    assert [row["iteration"] for row in train] == [1, 2, 3, 4, 5, 6]
+    assert train[0]["loss"] == pytest.approx(4.0)
+    assert {"loss_a", "loss_b", "lr"} <= set(train[0])
+    assert [(row["iteration"], row["coco/bbox_mAP"], row["coco/segm_mAP"]) for row in val] == [
         (3, 0.25, 0.125),
         (6, 0.25, 0.125),
     ]

@@ -10,11 +10,8 @@ from ce_mm.analysis.norms import affine_parameters, mixing_ratios, nonpositive_r
 def measure(source: Source) -> dict:
     """The part of the channels with β ≤ 0, of all norms and of each, and λ of each CE layer.
 
-    Args:
-        source: what to measure; its data need not be there.
-
     Raises:
-        ValueError: the source cannot be used, or the network has no norm with γ and β.
+        ValueError: the source, whose data need not be there, cannot be used, or has no norm with γ and β.
     """
     model = source.load_model()
     betas = {name: beta for name, (_, beta) in affine_parameters(model).items()}
