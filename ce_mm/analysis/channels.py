@@ -51,12 +51,21 @@ def channel_magnitudes(model: nn.Module, passes: Iterable[Callable[[], object]])
     Returns:
         Place (see :mod:`~ce_mm.analysis.rectified`) to magnitudes (C,) in float64 on the CPU, in the order of the
         calls. A map counts by its samples and positions, so that batches and pictures of any size join rightly.
+
+    Raises:
+        ValueError: there was no rectified map.
     """
     magnitudes = Magnitudes()
     with watching(model, magnitudes.see):
         for run in passes:
             run()
-    return magnitudes.means()
+    means = magnitudes.means()
+    if not means:
+        raise ValueError(
+            "this network has no rectified map to measure; expected nn.ReLU, LeakyReLU, ELU or ReLU6 behind a "
+            "convolution, or CE with its ReLU inside"
+        )
+    return means
 
 
 def check_threshold(threshold: float) -> None:

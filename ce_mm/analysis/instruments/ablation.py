@@ -6,7 +6,6 @@ from itertools import islice
 from ce_mm.analysis import panels
 from ce_mm.analysis.ablation import RATIOS, at_random, smallest_first
 from ce_mm.analysis.channels import channel_magnitudes
-from ce_mm.analysis.instruments.inhibited_channels import check_layers, check_rectified
 from ce_mm.analysis.instruments.source import Source
 
 
@@ -22,13 +21,13 @@ def measure(source: Source, layers: int, drop_layer: int, runs: int) -> dict:
     Raises:
         ValueError: an argument is wrong, or the network has no such layer.
     """
-    check_layers(layers)
+    if layers < 1:
+        raise ValueError(f"expected at least one layer, got {layers}")
     if runs < 2:
         raise ValueError(f"expected at least two runs of a random curve, for them to have a spread, got {runs}")
     subject = source.load()
     model = subject.model
     places = list(channel_magnitudes(model, islice(subject.passes(), 1)))
-    check_rectified(places)
     if not 1 <= drop_layer <= len(places):
         last = f"{len(places)} ({places[-1]})"
         raise ValueError(

@@ -27,10 +27,10 @@ def measure(source: Source, threshold: float, layers: int) -> dict:
         ValueError: an argument is wrong, or the network has no rectifier that can be watched.
     """
     check_threshold(threshold)
-    check_layers(layers)
+    if layers < 1:
+        raise ValueError(f"expected at least one layer, got {layers}")
     subject = source.load()
     magnitudes = channel_magnitudes(subject.model, subject.passes())
-    check_rectified(magnitudes)
     ratios = inhibited_ratios(magnitudes, threshold)
     gammas = {name: gamma.abs() for name, (gamma, _) in affine_parameters(subject.model).items()}
     by_gamma = inhibited_ratios(gammas, threshold)
@@ -50,21 +50,6 @@ def measure(source: Source, threshold: float, layers: int) -> dict:
         gamma=dict(mean=of_gamma, norms=[dict(norm=name, inhibited=ratio) for name, ratio in by_gamma.items()]),
         summary=summary,
     )
-
-
-def check_layers(layers: int) -> None:
-    """Raise ValueError unless ``layers`` is a number of layers."""
-    if layers < 1:
-        raise ValueError(f"expected at least one layer, got {layers}")
-
-
-def check_rectified(magnitudes: dict) -> None:
-    """Raise ValueError where no rectifier was seen."""
-    if not magnitudes:
-        raise ValueError(
-            "this network has no rectified map to measure; expected nn.ReLU, LeakyReLU, ELU or ReLU6 behind a "
-            "convolution, or CE with its ReLU inside"
-        )
 
 
 def _mean(ratios: dict[str, float], layers: int) -> dict | None:

@@ -17,11 +17,14 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner, load_checkpoint
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from ce_mm.launching.config import default_scope
 from ce_mm.launching.preflight import check_data, check_device, check_fit, read_config
+
+#: Settings of a dataloader that has processes of its own, or batches in another order.
+_OF_PROCESSES = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "batch_sampler")
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,8 @@ class Source:
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"expected at least one sample, got {self.samples}")
         cfg = self._read_config()
-        for setting in ("test_dataloader", "test_evaluator"):
-            if cfg.get(setting) is None:
-                raise ValueError(f"{self.config} has no {setting}, which says on what data and how to measure")
+        if cfg.get("test_dataloader") is None or cfg.get("test_evaluator") is None:
+            raise ValueError(f"{self.config} has no test_dataloader or test_evaluator: the data to measure on, and how")
         check_data("test", cfg)
         return Subject(self._load_model(cfg), cfg, self.samples)
 
@@ -94,20 +96,19 @@ class Subject:
             self.evaluator = Evaluator(cfg.test_evaluator)
             self.evaluator.dataset_meta = getattr(dataset, "metainfo", None)
             #: How many pictures there are.
-            self.samples = len(dataset) if samples is None else min(samples, len(dataset))
+            self.samples = min(samples or len(dataset), len(dataset))
             if self.samples < len(dataset):
-                dataset = self._spread(dataset)
+                chosen = [index * len(dataset) // self.samples for index in range(self.samples)]
+                for metric in self.evaluator.metrics:
+                    if hasattr(metric, "img_ids"):  # CocoMetric would count what is in the other pictures as missed
+                        metric.img_ids = [dataset.get_data_info(index)["img_id"] for index in chosen]
+                dataset = Subset(dataset, chosen)
+            settings = {key: value for key, value in cfg.test_dataloader.items() if key not in _OF_PROCESSES}
+            settings |= dict(dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=False))
             #: Its batches, in the order of the data set.
-            self.dataloader: DataLoader = _dataloader(cfg.test_dataloader.copy(), dataset)
+            self.dataloader: DataLoader = Runner.build_dataloader(settings)
         #: The name of what :meth:`evaluate` gives, after the first time.
         self.metric: str | None = None
-
-    def _spread(self, dataset: Dataset) -> Subset:
-        chosen = [index * len(dataset) // self.samples for index in range(self.samples)]
-        for metric in self.evaluator.metrics:
-            if hasattr(metric, "img_ids"):  # CocoMetric would count what is in the other pictures as missed
-                metric.img_ids = [dataset.get_data_info(index)["img_id"] for index in chosen]
-        return Subset(dataset, chosen)
 
     def _batches(self) -> Iterator:
         with self._scope():
@@ -133,13 +134,6 @@ class Subject:
                 raise ValueError("the evaluator gives no figure: the network finds nothing in these pictures")
             self.metric = next(iter(figures))
         return float(figures.get(self.metric, 0.0))
-
-
-def _dataloader(settings: dict, dataset: Dataset) -> DataLoader:
-    """The dataloader of a config over a dataset, in this process and in the order of the dataset."""
-    for name in ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "batch_sampler"):
-        settings.pop(name, None)
-    return Runner.build_dataloader(settings | dict(dataset=dataset, sampler=dict(type="DefaultSampler", shuffle=False)))
 
 
 @contextlib.contextmanager
