@@ -5,6 +5,7 @@ list of functions that make arrays, tensors and plain containers, and anything e
 """
 
 import io
+import math
 import pickle
 import re
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from ce_mm.checkpoints.claims import check_claims
 
 _Unpickler = pickle._Unpickler
+# A tensor may repeat the numbers of its storage; harmless up to this many.
+_REPEATED = 2**20
 
 
 class DataUnpickler(_Unpickler):
@@ -99,6 +102,12 @@ def _load_storage(data: bytes) -> torch.storage.TypedStorage:
 
 
 def _rebuild_tensor(storage: Any, offset: int, size: list, stride: list, *grad_and_hooks: Any) -> torch.Tensor:
+    if any(type(number) is not int for number in (offset, *size, *stride)):
+        raise pickle.UnpicklingError("a tensor in the pickle has no numbers for its size")
+    held = storage._size()
+    reach = 1 + offset + sum((count - 1) * step for count, step in zip(size, stride, strict=True))
+    if 0 not in size and (reach > held or math.prod(size) > max(held, _REPEATED)):  # PyTorch would make room for it
+        raise pickle.UnpicklingError(f"a tensor of the shape {size} claims more than the {held} numbers in its storage")
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 

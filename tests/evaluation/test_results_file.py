@@ -194,7 +194,7 @@ class TestABadFileGivesOneErrorThatNamesIt:
 
     def test_a_tensor_that_repeats_one_number_a_billion_times(self, dataset, samples, write_pickle) -> None:
         samples[1]["pred_instances"]["labels"] = torch.zeros(1, dtype=torch.long).expand(10**9)
-        with pytest.raises(ResultsError, match=r"labels of the shape .* repeats few numbers"):
+        with pytest.raises(ResultsError, match=r"a tensor of the shape \[1000000000\] claims more than the 1 numbers"):
             read_results(write_pickle(samples), dataset, BOTH)
 
 
@@ -456,6 +456,11 @@ class TestNothingInAPickleRuns:
     def test_a_tensor_without_numbers(self, refused) -> None:
         hooks = collections.OrderedDict()
         refused([Calls(torch._utils._rebuild_tensor_v2, [1], 0, (1,), (1,), False, hooks)], "not read as results")
+
+    def test_a_tensor_that_reaches_beyond_its_storage(self, refused) -> None:
+        storage, hooks = torch.zeros(3).storage(), collections.OrderedDict()
+        tensor = Calls(torch._utils._rebuild_tensor_v2, storage, 0, (2,), (10**12,), False, hooks)
+        refused([tensor], "claims more than the 3 numbers in its storage")
 
     def test_a_command_in_an_array(self, attack, refused) -> None:
         refused([np.array([attack, None])], "asks for")
