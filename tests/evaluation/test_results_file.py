@@ -457,6 +457,7 @@ class TestNothingInAPickleRuns:
         hooks = collections.OrderedDict()
         refused([Calls(torch._utils._rebuild_tensor_v2, [1], 0, (1,), (1,), False, hooks)], "not read as results")
 
+    @pytest.mark.filterwarnings("ignore:TypedStorage")
     def test_a_tensor_that_reaches_beyond_its_storage(self, refused) -> None:
         storage, hooks = torch.zeros(3).storage(), collections.OrderedDict()
         tensor = Calls(torch._utils._rebuild_tensor_v2, storage, 0, (2,), (10**12,), False, hooks)
