@@ -2,7 +2,7 @@
 
 A channel is *inhibited* where its magnitude, the mean of |y| over the pictures and positions, lies below a threshold.
 """
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 import torch
@@ -74,14 +74,9 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"the threshold of inhibited channels must be at least 0, got {threshold!r}")
 
 
-def inhibited_ratio(magnitudes: Tensor, threshold: float) -> float:
-    """The part of the channels, (C,), whose magnitude lies below ``threshold``, 0 to 1."""
-    return (magnitudes < threshold).double().mean().item()
-
-
 def inhibited_ratios(magnitudes: Mapping[str, Tensor], threshold: float) -> dict[str, float]:
-    """:func:`inhibited_ratio` of every place."""
-    return {place: inhibited_ratio(values, threshold) for place, values in magnitudes.items()}
+    """The part of the channels, (C,), of every place whose magnitude lies below ``threshold``, 0 to 1."""
+    return {place: (values < threshold).double().mean().item() for place, values in magnitudes.items()}
 
 
 def mean_of_first(ratios: Mapping[str, float], layers: int) -> float:
@@ -90,12 +85,7 @@ def mean_of_first(ratios: Mapping[str, float], layers: int) -> float:
     return sum(first) / len(first)
 
 
-def histogram(magnitudes: Tensor, edges: Sequence[float] = EDGES) -> list[int]:
-    """How many of the channels, (C,), have a magnitude in each of the bins that begin at ``edges``.
-
-    Args:
-        magnitudes: at least ``edges[0]``.
-        edges: rising; a bin holds its own edge, and ends where the next begins, the last nowhere.
-    """
-    bins = torch.bucketize(magnitudes, torch.tensor(edges, dtype=magnitudes.dtype), right=True) - 1
-    return torch.bincount(bins, minlength=len(edges)).tolist()
+def histogram(magnitudes: Tensor) -> list[int]:
+    """How many of the channels, (C,), have a magnitude in each bin; the edge at which one begins is in it."""
+    bins = torch.bucketize(magnitudes, torch.tensor(EDGES, dtype=magnitudes.dtype), right=True) - 1
+    return torch.bincount(bins, minlength=len(EDGES)).tolist()

@@ -26,10 +26,10 @@ PANEL_WIDTH = 3.6  # inches, at 120 pixels each: more than a small picture has
 
 
 def draw_prediction_sheet(
-    annotations: str | Path,
-    image_root: str | Path,
-    results: str | Path,
-    out: str | Path,
+    annotations: Path,
+    image_root: Path,
+    results: Path,
+    out: Path,
     num_images: int = 12,
     score_threshold: float = 0.5,
     classes: Sequence[str] | None = None,
@@ -50,7 +50,6 @@ def draw_prediction_sheet(
     """
     from matplotlib import colormaps
 
-    annotations, image_root, results, out = map(Path, (annotations, image_root, results, out))
     check_picture_path(out, (annotations, results))
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, not {num_images}")

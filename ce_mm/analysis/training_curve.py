@@ -14,7 +14,7 @@ from ce_mm.analysis import check_picture_path, panels, save_figure, tidy
 _CURVES = {"coco/bbox_mAP": ("box AP", "C0"), "coco/segm_mAP": ("mask AP", "C1")}
 
 
-def read_scalars(work_dir: str | Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def read_scalars(work_dir: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read the logs of all runs in a work dir.
 
     Returns:
@@ -29,7 +29,7 @@ def read_scalars(work_dir: str | Path) -> tuple[list[dict[str, Any]], list[dict[
     """
     train, val = [], []
     # The folders are named by the time of their run.
-    for path in sorted(Path(work_dir).glob("*/vis_data/scalars.json")):
+    for path in sorted(work_dir.glob("*/vis_data/scalars.json")):
         new_train, new_val = _read_run(path)
         if new_train:
             first = new_train[0]["iteration"]
@@ -63,18 +63,16 @@ def _read_run(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     return train, val
 
 
-def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None = None) -> None:
+def plot_training_curve(work_dir: Path, out: Path) -> None:
     """Draw the loss and its parts (logarithmic), and box and mask AP if there was a validation.
 
     Args:
         work_dir: see `read_scalars`, which also says what is raised.
         out: the picture to write.
-        title: a line above the picture.
 
     Raises:
         ValueError: also for an ``out`` that cannot be written.
     """
-    out = Path(out)
     check_picture_path(out)
     train, val = read_scalars(work_dir)
     curves = {key: [(row["iteration"], row[key]) for row in val if _value(row, key) >= 0] for key in _CURVES}
@@ -86,8 +84,6 @@ def plot_training_curve(work_dir: str | Path, out: str | Path, title: str | None
         axes[1].set_xlim(axes[0].get_xlim())
     for axis in axes:
         tidy(axis)
-    if title:
-        figure.suptitle(title, parse_math=False)
     save_figure(figure, out)
 
 

@@ -156,13 +156,13 @@ def test_the_picture_has_a_second_panel_once_there_was_a_validation(tmp_path):
     assert picture(tmp_path / "b.png").shape[1] == 2 * picture(tmp_path / "a.png").shape[1]
 
 
-def test_the_picture_shows_loss_and_ap_and_title(tmp_path):
+def test_the_picture_shows_loss_and_ap(tmp_path):
     seen = []
-    for number, (loss, ap, title) in enumerate([(2.0, 0.2, "a"), (2.5, 0.2, "a"), (2.0, 0.4, "a"), (2.0, 0.2, "b")]):
+    for number, (loss, ap) in enumerate([(2.0, 0.2), (2.5, 0.2), (2.0, 0.4)]):
         write_run(tmp_path / str(number), "1", [train_row(50, 3.0), train_row(100, loss), val_row(1, ap)])
-        plot_training_curve(tmp_path / str(number), tmp_path / "curve.png", title)
+        plot_training_curve(tmp_path / str(number), tmp_path / "curve.png")
         seen.append(picture(tmp_path / "curve.png").tobytes())
-    assert len(set(seen)) == 4
+    assert len(set(seen)) == 3
 
 
 def test_losses_that_are_zero_or_not_finite_are_no_obstacle(tmp_path):
@@ -177,7 +177,7 @@ def test_values_that_are_no_numbers_are_not_drawn(tmp_path, value):
     rows = [train_row(50, 2.0), train_row(60, 1.0) | dict(lr=value, loss_cls=value), of_map]
     write_run(tmp_path, "1", rows)
     assert curve(tmp_path) == ([(50, 2.0), (60, 1.0)], [(60, 0.2)])
-    plot_training_curve(tmp_path, tmp_path / "curve.png", title="a$b_$")
+    plot_training_curve(tmp_path, tmp_path / "curve.png")
     assert picture(tmp_path / "curve.png").size
 
 
@@ -216,8 +216,8 @@ def run_tool(monkeypatch):
 
 def test_the_tool_draws_what_the_function_draws(tmp_path, run_tool):
     write_run(tmp_path / "run", "1", [train_row(50, 2.0), val_row(1, 0.2)])
-    run_tool(tmp_path / "run", tmp_path / "tool.png", "--title", "a run")
-    plot_training_curve(tmp_path / "run", tmp_path / "function.png", "a run")
+    run_tool(tmp_path / "run", tmp_path / "tool.png")
+    plot_training_curve(tmp_path / "run", tmp_path / "function.png")
     assert (picture(tmp_path / "tool.png") == picture(tmp_path / "function.png")).all()
 
 
