@@ -44,7 +44,11 @@ def classifier(model: nn.Module, config: Config) -> Subject:
         ValueError: the model is no such classifier, or it cannot be exported; the message says why, and what can.
     """
     if not isinstance(model, ImageClassifier):
-        raise ValueError(_no_classifier(model))
+        raise ValueError(
+            f"a {type(model).__name__} cannot be exported whole; expected mmpretrain's ImageClassifier (a detector "
+            "decides on the values of boxes while it runs, which no exporter records); export its backbone with "
+            "--backbone"
+        )
     head = model.head
     # The head itself makes a list of samples of its logits, which cannot be exported. These are the two usual ways.
     predicts = getattr(type(head), "_get_predictions", None)
@@ -161,14 +165,3 @@ def _test_pipeline(config: Config) -> list[dict]:
     nodes = dicts(config.get("test_dataloader"))
     steps = next((node["pipeline"] for node in nodes if isinstance(node.get("pipeline"), list)), [])
     return [dict(step) for step in steps if isinstance(step, dict) and type_name(step) not in _NOT_OF_PICTURES]
-
-
-def _no_classifier(model: nn.Module) -> str:
-    name = type(model).__name__
-    offer = "; export its backbone with --backbone" if hasattr(model, "backbone") else ""
-    if any(base.__module__.startswith("mmdet.") for base in type(model).__mro__):
-        return (
-            f"{name} is a detector, which cannot be exported whole without mmdeploy: mmdet decides on the values of "
-            f"boxes while it runs, and NMS and RoIAlign have no operators of PyTorch's own{offer}"
-        )
-    return f"{name} is no classifier; expected mmpretrain's ImageClassifier{offer}"
