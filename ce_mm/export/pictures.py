@@ -39,8 +39,8 @@ class Preparation(nn.Module):
             swaps = False
         else:
             raise ValueError(
-                f"the data_preprocessor {type(preprocessor).__name__} cannot be exported; expected ClsDataPreprocessor "
-                "or ImgDataPreprocessor (DetDataPreprocessor is one)"
+                f"the data_preprocessor {type(preprocessor).__name__} cannot be exported; expected "
+                "ClsDataPreprocessor, DetDataPreprocessor or another ImgDataPreprocessor"
             )
         #: Whether the network takes RGB.
         self.to_rgb = reads_rgb != swaps

@@ -1,14 +1,16 @@
-"""The backward operators of mmcv's interface, by autograd through the forward computation."""
+"""What the operators share: the precision that they compute in, and backward passes by autograd."""
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
-from ce_mm.compat.mmcv_ext.precision import at_least_float32
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32: coordinates need the bits, and torchvision lacks some such kernels."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def gradients(
-    function: Callable[..., torch.Tensor], inputs: Sequence[torch.Tensor], grad_output: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
+def gradients(function: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor) -> tuple[Tensor, ...]:
     """The gradient of ``function(*inputs)`` with respect to each input, in float32 at least.
 
     mmcv calls a backward operator without the graph of the forward one: this costs one more forward pass.
@@ -20,10 +22,7 @@ def gradients(
 
 
 def overwrite_gradients(
-    results: Sequence[torch.Tensor],
-    function: Callable[..., torch.Tensor],
-    inputs: Sequence[torch.Tensor],
-    grad_output: torch.Tensor,
+    results: Sequence[Tensor], function: Callable[..., Tensor], inputs: Sequence[Tensor], grad_output: Tensor
 ) -> None:
     """Overwrite the results with the :func:`gradients`, one for each input."""
     for result, gradient in zip(results, gradients(function, inputs, grad_output), strict=True):
