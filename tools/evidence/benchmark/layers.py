@@ -103,7 +103,7 @@ class LiteralCE(nn.Module):
             with torch.no_grad():
                 for average, value in zip(averages, batch, strict=True):
                     average.lerp_(value, 0.1)
-        return _finish(y.to(x.dtype), residual)
+        return _finish(_like(x, y), residual)
 
 
 class FusedCE(nn.Module):
@@ -142,5 +142,10 @@ def _group_product(matrices: Tensor, x: Tensor) -> Tensor:
     """The matrices ((N,) C/g, g, g) times each sample's groups of channels."""
     groups, g = matrices.shape[-3:-1]
     y = matrices.to(x.dtype) @ x.flatten(2).unflatten(1, (groups, g))
+    return _like(x, y.view(x.shape))
+
+
+def _like(x: Tensor, y: Tensor) -> Tensor:
+    """y in the type and memory format of x."""
     layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-    return y.view(x.shape).contiguous(memory_format=layout)
+    return y.to(x.dtype).contiguous(memory_format=layout)
