@@ -19,9 +19,9 @@ class BuildWithMim(build_py):
         if self.editable_mode:  # mim finds them in the repository
             return
         target = Path(self.build_lib) / "ce_mm" / ".mim"
-        without_caches = shutil.ignore_patterns("__pycache__")
+        left_out = shutil.ignore_patterns("__pycache__", "evidence")  # tools/evidence writes the project's own pages
         for folder in ("configs", "tools"):
-            shutil.copytree(HERE / folder, target / folder, dirs_exist_ok=True, ignore=without_caches)
+            shutil.copytree(HERE / folder, target / folder, dirs_exist_ok=True, ignore=left_out)
         shutil.copy(HERE / "model-index.yml", target)
 
 
