@@ -28,6 +28,7 @@ def page(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setattr(norms, "KINDS", list(norms.KINDS))
+        patch.setattr(norms, "EXACT", dict(norms.EXACT))
         patch.setattr(backends, "BACKENDS", dict(backends.BACKENDS))
         patch.delenv("CE_MM_BACKEND", raising=False)
         backends.choose.cache_clear()
