@@ -66,8 +66,7 @@ def equalize(model: nn.Module, where: Where | list[Where], **ce_arguments: Any) 
     refused = {name: reason for name, norm in chosen.items() if (reason := _obstacle(norm))}
     suited = {name: norm for name, norm in chosen.items() if name not in refused}
     if refused and not (where == "*" and suited):
-        reasons = _listed([f"{name} ({reason})" for name, reason in refused.items()])
-        raise ValueError(f"CE cannot stand on norms that where={where!r} chooses: {reasons}")
+        raise ValueError(f"CE cannot stand on all norms that where={where!r} chooses: {_by_reason(refused)}")
     around = {norm: _around(norm, ce_arguments) for norm in suited.values()}  # one in several places stays one
     layers = {name: around[norm] for name, norm in suited.items()}
     for name, ce in layers.items():
@@ -116,7 +115,7 @@ def _obstacle(norm: nn.Module) -> str | None:
         kind_of(norm)
     except TypeError:
         if getattr(norm, "running_mean", None) is None:
-            return "it has no running statistics"
+            return f"{type(norm).__name__} has no running statistics"
         if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
             return f"{type(norm).__name__} does not take maps (N, C, H, W)"
         return f"{type(norm).__name__} computes something else than BatchNorm2d"
@@ -131,6 +130,11 @@ def _around(norm: nn.Module, ce_arguments: dict[str, Any]) -> CENorm:
 
 def _size(ce: CENorm) -> str:
     return f"{ce.num_features} channels" + ("" if ce.bd is None else f" in groups of {ce.bd.group_size}")
+
+
+def _by_reason(refused: dict[str, str]) -> str:
+    names = {reason: [name for name in refused if refused[name] == reason] for reason in refused.values()}
+    return "; ".join(f"{reason} (at {_listed(of_it)})" for reason, of_it in names.items())
 
 
 def _listed(names: list[str], most: int = 8) -> str:

@@ -96,7 +96,7 @@ def test_a_resnet50_of_timm_is_equalized_as_torchvision_s_is():
 
 def test_timm_s_norms_with_an_activation_inside_are_refused():
     norms = pytest.importorskip("timm.layers")
-    with pytest.raises(ValueError, match=r"0 \(BatchNormAct2d computes something else than BatchNorm2d\)"):
+    with pytest.raises(ValueError, match=r"chooses: BatchNormAct2d computes something else than BatchNorm2d \(at 0\)$"):
         equalize(nn.Sequential(norms.BatchNormAct2d(8)), "*")
 
 
@@ -216,7 +216,7 @@ def test_everywhere_passes_over_what_ce_cannot_stand_on_and_says_so():
     assert str(report).splitlines()[2:] == [
         "5  left as it was: BatchNorm1d does not take maps (N, C, H, W)",
         "6  left as it was: BatchNorm3d does not take maps (N, C, H, W)",
-        "7  left as it was: it has no running statistics",
+        "7  left as it was: BatchNorm2d has no running statistics",
         "8  left as it was: Rectified computes something else than BatchNorm2d",
         "9  left as it was: FrozenBatchNorm2d computes something else than BatchNorm2d",
     ]
@@ -231,8 +231,8 @@ def test_everywhere_passes_over_what_ce_cannot_stand_on_and_says_so():
         (3, {}, TypeError, "where must be a pattern of names, .* got 3"),
         (nn.Conv2d, {}, ValueError, "which chooses none"),
         (lambda name, norm: False, {}, ValueError, "which chooses none"),
-        ("[5-9]", {}, ValueError, r"where='\[5-9\]' chooses: 5 \(BatchNorm1d .*\), 6 \(.*\), 7 \(.*\), 8 \(.*\), 9 \("),
-        (["1", "7"], {}, ValueError, r"chooses: 7 \(it has no running statistics\)$"),
+        ("[1-6]", {}, ValueError, r"'\[1-6\]' chooses: BatchNorm1d does .* \(at 5\); BatchNorm3d does .* \(at 6\)$"),
+        (["1", "7"], {}, ValueError, r"chooses: BatchNorm2d has no running statistics \(at 7\)$"),
         ("*", dict(group_size=0), ValueError, "group_size must be a whole number of at least 1, got 0"),
         ("*", dict(reduction=25), ValueError, "number of channels, 24, got 25"),
         ("*", dict(groups=4), TypeError, "groups"),
@@ -251,6 +251,12 @@ def test_an_error_says_what_to_mend_and_leaves_the_model_as_it_was(where, argume
 def test_an_error_lists_the_first_norms_of_many(plain):
     with pytest.raises(ValueError, match=r"are bn1, layer1.0.bn1, .*, layer1.1.bn3 and 45 more$"):
         equalize(plain, "norm*")
+
+
+def test_an_error_gives_a_reason_once_for_all_norms_that_have_it():
+    model = torchvision.models.resnet18(norm_layer=FrozenBatchNorm2d)
+    with pytest.raises(ValueError, match=r"FrozenBatchNorm2d computes [^;]* \(at layer1.0.bn2, layer1.1.bn2, [^;]*\)$"):
+        equalize(model, "*.bn2")
 
 
 def test_norms_in_ce_are_not_chosen_again():
