@@ -137,6 +137,6 @@ def _by_reason(refused: dict[str, str]) -> str:
     return "; ".join(f"{reason} (at {_listed(of_it)})" for reason, of_it in names.items())
 
 
-def _listed(names: list[str], most: int = 8) -> str:
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+def _listed(names: list[str]) -> str:
+    """The first eight, which show how the others are called."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
