@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ce_mm.analysis.prediction_sheet import draw_prediction_sheet
 from ce_mm.evaluation import AnnotationError, ResultsError
 from ce_mm.files import DestinationError
 from ce_mm.transforms import LoadImage, PictureError
+from tools.analysis.draw_predictions import draw_prediction_sheet
 
 HEIGHT, WIDTH = 40, 60
 
