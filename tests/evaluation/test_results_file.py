@@ -259,12 +259,12 @@ class TestABadEntryIsNamed:
 
     def test_boxes_are_lacking(self, detections, fails) -> None:
         del detections[1]["bbox"], detections[2]["bbox"]
-        fails(r"bbox needs bbox, which 2 of 3 results lack \(the first is results\[1\]\); .*--metrics segm")
+        fails(r"results\[1\]: bbox needs the bbox of each result; .*--metrics segm")
 
     def test_masks_are_lacking(self, detections, fails) -> None:
         for entry in detections:
             del entry["segmentation"]
-        fails(r"segm needs segmentation, which 3 of 3 results lack .*--metrics bbox")
+        fails(r"results\[0\]: segm needs the segmentation of each result; .*--metrics bbox")
 
     def test_boxes_beside_some_of_the_masks(self, detections, fails) -> None:
         del detections[1]["bbox"]
@@ -329,7 +329,7 @@ class TestABadPredictionIsNamed:
 
     def test_masks_are_lacking(self, samples, fails) -> None:
         del samples[0]["pred_instances"]["masks"]
-        fails("image_id 1: segm needs the segmentation of each prediction, a list of 2 masks")
+        fails("image_id 1: expected a list of 2 masks; segm needs the segmentation of each result")
 
     def test_a_mask_too_few(self, samples, fails) -> None:
         samples[0]["pred_instances"]["masks"].pop()
@@ -338,7 +338,7 @@ class TestABadPredictionIsNamed:
     @pytest.mark.parametrize("label", [2, -1])
     def test_a_label_out_of_range(self, samples, fails, label) -> None:
         samples[0]["pred_instances"]["labels"][1] = label
-        fails(f"image_id 1: the label {label} is out of range; expected an integer from 0 to 1")
+        fails(f"image_id 1: the label {label} is out of range; expected an integer below 2")
 
     def test_labels_that_are_no_integers(self, samples, fails) -> None:
         samples[0]["pred_instances"]["labels"] = torch.tensor([0.0, 1.0])
