@@ -263,6 +263,15 @@ def test_the_tool_draws_what_the_function_draws(files, run_tool):
     assert (np.asarray(Image.open(files.out).convert("RGB")) == expected).all()
 
 
+def test_the_config_is_not_replaced(files, run_tool, capsys):
+    config = files.folder / "config.py"
+    config.write_text("mine = 1")
+    inputs = files.folder / "annotations.json", files.folder, files.folder / "results.json"
+    with pytest.raises(SystemExit):
+        run_tool(*inputs, config, "--config", config)
+    assert "from which it would be made" in capsys.readouterr().err
+
+
 def test_missing_results_end_the_tool_with_one_line_and_status_2(files, run_tool, capsys):
     files.draw()
     missing = files.folder / "missing.json"

@@ -49,6 +49,8 @@ def main() -> None:
     add_class_options(parser)
     args = parser.parse_args()
     try:
+        if args.config is not None:
+            check_destination(args.out, [args.config])
         draw_prediction_sheet(
             args.annotations, args.image_root, args.results, args.out, args.images, args.score_threshold,
             classes=named_classes(args),
