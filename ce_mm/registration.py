@@ -44,7 +44,7 @@ def _builder(module: str, name: str) -> Callable[..., Any]:
     def build(*args: Any, **kwargs: Any) -> Any:
         return getattr(importlib.import_module(module), name)(*args, **kwargs)
 
-    build.__name__ = build.__qualname__ = name
+    build.__module__, build.__name__ = module, name  # as mmengine's log names what it builds
     return build
 
 

@@ -30,7 +30,7 @@ def test_the_import_alone_leaves_hooks_launchers_and_fsdp_as_they_were():
     hook, launchers, fsdp, safe = state("import ce_mm")
     assert (hook, fsdp) == ("hook True", "fsdp True")
     assert launchers == "launchers True"
-    assert safe == "by its own name ce_mm.hooks.safe_checkpoint"
+    assert safe == "by its own name ce_mm.hooks"
 
 
 def test_a_config_asks_for_them(tmp_path):
