@@ -103,20 +103,9 @@ class FoldedCE(nn.Module):
         rectifier: float | None = None,
         overwrite: bool = False,
     ) -> Tensor:
-        """CE of x, then, if asked, the residual add and the rectifier that follow it in a network.
+        """As :meth:`CENorm.forward` in eval mode, computed in the type of the buffers, also under autocast.
 
-        Args:
-            x: (N, C, H, W), any floating type; computed in the type of the buffers, also under autocast.
-            residual: added to the result, of the same shape.
-            rectifier: as CENorm's.
-            overwrite: CENorm's, of which no use is made here.
-
-        Returns:
-            (N, C, H, W), of x's type and memory format, a fresh tensor.
-
-        Raises:
-            ValueError: x or the residual has another shape.
-            TypeError: x is of no floating type.
+        The result is always a fresh tensor: no use is made of ``overwrite``.
         """
         # Entered only where it changes something: exporters would keep the context as an operator of its own.
         if not torch.jit.is_scripting():
