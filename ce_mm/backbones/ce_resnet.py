@@ -107,8 +107,8 @@ class CEResNet(NormEval, ResNet):
         if not is_list or len(ce_stages) != 4 or not all(stage in (True, False) for stage in ce_stages):
             raise ValueError(f"ce_stages must say True or False for each of the four stages, got {ce_stages!r}")
         norm_cfg = norm_arguments(norm_cfg)
-        self._ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
-        self._ce_stem_cfg = self._ce_cfg | ce_arguments(ce_stem_cfg, "ce_stem_cfg")
+        self._ce_cfg = ce_arguments(ce_cfg, dict(norm=norm_cfg))
+        self._ce_stem_cfg = ce_arguments(ce_stem_cfg, self._ce_cfg, "ce_stem_cfg")
         self._ce_stages = iter(ce_stages)
         super().__init__(depth, norm_cfg=norm_cfg, zero_init_residual=zero_init_residual, **kwargs)
         if act_cfg is not None:
