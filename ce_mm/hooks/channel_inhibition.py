@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from ce_mm.analysis.channels import LAYERS, THRESHOLD, Magnitudes, check_threshold, inhibited_ratios, mean_of_first
 from ce_mm.analysis.norms import mixing_ratios
 from ce_mm.analysis.rectified import watching
+from ce_mm.layers.arguments import expect, is_count
 
 
 class ChannelInhibitionHook(Hook):
@@ -34,8 +35,7 @@ class ChannelInhibitionHook(Hook):
 
     def __init__(self, interval: int = 50, threshold: float = THRESHOLD, layers: int = LAYERS) -> None:
         for name, value in (("interval", interval), ("layers", layers)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"ChannelInhibitionHook's {name} must be a whole number of at least 1, got {value!r}")
+            expect(is_count(value), f"ChannelInhibitionHook's {name}", value, "a whole number of at least 1")
         check_threshold(threshold)
         self.interval = interval
         self.threshold = threshold
@@ -58,26 +58,20 @@ class ChannelInhibitionHook(Hook):
         self._watch.close()
         ratios = inhibited_ratios(self._magnitudes.means(), self.threshold)
         scalars = {f"lambda/{name}": ratio for name, ratio in mixing_ratios(self._model).items()}
+        new = [place for place in ratios if place not in self._numbers]  # a part of a detector may rest for a while
+        self._numbers |= {place: number for number, place in enumerate(new, len(self._numbers) + 1)}
+        if new:
+            names = ", ".join(f"{self._numbers[place]} {place}" for place in new)
+            print_log(f"Layers of ChannelInhibitionHook: {names}", logger="current")
         if ratios:
-            self._number(ratios)
             scalars["inhibited/mean"] = mean_of_first(ratios, self.layers)
             scalars |= {f"inhibited/layer{self._numbers[place]:02}": ratio for place, ratio in ratios.items()}
         elif not self._warned:
             self._warned = True
-            print_log(
+            text = (
                 "ChannelInhibitionHook saw no rectified map in the training step; it looks for nn.ReLU, LeakyReLU, "
-                "ELU, ReLU6 and CE in the model's forward pass, and sees none where that is compiled.",
-                logger="current",
-                level=logging.WARNING,
+                "ELU, ReLU6 and CE in the model's forward pass, and sees none where that is compiled."
             )
+            print_log(text, logger="current", level=logging.WARNING)
         if scalars:
             runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
-
-    def _number(self, places: dict[str, float]) -> None:
-        """Give numbers to places that have none, and log them; a part of a detector may be called for some batches."""
-        new = [place for place in places if place not in self._numbers]
-        for place in new:
-            self._numbers[place] = len(self._numbers) + 1
-        if new:
-            names = ", ".join(f"{self._numbers[place]} {place}" for place in new)
-            print_log(f"Layers of ChannelInhibitionHook: {names}", logger="current")
