@@ -1,7 +1,7 @@
 """Batches with NaN or infinite values: which layer and loss met them, at which step, and no norm's averages spoilt.
 
-CE and SN guard their own buffers and remember on the device whether they had to. Plain norms do not, neither do those
-inside a CENorm without branches, so theirs are put back here. Where all norms are in eval mode the losses tell. The
+CE and SN guard their own buffers and remember on the device whether they had to. PyTorch's norms move theirs by every
+batch, also those inside a CENorm without branches, so these are put back here. Where all norms are in eval mode the losses tell. The
 device is asked, and the processes tell each other, once per ``interval`` iterations, not at every one.
 """
 import logging
@@ -34,6 +34,7 @@ class NonFiniteHook(Hook):
     A loss is a tensor that the train step returns under a name with ``loss`` in it, as mmengine has it.
 
     A batch may be bad in one process alone: the first process reports for all, and each keeps its own buffers finite.
+    What another hook measures in passes of its own (PreciseBNHook) is that hook's.
 
     Args:
         interval: iterations between two looks at the device; the report names the exact iterations all the same.
@@ -44,16 +45,10 @@ class NonFiniteHook(Hook):
     def __init__(self, interval: int = 50) -> None:
         expect(is_count(interval), "NonFiniteHook's interval", interval, "a whole number of at least 1")
         self.interval = interval
-        self.after_others = _AfterOthers(self)
         self.guarded: dict[Label, CENorm | SwitchableNorm] = {}
         self.plain: dict[Label, _NormBase] = {}
         self.kept: KeptAverages | None = None
         self.seen: list[Seen] = []
-
-    def before_train(self, runner: Runner) -> None:
-        """Come a second time, after the hooks that take averages of their own and before the checkpoint is saved."""
-        if self.after_others not in runner.hooks:
-            runner.register_hook(self.after_others)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Find the norms, which others may have replaced since the last time, and keep their averages."""
@@ -63,22 +58,7 @@ class NonFiniteHook(Hook):
     @torch.no_grad()
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Put back what is not finite, remember who saw it, and report every ``interval`` iterations."""
-        self.look_at_norms(runner.iter + 1)
-        losses = _losses(outputs)
-        if losses:
-            device = max((loss.device for loss in losses.values()), key=lambda device: device.type != "cpu")
-            labels = [(True, place, name) for place, name in enumerate(losses)]
-            values = torch.stack([loss.to(device) for loss in losses.values()])
-            self.seen.append((runner.iter + 1, labels, values * 0 == 0))
-        if self.every_n_train_iters(runner, self.interval):
-            self._report()
-
-    def after_train(self, runner: Runner) -> None:
-        """Report what has not been reported."""
-        self._report()
-
-    def look_at_norms(self, iteration: int) -> None:
-        """Put back what is not finite, and remember who saw it."""
+        iteration = runner.iter + 1
         flags = {label: norm.finite for label, norm in self.guarded.items() if norm.finite is not None}
         if flags:
             self.seen.append((iteration, list(flags), torch.stack(list(flags.values()))))
@@ -86,11 +66,18 @@ class NonFiniteHook(Hook):
             self.guarded[label].finite = None
         if self.kept is not None:
             self.seen.append((iteration, list(self.plain), self.kept.put_back()))
+        losses = _losses(outputs)
+        if losses:
+            device = max((loss.device for loss in losses.values()), key=lambda device: device.type != "cpu")
+            labels = [(True, place, name) for place, name in enumerate(losses)]
+            values = torch.stack([loss.to(device) for loss in losses.values()])
+            self.seen.append((iteration, labels, values * 0 == 0))
+        if self.every_n_train_iters(runner, self.interval):
+            self._report()
 
-    def look_at_replaced(self, iteration: int) -> None:
-        """Look at the norms once more where one has other tensors than this hook has seen."""
-        if self.kept is not None and self.kept.replaced():
-            self.look_at_norms(iteration)
+    def after_train(self, runner: Runner) -> None:
+        """Report what has not been reported."""
+        self._report()
 
     def _report(self) -> None:
         """One line by the first process, if a batch was bad in any."""
@@ -99,21 +86,6 @@ class NonFiniteHook(Hook):
         if any(of_all):
             text = _sentences(of_all, len(self.guarded) + len(self.plain))
             print_log(text, logger="current", level=logging.WARNING)
-
-
-class _AfterOthers(Hook):
-    """The hook a second time, for tensors that other hooks (PreciseBNHook) put in the place of a norm's own."""
-
-    priority = "LOW"  # before the checkpoint is saved
-
-    def __init__(self, hook: NonFiniteHook) -> None:
-        self.hook = hook
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self.hook.look_at_replaced(runner.iter + 1)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        self.hook.look_at_replaced(runner.iter)
 
 
 def not_finite(seen: list[Seen]) -> dict[int, list[Label]]:
