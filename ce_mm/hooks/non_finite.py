@@ -1,8 +1,8 @@
 """Batches with NaN or infinite values: which layer and loss met them, at which step, and no norm's averages spoilt.
 
 CE and SN guard their own buffers and remember on the device whether they had to. PyTorch's norms move theirs by every
-batch, also those inside a CENorm without branches, so these are put back here. Where all norms are in eval mode the losses tell. The
-device is asked, and the processes tell each other, once per ``interval`` iterations, not at every one.
+batch, also those inside a CENorm without branches, so these are put back here. Where all norms are in eval mode the
+losses tell. The device is asked, and the processes tell each other, once per ``interval`` iterations.
 """
 import logging
 from collections import defaultdict
