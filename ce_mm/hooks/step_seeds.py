@@ -30,8 +30,8 @@ class StepSeedsHook(Hook):
     * batches made by workers from a data set that is iterated or takes no attributes, or by a loader that is not
       PyTorch's.
 
-    What only a validation knows is not said: killed before the validation of an epoch ended, mmengine does not make up
-    for it, and a schedule (ReduceOnPlateau) or best checkpoint that depends on it may differ.
+    Not said: killed before the validation of an epoch ended, mmengine does not make up for it, and a schedule
+    (ReduceOnPlateau) or best checkpoint that depends on it may differ.
     """
 
     priority = "VERY_HIGH"  # before anyone draws a number
@@ -50,8 +50,8 @@ class StepSeedsHook(Hook):
         self.batches = seed_batches(loader, runner.seed, _BATCHES, get_rank())
         if self.batches is None and not (isinstance(loader, DataLoader) and loader.num_workers == 0):
             _warn("The batches' random numbers depend on the workers' history here (an iterable data set, one without "
-                  "attributes, or a loader that is not PyTorch's): after a resume they will differ; with PyTorch's "
-                  "loader and num_workers=0 they do not.")
+                  "attributes, or a loader that is not PyTorch's): after a resume they will differ; with num_workers=0 "
+                  "they do not.")
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Give batches the number of their iteration; an iteration-based training is one epoch."""
@@ -75,9 +75,8 @@ class StepSeedsHook(Hook):
         expected = runner.epoch * len(runner.train_dataloader) if by_epoch else runner.iter
         if runner.iter != expected:
             _warn(f"This run goes on from epoch {runner.epoch} and iteration {runner.iter}, but so many epochs have "
-                  f"{expected} iterations here. Either the checkpoint is from inside an epoch, which mmengine begins "
-                  "anew (save with by_epoch=True), or the batches are others: it will not be the run that was "
-                  "interrupted.")
+                  f"{expected} iterations here, and mmengine begins an epoch anew: it will not be the run that was "
+                  "interrupted. Save with by_epoch=True, and leave the batches as they were.")
         accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
         if runner.iter % accumulated:
             _warn(f"This run goes on between two steps of the optimizer, from iteration {runner.iter}, and gradients "

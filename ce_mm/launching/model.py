@@ -44,10 +44,7 @@ def check_training(cfg: Config) -> None:
 
 
 def check_fit(cfg: Config) -> nn.Module:
-    """Check that the model can be built, and that the checkpoint to test, ``cfg.load_from``, fits it.
-
-    Returns:
-        The model.
+    """The model, checked: that it can be built, and that the checkpoint to test, ``cfg.load_from``, fits it.
 
     Raises:
         PreflightError: for the first of these that fails: reading the checkpoint, building the model, the fit, merging
