@@ -1,5 +1,4 @@
 """Inhibited channels and λ while a network trains, in the visualizers that draw its loss."""
-import logging
 from contextlib import ExitStack
 from typing import Any
 
@@ -41,8 +40,7 @@ class ChannelInhibitionHook(Hook):
         self.threshold = threshold
         self.layers = layers
         self._watch = ExitStack()
-        self._numbers: dict[str, int] = {}
-        self._warned = False
+        self._numbers: dict[str, int] | None = None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Begin to watch, if it is time."""
@@ -58,20 +56,16 @@ class ChannelInhibitionHook(Hook):
         self._watch.close()
         ratios = inhibited_ratios(self._magnitudes.means(), self.threshold)
         scalars = {f"lambda/{name}": ratio for name, ratio in mixing_ratios(self._model).items()}
-        new = [place for place in ratios if place not in self._numbers]  # a part of a detector may rest for a while
-        self._numbers |= {place: number for number, place in enumerate(new, len(self._numbers) + 1)}
-        if new:
-            names = ", ".join(f"{self._numbers[place]} {place}" for place in new)
+        numbers = self._numbers or {}
+        new = [place for place in ratios if place not in numbers]  # a part of a detector may rest for a while
+        if new or self._numbers is None:
+            self._numbers = numbers | {place: number for number, place in enumerate(new, len(numbers) + 1)}
+            names = ", ".join(f"{self._numbers[place]} {place}" for place in new) or (
+                "none; it looks for nn.ReLU, LeakyReLU, ELU, ReLU6 and CE, where the model is not compiled"
+            )
             print_log(f"Layers of ChannelInhibitionHook: {names}", logger="current")
         if ratios:
             scalars["inhibited/mean"] = mean_of_first(ratios, self.layers)
             scalars |= {f"inhibited/layer{self._numbers[place]:02}": ratio for place, ratio in ratios.items()}
-        elif not self._warned:
-            self._warned = True
-            text = (
-                "ChannelInhibitionHook saw no rectified map in the training step; it looks for nn.ReLU, LeakyReLU, "
-                "ELU, ReLU6 and CE in the model's forward pass, and sees none where that is compiled."
-            )
-            print_log(text, logger="current", level=logging.WARNING)
         if scalars:
             runner.visualizer.add_scalars(scalars, step=runner.iter + 1)

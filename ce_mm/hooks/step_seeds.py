@@ -50,8 +50,8 @@ class StepSeedsHook(Hook):
         self.batches = seed_batches(loader, runner.seed, _BATCHES, get_rank())
         if self.batches is None and not (isinstance(loader, DataLoader) and loader.num_workers == 0):
             _warn("The batches' random numbers depend on the workers' history here (an iterable data set, one without "
-                  "attributes, or a loader that is not PyTorch's): after a resume they will differ; with num_workers=0 "
-                  "they do not.")
+                  "attributes, or a loader that is not PyTorch's): after a resume they will differ; with PyTorch's "
+                  "loader and num_workers=0 they do not.")
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Give batches the number of their iteration; an iteration-based training is one epoch."""
@@ -73,14 +73,11 @@ class StepSeedsHook(Hook):
     def _warn_of_unfinished(self, runner: Runner) -> None:
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)  # another may have a loader without a length
         expected = runner.epoch * len(runner.train_dataloader) if by_epoch else runner.iter
-        if runner.iter != expected:
-            _warn(f"This run goes on from epoch {runner.epoch} and iteration {runner.iter}, but so many epochs have "
-                  f"{expected} iterations here, and mmengine begins an epoch anew: it will not be the run that was "
-                  "interrupted. Save with by_epoch=True, and leave the batches as they were.")
         accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-        if runner.iter % accumulated:
-            _warn(f"This run goes on between two steps of the optimizer, from iteration {runner.iter}, and gradients "
-                  f"add up over {accumulated}; those before it are lost. Save every multiple of {accumulated}.")
+        if runner.iter != expected or runner.iter % accumulated:
+            _warn(f"This run goes on from epoch {runner.epoch} and iteration {runner.iter}, inside an epoch or a sum "
+                  f"of gradients (over {accumulated} iterations), which mmengine begins anew, or its batches are others "
+                  "now: it will not be the run that was interrupted. Save at the end of both.")
 
 
 def _seeded_samplers(loader: DataLoader) -> list:
