@@ -76,8 +76,8 @@ class StepSeedsHook(Hook):
         accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
         if runner.iter != expected or runner.iter % accumulated:
             _warn(f"This run goes on from epoch {runner.epoch} and iteration {runner.iter}, inside an epoch or a sum "
-                  f"of gradients (over {accumulated} iterations), which mmengine begins anew, or its batches are others "
-                  "now: it will not be the run that was interrupted. Save at the end of both.")
+                  f"of gradients (over {accumulated} iterations), which mmengine begins anew, or its batches are "
+                  "others now: it will not be the run that was interrupted. Save at the end of both.")
 
 
 def _seeded_samplers(loader: DataLoader) -> list:
