@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.registry import MODELS
 
 from ce_mm.layers import CENorm
+from ce_mm.layers.norms import KINDS
 
 _NAMES = tuple(inspect.signature(CENorm).parameters)[1:]  # without num_features, which the backbone knows
 
@@ -16,11 +17,7 @@ def norm_arguments(norm_cfg: dict | None) -> dict[str, Any]:
         ValueError: mmcv knows no such norm.
     """
     norm_cfg = dict(type="BN") if norm_cfg is None else norm_cfg
-    kind = norm_cfg.get("type") if isinstance(norm_cfg, dict) else None
-    if isinstance(kind, str):
-        with MODELS.switch_scope_and_registry(None) as registry:  # as mmcv's build_norm_layer
-            kind = registry.get(kind)
-    if not isinstance(kind, type):
+    if _class_of(norm_cfg) is None:
         raise ValueError(
             f"norm_cfg must be the config of a norm that mmcv can build, got {norm_cfg!r}; set for example "
             "dict(type='BN'), dict(type='SyncBN') or dict(type='GN', num_groups=8)"
@@ -28,11 +25,12 @@ def norm_arguments(norm_cfg: dict | None) -> dict[str, Any]:
     return norm_cfg
 
 
-def ce_arguments(ce_cfg: dict | None, name: str = "ce_cfg") -> dict[str, Any]:
-    """CENorm's arguments, none by default.
+def ce_arguments(ce_cfg: dict | None, defaults: dict[str, Any], name: str = "ce_cfg") -> dict[str, Any]:
+    """CENorm's arguments.
 
     Args:
         ce_cfg: what is given to the backbone.
+        defaults: what holds where it says nothing, with the network's norm.
         name: as what it is given.
 
     Raises:
@@ -41,4 +39,17 @@ def ce_arguments(ce_cfg: dict | None, name: str = "ce_cfg") -> dict[str, Any]:
     ce_cfg = {} if ce_cfg is None else ce_cfg
     if not isinstance(ce_cfg, dict) or not set(ce_cfg) <= set(_NAMES):
         raise ValueError(f"{name} must be a dict of CENorm's arguments, {', '.join(_NAMES)}, got {ce_cfg!r}")
-    return ce_cfg
+    arguments = defaults | ce_cfg
+    norm, kind = arguments["norm"], _class_of(arguments["norm"])
+    if kind is None or any(norm["type"] in each.names for each in KINDS):
+        return arguments
+    return arguments | dict(norm=norm | dict(type=kind))  # CENorm does not look into mmengine's registry
+
+
+def _class_of(norm: object) -> type | None:
+    """The class that a norm's config stands for in mmcv's build_norm_layer, if it is one."""
+    kind = norm.get("type") if isinstance(norm, dict) else None
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(None) as registry:
+            kind = registry.get(kind)
+    return kind if isinstance(kind, type) else None

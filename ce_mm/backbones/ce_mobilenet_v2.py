@@ -24,7 +24,7 @@ class CEMobileNetV2(NormEval, MobileNetV2):
         self, widen_factor: float = 1.0, ce_cfg: dict | None = None, norm_cfg: dict | None = None, **kwargs: Any
     ) -> None:
         norm_cfg = norm_arguments(norm_cfg)
-        ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
+        ce_cfg = ce_arguments(ce_cfg, dict(norm=norm_cfg))
         super().__init__(widen_factor, norm_cfg=norm_cfg, **kwargs)
         for block in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
             depthwise = block.conv[-2]  # before it stands the expansion, which the first block has not; behind, one 1×1

@@ -3,7 +3,7 @@
 The networks are mmpretrain's; a CE block is its block with another last norm, which takes the residual add and the
 rectifier that follow it into its own last pass over the map.
 """
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mmpretrain.models.backbones import ResNet
@@ -18,58 +18,50 @@ from ce_mm.backbones.rectifier import replace_rectifiers
 from ce_mm.layers import CENorm
 
 
-class CEBasicBlock(BasicBlock):
-    """BasicBlock whose second norm is CENorm, unless ``ce_cfg`` (CENorm's arguments) is None."""
+class _CEBlock(nn.Module):
+    """What a block with CE has in front of mmpretrain's class: its last norm is CENorm, unless ``ce_cfg`` is None."""
+
+    #: How many convolutions it has, each with its norm.
+    convolutions: int
 
     def __init__(self, *args: Any, ce_cfg: dict | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if ce_cfg is not None:
-            self.add_module(self.norm2_name, CENorm(self.out_channels, **ce_cfg))
+            self.add_module(getattr(self, f"norm{self.convolutions}_name"), CENorm(self.out_channels, **ce_cfg))
 
     def forward(self, x: Tensor) -> Tensor:
-        """As BasicBlock's."""
-        if not isinstance(self.norm2, CENorm):
+        """As mmpretrain's."""
+        numbers = range(1, self.convolutions + 1)
+        *first, (last, ce) = [(getattr(self, f"conv{number}"), getattr(self, f"norm{number}")) for number in numbers]
+        if not isinstance(ce, CENorm):
             return super().forward(x)
-        return _forward(self, x, lambda x: self.relu(self.norm1(self.conv1(x))), self.conv2, self.norm2)
+        folds_add = isinstance(self.drop_path, nn.Identity)
+        rectifier = RECTIFIERS.get(type(self.relu))
+
+        def whole(x: Tensor) -> Tensor:
+            identity = x if self.downsample is None else self.downsample(x)
+            for convolution, norm in first:
+                x = self.relu(norm(convolution(x)))
+            x = last(x)
+            if folds_add:
+                x = ce(x, residual=identity, rectifier=rectifier, overwrite=unseen(last, ce))
+            else:
+                x = self.drop_path(ce(x, overwrite=unseen(last, ce))) + identity
+            return x if folds_add and rectifier is not None else self.relu(x)
+
+        return checkpoint(whole, x, use_reentrant=False) if self.with_cp and x.requires_grad else whole(x)
 
 
-class CEBottleneck(Bottleneck):
-    """Bottleneck whose third norm is CENorm, unless ``ce_cfg`` (CENorm's arguments) is None."""
+class CEBasicBlock(_CEBlock, BasicBlock):
+    """BasicBlock whose second norm is CENorm."""
 
-    def __init__(self, *args: Any, ce_cfg: dict | None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if ce_cfg is not None:
-            self.add_module(self.norm3_name, CENorm(self.out_channels, **ce_cfg))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """As Bottleneck's."""
-        if not isinstance(self.norm3, CENorm):
-            return super().forward(x)
-
-        def first(x: Tensor) -> Tensor:
-            out = self.relu(self.norm1(self.conv1(x)))
-            return self.relu(self.norm2(self.conv2(out)))
-
-        return _forward(self, x, first, self.conv3, self.norm3)
+    convolutions = 2
 
 
-def _forward(
-    block: BasicBlock | Bottleneck, x: Tensor, first: Callable[[Tensor], Tensor], last: nn.Module, ce: CENorm
-) -> Tensor:
-    """A block's forward, from the layers before its last convolution to its CE with the residual add and the ReLU."""
-    folds_add = isinstance(block.drop_path, nn.Identity)
-    rectifier = RECTIFIERS.get(type(block.relu))
+class CEBottleneck(_CEBlock, Bottleneck):
+    """Bottleneck whose third norm is CENorm."""
 
-    def whole(x: Tensor) -> Tensor:
-        identity = x if block.downsample is None else block.downsample(x)
-        out = last(first(x))
-        if folds_add:
-            out = ce(out, residual=identity, rectifier=rectifier, overwrite=unseen(last, ce))
-        else:
-            out = block.drop_path(ce(out, overwrite=unseen(last, ce))) + identity
-        return out if folds_add and rectifier is not None else block.relu(out)
-
-    return checkpoint(whole, x, use_reentrant=False) if block.with_cp and x.requires_grad else whole(x)
+    convolutions = 3
 
 
 class CEResNet(NormEval, ResNet):
@@ -107,8 +99,8 @@ class CEResNet(NormEval, ResNet):
         if not is_list or len(ce_stages) != 4 or not all(stage in (True, False) for stage in ce_stages):
             raise ValueError(f"ce_stages must say True or False for each of the four stages, got {ce_stages!r}")
         norm_cfg = norm_arguments(norm_cfg)
-        self._ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
-        self._ce_stem_cfg = self._ce_cfg | ce_arguments(ce_stem_cfg, "ce_stem_cfg")
+        self._ce_cfg = ce_arguments(ce_cfg, dict(norm=norm_cfg))
+        self._ce_stem_cfg = ce_arguments(ce_stem_cfg, self._ce_cfg, "ce_stem_cfg")
         self._ce_stages = iter(ce_stages)
         super().__init__(depth, norm_cfg=norm_cfg, zero_init_residual=zero_init_residual, **kwargs)
         if act_cfg is not None:

@@ -26,7 +26,7 @@ class CEShuffleNetV2(NormEval, ShuffleNetV2):
         self, widen_factor: float = 1.0, ce_cfg: dict | None = None, norm_cfg: dict | None = None, **kwargs: Any
     ) -> None:
         norm_cfg = norm_arguments(norm_cfg)
-        ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
+        ce_cfg = ce_arguments(ce_cfg, dict(norm=norm_cfg))
         super().__init__(widen_factor, norm_cfg=norm_cfg, **kwargs)
         for unit in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
             equalize_conv_module(unit.branch2[-1], ce_cfg)

@@ -37,7 +37,7 @@ class CEVGG(NormEval, VGG):
         **kwargs: Any,
     ) -> None:
         norm_cfg = norm_arguments(norm_cfg)
-        ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
+        ce_cfg = ce_arguments(ce_cfg, dict(norm=norm_cfg))
         super().__init__(depth, num_classes, norm_cfg=norm_cfg, **kwargs)
         if act_cfg is not None:
             replace_rectifiers(self, act_cfg)

@@ -1,5 +1,4 @@
 """Inhibited channels and λ while a network trains, in the visualizers that draw its loss."""
-import logging
 from contextlib import ExitStack
 from typing import Any
 
@@ -11,6 +10,7 @@ from mmengine.runner import Runner
 from ce_mm.analysis.channels import LAYERS, THRESHOLD, Magnitudes, check_threshold, inhibited_ratios, mean_of_first
 from ce_mm.analysis.norms import mixing_ratios
 from ce_mm.analysis.rectified import watching
+from ce_mm.layers.arguments import expect, is_count
 
 
 class ChannelInhibitionHook(Hook):
@@ -34,15 +34,13 @@ class ChannelInhibitionHook(Hook):
 
     def __init__(self, interval: int = 50, threshold: float = THRESHOLD, layers: int = LAYERS) -> None:
         for name, value in (("interval", interval), ("layers", layers)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"ChannelInhibitionHook's {name} must be a whole number of at least 1, got {value!r}")
+            expect(is_count(value), f"ChannelInhibitionHook's {name}", value, "a whole number of at least 1")
         check_threshold(threshold)
         self.interval = interval
         self.threshold = threshold
         self.layers = layers
         self._watch = ExitStack()
-        self._numbers: dict[str, int] = {}
-        self._warned = False
+        self._numbers: dict[str, int] | None = None
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Begin to watch, if it is time."""
@@ -58,26 +56,16 @@ class ChannelInhibitionHook(Hook):
         self._watch.close()
         ratios = inhibited_ratios(self._magnitudes.means(), self.threshold)
         scalars = {f"lambda/{name}": ratio for name, ratio in mixing_ratios(self._model).items()}
+        numbers = self._numbers or {}
+        new = [place for place in ratios if place not in numbers]  # a part of a detector may rest for a while
+        if new or self._numbers is None:
+            self._numbers = numbers | {place: number for number, place in enumerate(new, len(numbers) + 1)}
+            names = ", ".join(f"{self._numbers[place]} {place}" for place in new) or (
+                "none; it looks for nn.ReLU, LeakyReLU, ELU, ReLU6 and CE, where the model is not compiled"
+            )
+            print_log(f"Layers of ChannelInhibitionHook: {names}", logger="current")
         if ratios:
-            self._number(ratios)
             scalars["inhibited/mean"] = mean_of_first(ratios, self.layers)
             scalars |= {f"inhibited/layer{self._numbers[place]:02}": ratio for place, ratio in ratios.items()}
-        elif not self._warned:
-            self._warned = True
-            print_log(
-                "ChannelInhibitionHook saw no rectified map in the training step; it looks for nn.ReLU, LeakyReLU, "
-                "ELU, ReLU6 and CE in the model's forward pass, and sees none where that is compiled.",
-                logger="current",
-                level=logging.WARNING,
-            )
         if scalars:
             runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
-
-    def _number(self, places: dict[str, float]) -> None:
-        """Give numbers to places that have none, and log them; a part of a detector may be called for some batches."""
-        new = [place for place in places if place not in self._numbers]
-        for place in new:
-            self._numbers[place] = len(self._numbers) + 1
-        if new:
-            names = ", ".join(f"{self._numbers[place]} {place}" for place in new)
-            print_log(f"Layers of ChannelInhibitionHook: {names}", logger="current")

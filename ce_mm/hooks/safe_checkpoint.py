@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
@@ -57,7 +56,9 @@ class SafeCheckpointHook(CheckpointHook):
             known = {}
         else:  # mmengine forgets it, and would not save a checkpoint that knows of a new best
             self.last_ckpt = self._path(os.path.basename(start))
-        step, best = self._names()
+        # Under what names such a run saves: ``epoch_7.pth``, ``best_acc_epoch_7.pth``.
+        step = re.sub(r"\\\{.*?\\\}", r"\\d+", re.escape(self.filename_tmpl.replace("/", "_")))
+        best = f"best_.+_{step}"
         bests, entries = self._bests()
         for key, entry in entries.items():
             name = os.path.basename(known.get(entry) or "")
@@ -141,12 +142,6 @@ class SafeCheckpointHook(CheckpointHook):
         if len(self.key_indicators) == 1:
             return vars(self), {"best_ckpt_path": "best_ckpt"}
         return self.best_ckpt_path_dict, {metric: f"best_ckpt_{metric}" for metric in self.key_indicators}
-
-    def _names(self) -> tuple[str, str]:
-        """What such a run saves steps and bests under, as patterns: ``epoch_7.pth``, ``best_acc_epoch_7.pth``."""
-        parts = Formatter().parse(self.filename_tmpl.replace("/", "_"))
-        step = "".join(re.escape(text) + (r"\d+" if field is not None else "") for text, field, _, _ in parts)
-        return step, f"best_.+_{step}"
 
     def _is_local(self) -> bool:
         backend = self.file_backend

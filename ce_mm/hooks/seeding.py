@@ -63,9 +63,7 @@ class NumberedBatches:
         self.batches, self.next = batches, 0
 
     def __getattr__(self, name: str) -> Any:
-        if name == "batches":  # of a copy that is being made
-            raise AttributeError(name)
-        return getattr(self.batches, name)
+        return getattr(vars(self).get("batches"), name)  # a copy that is being made has none yet
 
     def __len__(self) -> int:
         return len(self.batches)

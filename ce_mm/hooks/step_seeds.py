@@ -30,8 +30,8 @@ class StepSeedsHook(Hook):
     * batches made by workers from a data set that is iterated or takes no attributes, or by a loader that is not
       PyTorch's.
 
-    What only a validation knows is not said: killed before the validation of an epoch ended, mmengine does not make up
-    for it, and a schedule (ReduceOnPlateau) or best checkpoint that depends on it may differ.
+    Not said: killed before the validation of an epoch ended, mmengine does not make up for it, and a schedule
+    (ReduceOnPlateau) or best checkpoint that depends on it may differ.
     """
 
     priority = "VERY_HIGH"  # before anyone draws a number
@@ -73,15 +73,11 @@ class StepSeedsHook(Hook):
     def _warn_of_unfinished(self, runner: Runner) -> None:
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)  # another may have a loader without a length
         expected = runner.epoch * len(runner.train_dataloader) if by_epoch else runner.iter
-        if runner.iter != expected:
-            _warn(f"This run goes on from epoch {runner.epoch} and iteration {runner.iter}, but so many epochs have "
-                  f"{expected} iterations here. Either the checkpoint is from inside an epoch, which mmengine begins "
-                  "anew (save with by_epoch=True), or the batches are others: it will not be the run that was "
-                  "interrupted.")
         accumulated = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
-        if runner.iter % accumulated:
-            _warn(f"This run goes on between two steps of the optimizer, from iteration {runner.iter}, and gradients "
-                  f"add up over {accumulated}; those before it are lost. Save every multiple of {accumulated}.")
+        if runner.iter != expected or runner.iter % accumulated:
+            _warn(f"This run goes on from epoch {runner.epoch} and iteration {runner.iter}, inside an epoch or a sum "
+                  f"of gradients (over {accumulated} iterations), which mmengine begins anew, or its batches are "
+                  "others now: it will not be the run that was interrupted. Save at the end of both.")
 
 
 def _seeded_samplers(loader: DataLoader) -> list:

@@ -40,6 +40,19 @@ def read_config(path: str, options: dict | None = None) -> Config:
 
 
 @contextmanager
+def at(setting: str) -> Iterator[None]:
+    """Say of an error, whose text names the file, which setting has led to it.
+
+    Raises:
+        PreflightError: the block raises OSError or ValueError.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise PreflightError(f"{setting}: {error}") from error
+
+
+@contextmanager
 def trial(complaint: str, scope: str | None) -> Iterator[None]:
     """Run a block in a scope of mmengine's, without what it would print and log: that is for the run itself to say.
 

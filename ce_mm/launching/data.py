@@ -13,9 +13,10 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS
 
-from ce_mm.evaluation.annotations import AnnotationError, check_annotation_file
+from ce_mm.evaluation.annotations import check_annotation_file
 from ce_mm.launching.config import (
     PreflightError,
+    at,
     default_scope,
     dicts,
     inherits,
@@ -69,7 +70,9 @@ def _check_dataset(dataset: dict, setting: str, scope: str | None) -> None:
             DATASETS.build(copy.deepcopy(dataset))[0]
     elif inherits(kind, "mmdet.datasets.coco.CocoDataset", "load_data_list", "parse_data_info"):
         path = os.path.join(dataset.get("data_root") or "", dataset.get("ann_file") or "")
-        if _check_annotations(path, setting) == 0:
+        with at(setting):
+            objects = check_annotation_file(Path(path))
+        if objects == 0:
             with trial(f"{setting}: {path}: there is no object in it, and of the data set nothing is left", scope):
                 DATASETS.build(copy.deepcopy(dataset))
 
@@ -102,13 +105,7 @@ def _check_evaluator(evaluator: dict, setting: str, scope: str | None) -> None:
         return
     kind = registered(METRICS, evaluator, scope)
     if inherits(kind, "mmdet.evaluation.metrics.coco_metric.CocoMetric", "__init__"):
-        _check_annotations(path, setting)
+        with at(setting):
+            check_annotation_file(Path(path))
     elif not os.path.isfile(path):
         raise PreflightError(f"{setting}: {path}: there is no such annotation file")
-
-
-def _check_annotations(path: str, setting: str) -> int | None:
-    try:
-        return check_annotation_file(Path(path))
-    except (AnnotationError, OSError) as error:
-        raise PreflightError(f"{setting}: {error}") from error

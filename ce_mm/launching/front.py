@@ -51,7 +51,7 @@ def find_config(task: Task, argv: Sequence[str]) -> str:
     """The config of a command line, as upstream's parser sees it.
 
     Where that parser refuses the command line, or is asked for help, it is the first argument that ends like a config,
-    as the parser of that config's library is to say so; without one, mmpretrain's or mmdet's says it at once.
+    whose library's parser is to say so; without one, the parser at hand does.
 
     Raises:
         PreflightError: ``--cfg-options`` has taken something that sets nothing, the config behind it for example.
@@ -77,8 +77,7 @@ def load_tool(scope: str, task: Task) -> ModuleType:
     """Import tools/train.py or tools/test.py as mmdet and mmpretrain install it.
 
     Raises:
-        PreflightError: the installed package has no such file.
-        MissingRequirementError: the package is not installed.
+        PreflightError, MissingRequirementError: the package was installed without its tools, or is not.
     """
     require(scope)
     path = Path(sys.modules[scope].__file__).parent / ".mim" / "tools" / f"{task}.py"

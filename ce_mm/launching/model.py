@@ -14,9 +14,9 @@ from mmengine.registry import MODELS
 from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
-from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
+from ce_mm.checkpoints.reading import read_checkpoint
 from ce_mm.checkpoints.resuming import latest_checkpoint, read_resumable
-from ce_mm.launching.config import PreflightError, default_scope, inherits, is_local, trial, type_name
+from ce_mm.launching.config import PreflightError, at, default_scope, inherits, is_local, trial, type_name
 
 
 def check_training(cfg: Config) -> None:
@@ -44,10 +44,7 @@ def check_training(cfg: Config) -> None:
 
 
 def check_fit(cfg: Config) -> nn.Module:
-    """Check that the model can be built, and that the checkpoint to test, ``cfg.load_from``, fits it.
-
-    Returns:
-        The model.
+    """The model, checked: that it can be built, and that the checkpoint to test, ``cfg.load_from``, fits it.
 
     Raises:
         PreflightError: for the first of these that fails: reading the checkpoint, building the model, the fit, merging
@@ -79,10 +76,8 @@ def _start(cfg: Config) -> str | None:
     if not cfg.get("resume") or cfg.get("load_from") is not None:
         return cfg.get("load_from")
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
-    try:
+    with at("--resume"):
         return latest_checkpoint(cfg.work_dir, hook.get("out_dir"))
-    except CheckpointError as error:
-        raise PreflightError(f"--resume: {error}") from error
 
 
 def _pretrained(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, str]]:
@@ -99,10 +94,8 @@ def _pretrained(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, 
 
 
 def _read(path: str, setting: str, read: Callable[..., dict] = read_checkpoint) -> dict:
-    try:
+    with at(setting):
         return read(os.path.expanduser(path), map_location="cpu")
-    except (CheckpointError, OSError) as error:
-        raise PreflightError(f"{setting}: {error}") from error
 
 
 def _weights(checkpoint: dict) -> dict[str, Tensor]:
@@ -153,11 +146,9 @@ def _check_that_views_merge(model: BaseTTAModel) -> None:
 def _check_weights(model: nn.Module, weights: dict[str, Tensor], complaint: str) -> None:
     own = model.state_dict()
     reshaped = [name for name, value in weights.items() if name in own and value.shape != own[name].shape]
-    try:
+    with trial(complaint, None):
         # The model's own loading, as it may translate names, which a comparison of names would not.
         found = model.load_state_dict({k: v for k, v in weights.items() if k not in reshaped}, strict=False)
-    except RuntimeError as error:
-        raise PreflightError(f"{complaint}: {error}") from error
     may_differ = re.compile(r"data_preprocessor\..*|.*num_batches_tracked").fullmatch
     kinds = {
         "missing keys": [name for name in found.missing_keys if name not in reshaped and not may_differ(name)],

@@ -16,8 +16,8 @@ from mmengine.config import Config
 from mmengine.dist import is_distributed
 from torch.utils.data import DataLoader
 
-from ce_mm.files import DestinationError, check_folder
-from ce_mm.launching.config import PreflightError, children, default_scope, registered, trial
+from ce_mm.files import check_folder
+from ce_mm.launching.config import PreflightError, at, children, default_scope, registered, trial
 from ce_mm.launching.data import check_data
 from ce_mm.launching.model import check_fit, check_training
 
@@ -26,16 +26,16 @@ Task = Literal["train", "test"]
 PARTS = {"train": ("train", "val"), "test": ("test",)}
 """Task -> the parts of a config that it uses."""
 TYPES = {
-    "default_hooks": "HOOKS",
-    "custom_hooks": "HOOKS",
-    "optim_wrapper.optimizer": "OPTIMIZERS",
-    "param_scheduler": "PARAM_SCHEDULERS",
-    "visualizer": "VISUALIZERS",
-    "visualizer.vis_backends": "VISBACKENDS",
-    "val_evaluator": "METRICS",
-    "test_evaluator": "METRICS",
+    "default_hooks": (registries.HOOKS, "train", "test"),
+    "custom_hooks": (registries.HOOKS, "train", "test"),
+    "visualizer": (registries.VISUALIZERS, "train", "test"),
+    "visualizer.vis_backends": (registries.VISBACKENDS, "train", "test"),
+    "optim_wrapper.optimizer": (registries.OPTIMIZERS, "train"),
+    "param_scheduler": (registries.PARAM_SCHEDULERS, "train"),
+    "val_evaluator": (registries.METRICS, "train"),
+    "test_evaluator": (registries.METRICS, "test"),
 }
-"""Setting -> the registry of mmengine's in which the types are that stand in it."""
+"""Setting -> the registry in which the types are that stand in it, and the tasks that use it."""
 RANK = {"pytorch": "RANK", "slurm": "SLURM_PROCID", "mpi": "OMPI_COMM_WORLD_RANK"}
 """Launcher -> the variable by which it tells each process its number."""
 OF_MMENGINE = (
@@ -52,9 +52,18 @@ def check(task: Task, cfg: Config) -> None:
         cfg: the config as a runner of mmengine's would get it, with ``work_dir`` and, for a test, ``load_from``.
 
     Raises:
-        PreflightError: for the first fault of the settings, the data in use, or the model and its checkpoints.
+        PreflightError: for the first fault of the parts of the config that belong together, the work folder, the
+            launcher's variables, the types of hooks, schedules, metrics and the visualizer's backends, PyTorch's
+            settings of dataloaders, the data in use, or the model and its checkpoints.
     """
-    check_settings(task, cfg)
+    if cfg.get("runner_type") is None:
+        _check_parts(task, cfg)
+    with at("--work-dir"):
+        check_folder(Path(os.path.abspath(cfg.work_dir)), ())
+    _check_launcher(cfg.get("launcher", "none"))
+    _check_types(task, cfg)
+    for part in PARTS[task]:
+        _check_loader(cfg.get(f"{part}_dataloader"), f"{part}_dataloader")
     for part in PARTS[task]:
         if cfg.get(f"{part}_cfg") is not None:
             check_data(part, cfg)
@@ -70,33 +79,8 @@ def check_device(device: str) -> None:
     Raises:
         PreflightError: it cannot.
     """
-    try:
+    with trial(f"the device {device!r} cannot be used; expected cpu, or cuda with a GPU", None):
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise PreflightError(
-            f"the device {device!r} cannot be used: {reason}; expected cpu, or cuda with a GPU"
-        ) from None
-
-
-def check_settings(task: Task, cfg: Config) -> None:
-    """Check the settings of a run.
-
-    Raises:
-        PreflightError: for the first of these that fails: the parts of the config that belong together, the work
-            folder, the launcher's variables, the types of hooks, schedules, metrics and the visualizer's backends,
-            PyTorch's settings of dataloaders.
-    """
-    if cfg.get("runner_type") is None:
-        _check_parts(task, cfg)
-    try:
-        check_folder(Path(os.path.abspath(cfg.work_dir)), ())
-    except DestinationError as error:
-        raise PreflightError(f"the work folder {error} (--work-dir)") from error
-    _check_launcher(cfg.get("launcher", "none"))
-    _check_types(task, cfg)
-    for part in PARTS[task]:
-        _check_loader(cfg.get(f"{part}_dataloader"), f"{part}_dataloader")
 
 
 def _check_parts(task: str, cfg: Config) -> None:
@@ -119,12 +103,11 @@ def _check_launcher(launcher: str) -> None:
         )
 
 
-def _check_types(task: str, cfg: Config) -> None:
-    unused = {"test_evaluator"} if task == "train" else {"optim_wrapper.optimizer", "param_scheduler", "val_evaluator"}
-    for setting in sorted(TYPES.keys() - unused):
-        value = reduce(lambda node, key: (node or {}).get(key), setting.split("."), cfg)
+def _check_types(task: Task, cfg: Config) -> None:
+    for setting, (registry, *tasks) in TYPES.items():
+        value = reduce(lambda node, key: (node or {}).get(key), setting.split("."), cfg) if task in tasks else None
         for node in _typed(value):
-            registered(getattr(registries, TYPES[setting]), node, default_scope(cfg), setting)
+            registered(registry, node, default_scope(cfg), setting)
 
 
 def _typed(node: Any) -> Iterator[dict]:

@@ -30,8 +30,6 @@ def read_picture(
     """
     try:
         content = bytes(fileio.get(path, backend_args=backend_args))  # some backends give a memoryview
-    except FileNotFoundError:
-        raise PictureError(f"{path}: there is no such file") from None
     except OSError as error:
         raise PictureError(f"{path}: it cannot be read ({error.strerror or error})") from error
     if not content:
@@ -40,8 +38,6 @@ def read_picture(
         raise PictureError(f"{path}: the file is cut short (a JPEG without its end marker)")
     try:
         image = mmcv.imfrombytes(content, flag=color_type, backend=backend)
-    except MemoryError:
-        raise
     except Exception as error:  # damaged bytes raise anything, whichever the decoder
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise PictureError(f"{path}: it cannot be decoded ({reason})") from error
@@ -64,8 +60,8 @@ def check_size(path: str, image: np.ndarray, height: int, width: int) -> None:
 def _is_cut_jpeg(content: bytes) -> bool:
     """Whether these are the first bytes of a JPEG, without its end.
 
-    The end marker is looked for behind the start of the pixels only: a preview among the headers has one of its own.
-    (At the very end it needs no such care: a file cut there has no pixels to decode.)
+    The end marker is looked for behind the start of the pixels: a preview among the headers has one of its own. (At the
+    very end it needs no such care: a file cut there has no pixels to decode.)
     """
     if not content.startswith(b"\xff\xd8\xff") or content.endswith(b"\xff\xd9"):
         return False

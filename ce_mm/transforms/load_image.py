@@ -28,12 +28,10 @@ class LoadImage(LoadImageFromFile):
     still decodes; JPEG has no checksum.
 
     Args:
-        on_error: ``'refuse'`` raises. ``'skip'`` is for training: it logs the file, and the data set takes another
-            picture at random (``max_refetch`` attempts). Each process of a distributed training names a file once; all
-            its workers, in all epochs, share the memory of what has been named. In validation and testing, figures
-            without some pictures would not be those of the data set: a data set with ``test_mode=True``, as in mmdet's
-            configs, stops at a skipped picture; mmpretrain's configs do not set it, and it would take another picture
-            instead, so leave it at ``'refuse'`` there.
+        on_error: ``'refuse'`` raises. ``'skip'`` is for training: it logs the file, once for all workers and epochs of
+            a process, and the data set takes another picture at random (``max_refetch`` attempts). In validation and
+            testing a data set with ``test_mode=True`` stops at a skipped picture; one without, as in mmpretrain's
+            configs, would take another instead, so that the figures would not be those of the data set.
         to_float32, color_type, imdecode_backend, backend_args: as for ``LoadImageFromFile``.
 
     Raises:

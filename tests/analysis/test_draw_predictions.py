@@ -162,7 +162,7 @@ def test_another_kind_of_file_is_refused(files):
 
 def test_a_missing_picture_is_named(files):
     (files.folder / "3.png").unlink()
-    with pytest.raises(PictureError, match=r"3\.png: there is no such file"):
+    with pytest.raises(PictureError, match=r"3\.png: it cannot be read"):
         files.draw()
     assert not files.out.exists()
 

@@ -105,10 +105,10 @@ def test_the_layers_are_named_in_the_log_once(tmp_path):
     assert log.count("Layers of ChannelInhibitionHook: 1 relu, 2 ce") == 1
 
 
-def test_a_network_without_a_rectifier_to_watch_is_warned_of_once(tmp_path):
+def test_a_network_without_a_rectifier_to_watch_is_said_to_be_one_once(tmp_path):
     _, logged = train(tmp_path, hook(interval=3), model=Functional())
     log = "\n".join(path.read_text() for path in tmp_path.rglob("*.log"))
-    assert log.count("saw no rectified map") == 1
+    assert log.count("Layers of ChannelInhibitionHook: none") == 1
     assert [sorted(row) for row in logged] == [["lambda/ce", "step"]] * 4
 
 

@@ -1,6 +1,6 @@
 """How many calls of PyTorch the hook makes: few, however many norms a network has, and none that waits for a device.
 
-An iteration takes 11 on ResNet-50 and 12 on CE-ResNet-50; norm by norm it took 637 and 469.
+An iteration takes 13 on ResNet-50 and 14 on CE-ResNet-50; norm by norm it took 637 and 469.
 """
 from types import SimpleNamespace
 
@@ -44,7 +44,7 @@ def calls(model, interval):
 @pytest.mark.parametrize("backbone", [ResNet, CEResNet], ids=["ResNet-50", "CE-ResNet-50"])
 def test_an_iteration_takes_a_handful(backbone):
     of_each = calls(backbone(50), ITERATIONS)
-    assert max(map(len, of_each[1:-1])) <= 12
+    assert max(map(len, of_each[1:-1])) <= 14
     assert not any("_local_scalar_dense" in call or "_to_copy" in call for made in of_each[1:-1] for call in made)
     assert len(of_each[-1]) <= 24
 

@@ -8,7 +8,7 @@ from mmengine.hooks import CheckpointHook
 from small_run import coco_set, config
 
 from ce_mm.launching.config import PreflightError
-from ce_mm.launching.preflight import check, check_device, check_settings
+from ce_mm.launching.preflight import check, check_device
 
 pytestmark = pytest.mark.usefixtures("complete_run")
 ABSENT = dict(dataset=coco_set(ann_file="absent.json"))
@@ -44,7 +44,7 @@ def test_a_device_that_is_not_there_is_named():
 
 def refused(task="train", match="", **changes):
     with pytest.raises(PreflightError, match=match) as refusal:
-        check_settings(task, config(**changes))
+        check(task, config(load_from="fits.pth", **changes))
     assert "\n" not in str(refusal.value)
 
 
@@ -52,21 +52,21 @@ def test_parts_that_belong_together_are_there_together():
     refused("train", "no optim_wrapper; .* train_dataloader, train_cfg, optim_wrapper together$", optim_wrapper=None)
     refused("test", "no test_dataloader and no test_evaluator", test_dataloader=None, test_evaluator=None)
     refused("train", "no val_evaluator; .* together, or none of them$", val_evaluator=None)
-    check_settings("train", config(val_evaluator=None, val_cfg=None, val_dataloader=None))
+    check("train", config(val_evaluator=None, val_cfg=None, val_dataloader=None))
 
 
 def test_the_work_folder_can_be_made():
     Path("file").touch()
-    refused(match="the work folder .*/file/out: expected a folder .* but .*/file is a file", work_dir="file/out")
-    refused(match="the work folder .*/file: expected a folder .* but .*/file is a file", work_dir="file")
-    check_settings("train", config(work_dir="several/new/folders"))
+    refused(match="^--work-dir: .*/file/out: expected a folder .* but .*/file is a file", work_dir="file/out")
+    refused(match="^--work-dir: .*/file: expected a folder .* but .*/file is a file", work_dir="file")
+    check("train", config(work_dir="several/new/folders"))
     assert not Path("several").exists()
 
 
 def test_a_work_folder_that_may_not_be_written_to_is_refused(monkeypatch):
     Path("locked").mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")  # root may write everywhere
-    refused(match="the work folder .*/locked/out: .*/locked may not be written to", work_dir="locked/out")
+    refused(match="^--work-dir: .*/locked/out: .*/locked may not be written to", work_dir="locked/out")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_launcher_that_has_not_started_this_process_is_named(monkeypatch, laun
     monkeypatch.delenv(variable, raising=False)
     refused(match=f"--launcher {launcher}: the environment has no {variable}", launcher=launcher)
     monkeypatch.setenv(variable, "0")
-    check_settings("train", config(launcher=launcher))
+    check("train", config(launcher=launcher))
 
 
 class OwnMetric(BaseMetric):
@@ -111,7 +111,7 @@ def test_a_type_that_nobody_registered_is_named_with_its_setting(setting, value)
     ],
 )
 def test_types_by_name_by_class_or_of_no_use_in_this_run_pass(changes):
-    check_settings("train", config(**changes))
+    check("train", config(**changes))
 
 
 @pytest.mark.parametrize(
@@ -126,4 +126,4 @@ def test_types_by_name_by_class_or_of_no_use_in_this_run_pass(changes):
 def test_what_pytorchs_loader_refuses_is_named_with_its_dataloader(options, said):
     loader = dict(config().train_dataloader, **options)
     refused(match=f"^val_dataloader with .*{said}", val_dataloader=loader)
-    check_settings("test", config(val_dataloader=loader))
+    check("test", config(val_dataloader=loader, load_from="fits.pth"))
