@@ -76,7 +76,7 @@ def write_all(files: dict[Path, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
-            remove_abandoned(path)
+            remove_abandoned(folder, path.name.__eq__)
             if not is_there(path, content):
                 with placing(path) as unfinished:
                     unfinished.write_bytes(content)
