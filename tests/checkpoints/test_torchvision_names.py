@@ -154,7 +154,7 @@ def test_another_eps_is_kept_where_it_is_recorded(tmp_path):
     ("name", "message"),
     [
         ("vgg11", "this VGG has no batch norm"),
-        ("alexnet", "no VGG has 5 convolutions"),
+        ("alexnet", "no VGG of torchvision.s has 5 layers with weights; expected 8, 10, 13, 16"),
         ("resnext50_32x4d", r"layer1.0.conv2.weight has the shape \(128, 4, 3, 3\)"),
         ("squeezenet1_0", "has no place in the network of torchvision"),
         ("googlenet", "not the weights of a ResNet, MobileNetV2"),
