@@ -2,6 +2,7 @@
 
     source → the names of an mmpretrain classifier → the network → the names of the target → weights and config
 """
+import hashlib
 import os
 from pathlib import Path
 from pprint import pformat
@@ -50,7 +51,7 @@ def convert(
     network, fitted, weights, names = _renamed(source, layout, target)
     try:
         content = publishing.serialise(weights, _meta(network, fitted, target), destination.suffix)
-        digest = publishing.sha256(content)
+        digest = hashlib.sha256(content).hexdigest()
         if publish:
             destination = publishing.published(destination, digest)
         files = {destination: content}

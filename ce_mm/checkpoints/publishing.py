@@ -36,11 +36,6 @@ def serialise(weights: dict[str, Tensor], meta: dict, suffix: str) -> bytes:
     return content.getvalue()
 
 
-def sha256(content: bytes) -> str:
-    """The hash, in hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
-
-
 def published(path: Path, digest: str) -> Path:
     """``x.pth`` as ``x-1a2b3c4d.pth``: the name by which OpenMMLab and torch.hub check a download.
 
@@ -56,7 +51,7 @@ def is_misnamed(path: Path) -> bool:
     Digits without a letter are taken for a date.
     """
     found = re.search(r"-(?=\d*[a-f])([0-9a-f]{8})$", path.stem)
-    return found is not None and not sha256(path.read_bytes()).startswith(found[1])
+    return found is not None and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(found[1])
 
 
 def is_there(path: Path, content: bytes) -> bool:

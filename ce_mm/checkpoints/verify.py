@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ce_mm.checkpoints.reading import weights_of
+from ce_mm.checkpoints.fitting import build
+from ce_mm.checkpoints.reading import CheckpointError, weights_of
 
 #: A float32 product of matrices is symmetric to about 1e-6.
 _ASYMMETRY = 1e-4
@@ -56,8 +56,7 @@ def verify(checkpoint: dict, config: Config | None = None) -> list[Finding]:
         Findings, those about values first; none if all is well.
 
     Raises:
-        CheckpointError: there are no weights, or something else among them.
-        ValueError: the config's model cannot be built.
+        CheckpointError: there are no weights, or something else among them, or the config's model cannot be built.
     """
     weights = weights_of(checkpoint)
     findings = [Finding(name, problem) for name, value in weights.items() for problem in _problems(name, value)]
@@ -99,14 +98,10 @@ def _first(values: Tensor, wrong: Tensor, expected: str) -> str:
 def _build(config: Config) -> nn.Module:
     name, model = config.filename or "the config", config.get("model")
     if not isinstance(model, dict):
-        raise ValueError(f"{name}: expected a config with a model, got model = {model!r}")
+        raise CheckpointError(f"{name}: expected a config with a model, got model = {model!r}")
     if "type" not in model and "backbone" in model:
         model = model.backbone
-    try:
-        with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-            return MODELS.build(model)
-    except Exception as error:  # whatever the model's own code makes of its arguments
-        raise ValueError(f"{name}: the model cannot be built: {type(error).__name__}: {error}") from error
+    return build(model, config.get("default_scope"), f"the model of {name}")
 
 
 def _misfits(weights: Mapping[str, Tensor], model: nn.Module) -> Iterator[Finding]:

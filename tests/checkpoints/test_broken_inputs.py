@@ -124,7 +124,7 @@ def forbidden(method: str) -> Prepare:
 
 
 DAMAGED = {
-    "no bytes": (of(b""), "empty (0 bytes)"),
+    "no bytes": (of(b""), "cut short"),
     "cut after a byte": (of(lambda good: good[:1]), "cut short"),
     "cut in the first header": (of(lambda good: good[:20]), "cut short"),
     "cut in the pickle": (of(lambda good: good[:5_000]), "cut short"),
@@ -141,7 +141,7 @@ DAMAGED = {
     "a wrong magic number": (of(pickle.dumps(1, 2) * 5), "magic number"),
     "a tar archive": (of(archive(storages=b"", tensors=b"", pickle=b"")), "tar archive"),
     "a TorchScript program": (of(torch_script()), "TorchScript program"),
-    "a folder": (folder, "this is a folder"),
+    "a folder": (folder, "Is a directory"),
     "nothing there": (missing, "no such checkpoint"),
     "no permission": (forbidden("open"), "Permission denied"),
     "safetensors, cut": (of(to_safetensors({"w": torch.ones(99)})[:-1], "w.safetensors"), "damaged"),
