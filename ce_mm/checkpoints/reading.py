@@ -51,7 +51,7 @@ def read_checkpoint(path: str | os.PathLike, map_location: object = "cpu") -> di
         checkpoint = load_safely(torch.load, path, map_location=map_location)
     except OSError as error:
         reason = error.strerror or error
-        raise CheckpointError(f"{path}: the checkpoint cannot be read ({reason}); check its path, rights and disk") from error
+        raise CheckpointError(f"{path}: cannot be read ({reason}); check its path, rights and disk") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"{path}: expected a dict of weights, with 'state_dict' or directly by name, but it holds "

@@ -14,7 +14,6 @@ from mmengine.runner import load_checkpoint
 
 from ce_mm.checkpoints.convert import convert
 from ce_mm.checkpoints.recorded import recorded_backbone
-from ce_mm.checkpoints.recorded import recorded_backbone
 from ce_mm.layers import CENorm
 from ce_mm.ops import RELU
 
