@@ -127,9 +127,7 @@ def beside(path: Path, run: str) -> Iterator[Path]:
 def remove_abandoned(folder: Path, is_ours: Callable[[str], object]) -> None:
     """Remove what killed processes have left half-written in a folder, and leave that of living ones.
 
-    Args:
-        folder: where they wrote.
-        is_ours: tells by its name what may go: ``epoch_2.pth`` for what was on its way there.
+    ``is_ours`` tells by its name what may go: ``epoch_2.pth`` for what was on its way there.
     """
     for lock in list(folder.glob(".*.lock")):
         found = _LOCK.fullmatch(lock.name)

@@ -47,10 +47,7 @@ def is_authors(weights: Mapping[str, Tensor]) -> bool:
 
 
 def from_authors(weights: Mapping[str, Tensor]) -> tuple[dict[str, tuple[str, Tensor]], dict[str, Tensor]]:
-    """Weights under our names.
-
-    Args:
-        weights: by the authors' names.
+    """Weights by the authors' names under ours.
 
     Returns:
         their name -> (the name in an mmpretrain classifier, the value there); and the originals that this loses, by

@@ -72,13 +72,11 @@ def convert(
     unused = [*network.left_out, *(name for name in network.source.values() if name not in mapped)]
     return Report(
         source=source,
-        layout=network.layout,
-        config=network.config,
+        network=network,
         mapped=mapped,
         initialised=[name for name in weights if name not in known],
         kept=[name for name in unused if name in network.originals],
         left_out=[name for name in unused if name not in network.originals],
-        settings_known=network.settings_known,
         sha256=digest,
         files=tuple(files),
         dry_run=dry_run,

@@ -40,15 +40,11 @@ class Network:
 
 
 def read_network(checkpoint: dict, layout: str = "auto") -> Network:
-    """Recognise the layout and give the weights their names.
-
-    Args:
-        checkpoint: what was read from a file: a dict with ``state_dict``, or the weights themselves; names may begin
-            with ``module.``.
-        layout: one of ``LAYOUTS``; any but auto must be the one that is found.
+    """Recognise the layout of what ``read_checkpoint`` gives, and give the weights their names.
 
     Raises:
-        CheckpointError: there are no weights, they are of no layout or network known here, or of another layout.
+        CheckpointError: there are no weights, they are of no layout or network known here, or of another than
+            ``layout``, unless that is auto.
     """
     weights = weights_of(checkpoint)
     meta = checkpoint.get("meta") if isinstance(checkpoint.get("meta"), dict) else {}

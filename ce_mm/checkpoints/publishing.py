@@ -21,12 +21,9 @@ SUFFIXES = (".pth", ".safetensors")
 
 
 def serialise(weights: dict[str, Tensor], meta: dict, suffix: str) -> bytes:
-    """The content of a file; the same for the same arguments.
+    """The content of a file with one of ``SUFFIXES``; the same for the same arguments.
 
-    Args:
-        weights: by name, each written by itself (no shared storage, no strides).
-        meta: plain values, which JSON knows.
-        suffix: one of ``SUFFIXES``.
+    Each of the weights is written by itself (no shared storage, no strides); ``meta`` is what JSON knows.
     """
     weights = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
     if suffix == ".safetensors":  # which writes several entries in an order of chance, and the hash would change

@@ -19,7 +19,6 @@ def latest_checkpoint(work_dir: str, out_dir: str | None = None) -> str | None:
     from the run of which it is a copy. Only where nothing goes by that name here is the path taken as it stands.
 
     Args:
-        work_dir: where ``last_checkpoint`` is.
         out_dir: as in the settings of mmengine's ``CheckpointHook``.
 
     Raises:
@@ -60,12 +59,8 @@ def read_resumable(path: str | os.PathLike, map_location: object = "cpu") -> dic
 def check_resumable(checkpoint: dict, name: object) -> None:
     """Check that a checkpoint has what mmengine and the hooks here read when they resume, each of its kind.
 
-    Args:
-        checkpoint: its content.
-        name: its path, for the error.
-
     Raises:
-        CheckpointError: something is missing, or is no such thing as is saved there.
+        CheckpointError: something is missing, or is no such thing as is saved there; the text begins with ``name``.
     """
     for place, is_needed, is_right, expected in _ENTRIES:
         value = checkpoint

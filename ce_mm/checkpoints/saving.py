@@ -22,11 +22,8 @@ def saving(path: Path, run: str) -> Iterator[Path]:
     """A temporary name to save to: flushed and moved to ``path`` where the block ends well, removed where it fails.
 
     Whenever the process is killed or the machine goes down, ``path`` is what it was before or what it is afterwards.
-    (Only a folder that replaces a folder is moved in two steps, between which there is none.)
-
-    Args:
-        path: the checkpoint.
-        run: of :func:`ce_mm.files.new_run`, one for all processes.
+    (Only a folder that replaces a folder is moved in two steps, between which there is none.) The ``run`` is one of
+    :func:`ce_mm.files.new_run` for all processes.
 
     Raises:
         OSError: writing, flushing or moving failed; the text names the file, the bytes written and the bytes free.

@@ -46,8 +46,7 @@ def verify(checkpoint: dict, config: Config | None = None) -> list[Finding]:
     """Look at every tensor of a checkpoint.
 
     Args:
-        checkpoint: what ``read_checkpoint`` gives: a dict with ``state_dict``, or the weights themselves; names may
-            begin with ``module.``.
+        checkpoint: what ``read_checkpoint`` gives.
         config: of which ``model`` is built: a classifier, a detector, or a backbone (also as ``model =
             dict(backbone=...)`` without a type). Weights of which no name begins with ``backbone.`` are held against
             the backbone of a model that has one. None looks at values alone.
@@ -62,7 +61,12 @@ def verify(checkpoint: dict, config: Config | None = None) -> list[Finding]:
     findings = [Finding(name, problem) for name, value in weights.items() for problem in _problems(name, value)]
     if config is None:
         return findings
-    model = _build(config)
+    name, model = config.filename or "the config", config.get("model")
+    if not isinstance(model, dict):
+        raise CheckpointError(f"{name}: expected a config with a model, got model = {model!r}")
+    if "type" not in model and "backbone" in model:
+        model = model.backbone
+    model = build(model, config.get("default_scope"), f"the model of {name}")
     if hasattr(model, "backbone") and not any(name.startswith("backbone.") for name in weights):
         model = model.backbone
     return [*findings, *_misfits(weights, model)]
@@ -93,15 +97,6 @@ def _first(values: Tensor, wrong: Tensor, expected: str) -> str:
     others = int(wrong.sum()) - 1
     more = f" and {others} more such value{'s' if others > 1 else ''}" if others else ""
     return f"holds {values[tuple(index)].item():g}{place}{more}; expected {expected}"
-
-
-def _build(config: Config) -> nn.Module:
-    name, model = config.filename or "the config", config.get("model")
-    if not isinstance(model, dict):
-        raise CheckpointError(f"{name}: expected a config with a model, got model = {model!r}")
-    if "type" not in model and "backbone" in model:
-        model = model.backbone
-    return build(model, config.get("default_scope"), f"the model of {name}")
 
 
 def _misfits(weights: Mapping[str, Tensor], model: nn.Module) -> Iterator[Finding]:

@@ -99,7 +99,7 @@ def test_these_are_the_names_and_shapes_of_the_released_file(released_shapes):
 def test_the_converted_network_computes_the_authors_formulas(save, tmp_path, dtype, tolerance):
     weights = authors_weights(authors_shapes(WIDTH), dtype)
     report = convert(save(weights), tmp_path / "ours.pth", target="classifier")
-    assert report.layout == "authors" and report.initialised == [] and report.left_out == []
+    assert report.network.layout == "authors" and report.initialised == [] and report.left_out == []
     check_outputs(weights, tmp_path / "ours.pth", dtype, tolerance)
 
 
@@ -110,7 +110,7 @@ def test_so_does_that_of_the_released_names_and_the_way_back_is_exact(
     weights = authors_weights(released_shapes, dtype)
     source = save(dict(state_dict={f"module.{name}": value for name, value in weights.items()}, epoch=100))
     report = convert(source, tmp_path / "ours.pth", target="classifier")
-    assert report.config == dict(
+    assert report.network.config == dict(
         type="CEResNet", depth=50, ce_cfg=dict(correction=1), ce_stem_cfg=dict(group_size=64)
     )
     check_outputs(weights, tmp_path / "ours.pth", dtype, tolerance)
