@@ -54,13 +54,8 @@ def from_authors(weights: Mapping[str, Tensor]) -> tuple[dict[str, tuple[str, Te
         their name, in float64.
 
     Raises:
-        CheckpointError: a network of basic blocks, or a running_scale of 0 or not finite.
+        CheckpointError: a running_scale of 0 or not finite.
     """
-    if not any(re.match(r"layer\d\.\d+\.(conv|bn)3\.", name) for name in weights):
-        raise CheckpointError(
-            "these are the names of the CE authors' ResNet-18, of which there are two with the same names and other "
-            "formulas (CE before or after the norm); only their bottleneck networks can be converted"
-        )
     mapped, originals = {}, {}
     for name, value in weights.items():
         match = _THEIRS.fullmatch(name)

@@ -21,9 +21,8 @@ _SETTINGS = ("ce_cfg", "ce_stem_cfg")
 _BAD_TEXT = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
-def recorded_backbone(meta: dict) -> dict:
-    """The ``backbone`` of the ``model`` of the config in ``meta``; {} where there is none, or it is no data."""
-    text = meta.get("cfg")
+def recorded_backbone(text: object) -> dict:
+    """The ``backbone`` of the ``model`` of a config; {} where there is none, or it is no data."""
     try:
         for statement in ast.parse(text).body if isinstance(text, str) else ():
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "model":
