@@ -216,6 +216,13 @@ def test_what_is_not_quite_theirs_is_refused(save, tmp_path, weights, message):
         convert(save(weights), tmp_path / "ours.pth")
 
 
+def test_their_resnet_18_is_no_bottleneck_network(save, tmp_path):
+    beyond = re.compile(r"layer\d\.(\d+\.(conv|bn)3|[2-9]|1\d)")
+    basic = {name: value for name, value in authors_weights(authors_shapes(WIDTH)).items() if not beyond.match(name)}
+    with pytest.raises(CheckpointError, match="no ResNet has 2, 2, 2, 2 bottleneck blocks"):
+        convert(save(basic), tmp_path / "ours.pth")
+
+
 def thin(**more):
     return dict(type="CEResNet", depth=50, base_channels=4, stem_channels=4, **more)
 
