@@ -1,15 +1,21 @@
-"""Files are there whole or not at all: they are written under a temporary name and moved into place."""
+"""Files are there whole or not at all: they are written under a temporary name and moved into place.
+
+Several processes, of several hosts, may write to one folder: each has temporary names of its own, and while it writes
+holds the lock of a file beside them. What a killed one has left is known by its lock, which nobody holds.
+"""
 import errno
-import glob
 import os
+import re
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 #: What a file system says that has no hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_LOCK = re.compile(r"\.(?P<name>.+)\.(?P<run>[0-9a-f]{8})\.lock")
 
 
 class DestinationError(ValueError):
@@ -21,7 +27,7 @@ def check_destination(path: Path, inputs: Iterable[Path], replace: bool = True) 
 
     Args:
         path: the file.
-        inputs: what it is made from; a link to one of these, or another spelling of its name, is that one.
+        inputs: what it is made from, also by a link or by another spelling.
         replace: whether a file that is there by now may go.
 
     Raises:
@@ -29,7 +35,7 @@ def check_destination(path: Path, inputs: Iterable[Path], replace: bool = True) 
             missing or not for writing.
     """
     for source in inputs:
-        if _is_same(path, source):
+        if os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
             raise DestinationError(f"{path}: is {source}, from which it would be made; choose another name")
     if path.is_dir():
         raise DestinationError(f"{path}: is a folder; expected the name of a file to write")
@@ -42,12 +48,7 @@ def check_destination(path: Path, inputs: Iterable[Path], replace: bool = True) 
 
 
 def check_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path] = ()) -> None:
-    """Look at the places of files in a folder, which may have to be made yet, before any work is done.
-
-    Args:
-        folder: where they are to be written.
-        names: theirs.
-        inputs: as for :func:`check_destination`.
+    """As :func:`check_destination`, of files in a folder that may have to be made yet.
 
     Raises:
         DestinationError: also where the folder is something else, or cannot be made.
@@ -64,19 +65,12 @@ def check_folder(folder: Path, names: Iterable[str], inputs: Iterable[Path] = ()
             check_destination(folder / name, inputs)
 
 
-def _is_same(path: Path, source: Path) -> bool:
-    try:
-        return os.path.samefile(path, source)
-    except OSError:  # one of them is not there
-        return os.path.realpath(path) == os.path.realpath(source)
-
-
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to: moved there where the block ends well, removed where it fails."""
-    with _beside(path) as unfinished:
-        yield unfinished
-        os.replace(unfinished, path)
+    with beside(path, new_run()) as temporary:
+        yield temporary
+        os.replace(temporary, path)
 
 
 @contextmanager
@@ -86,48 +80,78 @@ def placing(path: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: where the block ends and something is there.
     """
-    with _beside(path) as unfinished:
-        yield unfinished
+    with beside(path, new_run()) as temporary:
+        yield temporary
         try:
-            os.link(unfinished, path)  # unlike os.replace, it fails where something is there
+            os.link(temporary, path)  # unlike os.replace, it fails where something is there
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
             if os.path.lexists(path):
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
-            os.replace(unfinished, path)
+            os.replace(temporary, path)
 
 
-def lock(file: int | IO) -> None:
-    """Lock an open file, or its descriptor, until it is closed.
+def new_run() -> str:
+    """What tells temporary names from those of others; processes that write something together need the same.
 
-    Raises:
-        OSError: somebody has locked it, or there are no locks on this file system.
+    It is not the process's id: a thread, or a process of another host with the same disk, may have the same.
     """
-    try:
-        import fcntl
-    except ImportError as error:  # Windows
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from error
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return secrets.token_hex(4)
 
 
-def remove_abandoned(path: Path) -> None:
-    """Remove what killed processes have left beside ``path``: it has no lock any more."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
-        with suppress(OSError), left.open("rb") as file:
-            lock(file)  # fails where its process lives, or nobody can tell
-            left.unlink()
+def unfinished(path: Path, run: str) -> Path:
+    """The name, beside ``path``, of what is on its way there in this run."""
+    return path.with_name(f".{path.name}.{run}.tmp")
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    remove_abandoned(path)
-    # Not by the process's id: a thread, or a process of another host with the same disk, may have the same.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with unfinished.open("xb") as file:
-        try:
-            with suppress(OSError):  # a file system without locks
-                lock(file)
-            yield unfinished
-        finally:
-            unfinished.unlink(missing_ok=True)
+def beside(path: Path, run: str) -> Iterator[Path]:
+    """The name of :func:`unfinished` for a block, locked: what has that name goes with its end, or with the next one.
+
+    Where there can be no lock, it does without.
+    """
+    remove_abandoned(path.parent, path.name.__eq__)
+    temporary = unfinished(path, run)
+    lock = temporary.with_suffix(".lock")
+    with ExitStack() as stack:
+        with suppress(OSError):
+            file = stack.enter_context(lock.open("xb"))
+            stack.callback(discard, lock)
+            if not _locks(file):
+                discard(lock)  # free to all, it would say that its process is dead
+        stack.callback(discard, temporary)
+        yield temporary
+
+
+def remove_abandoned(folder: Path, is_ours: Callable[[str], object]) -> None:
+    """Remove what killed processes have left half-written in a folder, and leave that of living ones.
+
+    ``is_ours`` tells by its name what may go: ``epoch_2.pth`` for what was on its way there.
+    """
+    for lock in list(folder.glob(".*.lock")):
+        found = _LOCK.fullmatch(lock.name)
+        if found and is_ours(found["name"]):
+            with suppress(OSError), lock.open("r+b") as file:  # gone meanwhile, or of another user
+                if _locks(file):
+                    discard(unfinished(folder / found["name"], found["run"]))
+                    discard(lock)
+
+
+def discard(path: Path) -> None:
+    """Remove a file, a folder or a link, or nothing if it is not there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        path.unlink(missing_ok=True)
+
+
+def _locks(file: BinaryIO) -> bool:
+    """Lock an open file until it is closed; False where somebody has locked it, or there are no locks."""
+    try:
+        import fcntl  # not on Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True

@@ -75,8 +75,9 @@ def test_a_folder_in_the_working_folder_may_be_new(tmp_path, monkeypatch):
 
 
 def test_what_a_killed_process_has_left_goes_with_the_next_one(tmp_path):
-    for name in (".a.json.0123abcd.tmp", ".a.json.mine.tmp", ".b.json.0123abcd.tmp"):
+    others = [".a.json.mine.lock", ".a.json.mine.tmp", ".b.json.0123abcd.lock", ".b.json.0123abcd.tmp"]
+    for name in (".a.json.0123abcd.lock", ".a.json.0123abcd.tmp", *others):
         (tmp_path / name).touch()
     with replacing(tmp_path / "a.json") as unfinished:
         unfinished.touch()
-    assert sorted(os.listdir(tmp_path)) == [".a.json.mine.tmp", ".b.json.0123abcd.tmp", "a.json"]
+    assert sorted(os.listdir(tmp_path)) == [*others, "a.json"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from ce_mm.checkpoints.convert import TARGETS, convert
 from ce_mm.checkpoints.layouts import LAYOUTS
 from ce_mm.checkpoints.reading import CheckpointError
+from ce_mm.files import DestinationError
 
 
 def main() -> int:
@@ -25,7 +26,7 @@ def main() -> int:
     args = parser.parse_args()
     try:
         report = convert(args.source, args.destination, args.layout, args.target, args.publish, args.dry_run)
-    except CheckpointError as error:
+    except (CheckpointError, DestinationError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report)

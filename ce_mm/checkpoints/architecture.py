@@ -4,8 +4,9 @@ The names are mmpretrain's, of a network with CE or without. What leaves no trac
 ``iterations``, the ``style`` of a ResNet) cannot be told and stays at its default.
 """
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
+from operator import floordiv
 
 import torch
 from mmpretrain.models.backbones.resnet import Bottleneck
@@ -24,6 +25,8 @@ _DEFAULTS = dict(
     in_channels=3, stem_channels=64, base_channels=64, deep_stem=False, avg_down=False, widen_factor=1.0,
     ce_stages=(True, True, True, False), ce_cfg={}, ce_stem_cfg={}, branches=BRANCHES, group_size=16, reduction=4,
 )  # fmt: skip
+#: What an argument makes of a number of channels, in the order of the branches.
+_RULES = dict(group_size=ops.fit_group_size, reduction=floordiv)
 _SHUFFLENET_WIDTHS = {48: 0.5, 116: 1.0, 176: 1.5, 244: 2.0}
 
 
@@ -135,34 +138,31 @@ def _ce_settings(weights: Mapping[str, Tensor], stem: str | None = None) -> dict
     """``ce_cfg``, and ``ce_stem_cfg`` where the layer called ``stem`` differs; nothing for weights without CE."""
     if not any(map(has_ce, weights)):
         return {}
-    groups, hidden = {}, {}  # name of a layer -> its channels, and what the setting has made of them
+    sizes = {argument: {} for argument in _RULES}  # -> name of a layer -> its channels, and what it makes of them
     for name in weights:
         layer, _, part = name.rpartition(".bd.")
         if part == "running_whitening":
             count, size, _ = _sizes(weights, name, 3)
-            groups[layer] = (count * size, size)
+            sizes["group_size"][layer] = (count * size, size)
         layer, _, part = name.rpartition(".ir.")
         if part == "fc1.weight":
-            hidden[layer] = _sizes(weights, name, 2)[::-1]
-    branches = tuple(branch for branch, layers in zip(BRANCHES, (groups, hidden), strict=True) if layers)
-    settings, stem_settings = dict(branches=branches), {}
-    for argument, layers, rule in (
-        ("group_size", groups, ops.fit_group_size),
-        ("reduction", hidden, lambda channels, reduction: channels // reduction),
-    ):
-        if layers:
-            stages = [pair for layer, pair in layers.items() if layer != stem]
-            value = settings[argument] = _value(_DEFAULTS[argument], stages or list(layers.values()), rule)
-            if stem in layers and _value(value, [layers[stem]], rule) != value:
-                stem_settings[argument] = _value(value, [layers[stem]], rule)
+            sizes["reduction"][layer] = _sizes(weights, name, 2)[::-1]
+    settings = dict(branches=tuple(branch for branch, layers in zip(BRANCHES, sizes.values(), strict=True) if layers))
+    stem_settings = {}
+    for argument, layers in sizes.items():
+        stages = [pair for layer, pair in layers.items() if layer != stem] or list(layers.values())
+        settings[argument] = _value(argument, _DEFAULTS[argument], stages)
+        if stem in layers and (own := _value(argument, settings[argument], [layers[stem]])) != settings[argument]:
+            stem_settings[argument] = own
     return dict(ce_cfg=_without_defaults(settings), ce_stem_cfg=stem_settings)
 
 
-def _value(default: int, layers: list[tuple[int, int]], rule: Callable[[int, int], int]) -> int:
-    """The value of an argument by which ``rule(channels, value)`` is what layers have."""
-    if all(rule(channels, default) == size for channels, size in layers):
+def _value(argument: str, default: int, layers: list[tuple[int, int]]) -> int:
+    """The value of an argument that makes of these layers what they have."""
+    makes = _RULES[argument]
+    if all(makes(channels, default) == size for channels, size in layers):
         return default
-    return max(rule(channels, max(size, 1)) for channels, size in layers)
+    return max(makes(channels, max(size, 1)) for channels, size in layers)
 
 
 def _without_defaults(config: dict) -> dict:

@@ -47,23 +47,15 @@ def is_authors(weights: Mapping[str, Tensor]) -> bool:
 
 
 def from_authors(weights: Mapping[str, Tensor]) -> tuple[dict[str, tuple[str, Tensor]], dict[str, Tensor]]:
-    """Weights under our names.
-
-    Args:
-        weights: by the authors' names.
+    """Weights by the authors' names under ours.
 
     Returns:
         their name -> (the name in an mmpretrain classifier, the value there); and the originals that this loses, by
         their name, in float64.
 
     Raises:
-        CheckpointError: a network of basic blocks, or a running_scale of 0 or not finite.
+        CheckpointError: a running_scale of 0 or not finite.
     """
-    if not any(re.match(r"layer\d\.\d+\.(conv|bn)3\.", name) for name in weights):
-        raise CheckpointError(
-            "these are the names of the CE authors' ResNet-18, of which there are two with the same names and other "
-            "formulas (CE before or after the norm); only their bottleneck networks can be converted"
-        )
     mapped, originals = {}, {}
     for name, value in weights.items():
         match = _THEIRS.fullmatch(name)

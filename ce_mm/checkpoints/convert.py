@@ -2,6 +2,7 @@
 
     source → the names of an mmpretrain classifier → the network → the names of the target → weights and config
 """
+import hashlib
 import os
 from pathlib import Path
 from pprint import pformat
@@ -41,16 +42,16 @@ def convert(
         dry_run: do everything but write.
 
     Raises:
-        CheckpointError: an argument is wrong; the source cannot be read, is of no layout or network known here, or
-            does not fit its network in names, shapes, types or values; the destination cannot be written. Nothing is
-            written then.
+        CheckpointError: layout or target is none; the source cannot be read, is of no layout or network known here, or
+            does not fit its network in names, shapes, types or values. Nothing is written then.
+        DestinationError: the destination has another suffix, is there, or cannot be written. Nothing is left there.
     """
     source, destination = Path(source), Path(destination)
     _check_arguments(source, destination, layout, target, publish)
     network, fitted, weights, names = _renamed(source, layout, target)
     try:
         content = publishing.serialise(weights, _meta(network, fitted, target), destination.suffix)
-        digest = publishing.sha256(content)
+        digest = hashlib.sha256(content).hexdigest()
         if publish:
             destination = publishing.published(destination, digest)
         files = {destination: content}
@@ -59,25 +60,23 @@ def convert(
         for path, content in files.items():
             _check_place(path, source)
             if os.path.lexists(path) and not publishing.is_there(path, content):
-                raise CheckpointError(f"{path} exists already; remove it, or name another destination")
+                raise DestinationError(f"{path} exists already; remove it, or name another destination")
         if not dry_run:
             publishing.write_all(files)
     except OSError as error:
         reason = error.strerror or error
-        raise CheckpointError(f"{destination}: it cannot be written ({reason}); nothing was left there") from error
+        raise DestinationError(f"{destination}: it cannot be written ({reason}); nothing was left there") from error
 
     mapped = {old: names[ours] for old, ours in fitted.mapped.items()}
     known = {*mapped.values(), *network.originals}
     unused = [*network.left_out, *(name for name in network.source.values() if name not in mapped)]
     return Report(
         source=source,
-        layout=network.layout,
-        config=network.config,
+        network=network,
         mapped=mapped,
         initialised=[name for name in weights if name not in known],
         kept=[name for name in unused if name in network.originals],
         left_out=[name for name in unused if name not in network.originals],
-        settings_known=network.settings_known,
         sha256=digest,
         files=tuple(files),
         dry_run=dry_run,
@@ -86,14 +85,15 @@ def convert(
 
 def _renamed(source: Path, layout: str, target: str) -> tuple[Network, Fitted, dict[str, Tensor], dict[str, str]]:
     """What was read, that in its network, the weights by the names of the target, and name in the model -> there."""
+    checkpoint = read_checkpoint(source)
     try:
-        network = read_network(read_checkpoint(source), layout)
+        network = read_network(checkpoint, layout)
         fitted = fit(network, classifier=target != "backbone")
         if target == "authors":
             return network, fitted, *authors.to_authors(fitted.weights, network.config, network.originals)
         return network, fitted, fitted.weights, {name: name for name in fitted.weights}
     except CheckpointError as error:
-        raise error if str(error).startswith(f"{source}: ") else CheckpointError(f"{source}: {error}") from error
+        raise CheckpointError(f"{source}: {error}") from error
 
 
 def _check_arguments(source: Path, destination: Path, layout: str, target: str, publish: bool) -> None:
@@ -101,7 +101,7 @@ def _check_arguments(source: Path, destination: Path, layout: str, target: str, 
         if value not in known:
             raise CheckpointError(f"the {name} {value!r} is unknown; expected one of {', '.join(known)}")
     if destination.suffix not in publishing.SUFFIXES:
-        raise CheckpointError(f"{destination}: expected a name that ends with {' or '.join(publishing.SUFFIXES)}")
+        raise DestinationError(f"{destination}: expected a name that ends with {' or '.join(publishing.SUFFIXES)}")
     if not publish:
         _check_place(destination, source)
 
@@ -109,10 +109,7 @@ def _check_arguments(source: Path, destination: Path, layout: str, target: str, 
 def _check_place(path: Path, source: Path) -> None:
     """That it is no input and no folder, and may be written; a folder that is missing will be made."""
     place = Path(os.path.realpath(path))
-    try:
-        check_folder(place.parent, [place.name], [source])
-    except DestinationError as error:
-        raise CheckpointError(str(error)) from None
+    check_folder(place.parent, [place.name], [source])
 
 
 def _meta(network: Network, fitted: Fitted, target: str) -> dict:

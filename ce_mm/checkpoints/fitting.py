@@ -43,7 +43,7 @@ def fit(network: Network, classifier: bool) -> Fitted:
     config = _model_config(network) if classifier else dict(backbone=network.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = _build(config if classifier else config["backbone"])
+        model = build(config if classifier else network.config, "mmpretrain", f"the network {config!r}")
         picture = torch.rand(1, network.config.get("in_channels", 3), 64, 64)
     initial = model.state_dict()
     mapped = _places(network, initial, classifier)
@@ -79,12 +79,17 @@ def _model_config(network: Network) -> dict:
     )
 
 
-def _build(config: dict) -> nn.Module:
+def build(config: dict, scope: str | None, name: str) -> nn.Module:
+    """Build a model as one of ``scope``'s.
+
+    Raises:
+        CheckpointError: it cannot be built; the text begins with ``name``.
+    """
     try:
-        with DefaultScope.overwrite_default_scope("mmpretrain"):
+        with DefaultScope.overwrite_default_scope(scope):
             return MODELS.build(copy.deepcopy(config))
-    except Exception as error:  # whatever the network's own code makes of recorded arguments
-        raise CheckpointError(_failed(config, "built", error)) from error
+    except Exception as error:  # whatever the model's own code makes of its arguments
+        raise CheckpointError(f"{name} cannot be built: {_in_a_line(error)}") from error
 
 
 def _places(network: Network, initial: Mapping[str, Tensor], classifier: bool) -> dict[str, str]:
@@ -133,7 +138,7 @@ def _try(model: nn.Module, weights: dict[str, Tensor], picture: Tensor, config: 
             output = model(picture.double())
         finite = all(torch.isfinite(each).all() for each in (output if isinstance(output, tuple) else (output,)))
     except Exception as error:  # of arguments that the network takes, but cannot compute with
-        raise CheckpointError(_failed(config, "run", error)) from error
+        raise CheckpointError(f"the network {config!r} cannot be run: {_in_a_line(error)}") from error
     if not finite:
         raise CheckpointError(
             "the network's output for a random picture is not finite, although its weights are; look for a negative "
@@ -141,7 +146,6 @@ def _try(model: nn.Module, weights: dict[str, Tensor], picture: Tensor, config: 
         )
 
 
-def _failed(config: dict, what: str, error: Exception) -> str:
-    """In one line: PyTorch's and mmengine's errors may have many."""
-    reason = str(error).strip().partition("\n")[0]
-    return f"the network {config!r} cannot be {what}: {type(error).__name__}: {reason}"
+def _in_a_line(error: Exception) -> str:
+    """PyTorch's and mmengine's errors may have many."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

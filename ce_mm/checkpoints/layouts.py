@@ -40,22 +40,17 @@ class Network:
 
 
 def read_network(checkpoint: dict, layout: str = "auto") -> Network:
-    """Recognise the layout and give the weights their names.
-
-    Args:
-        checkpoint: what was read from a file: a dict with ``state_dict``, or the weights themselves; names may begin
-            with ``module.``.
-        layout: one of ``LAYOUTS``; any but auto must be the one that is found.
+    """Recognise the layout of what ``read_checkpoint`` gives, and give the weights their names.
 
     Raises:
-        CheckpointError: there are no weights, they are of no layout or network known here, or of another layout.
+        CheckpointError: there are no weights, they are of no layout or network known here, or of another than
+            ``layout``, unless that is auto.
     """
     weights = weights_of(checkpoint)
-    meta = checkpoint.get("meta") if isinstance(checkpoint.get("meta"), dict) else {}
     found = _layout(weights)
     if layout not in ("auto", found):
         raise CheckpointError(f"these are weights in the layout {found!r}, not {layout!r}; give 'auto' or {found!r}")
-    originals = _originals(meta)
+    originals = _originals(checkpoint)
     if found == "authors":
         mapped, originals = authors.from_authors(weights)
     elif found == "torchvision":
@@ -66,7 +61,7 @@ def read_network(checkpoint: dict, layout: str = "auto") -> Network:
         mapped = {name: (name, value) for name, value in weights.items() if name.startswith(("backbone.", "head.fc."))}
     mapped = {name: pair for name, pair in mapped.items() if not pair[0].startswith(_VGG_CLASSIFIER)}
     ours = dict(mapped.values())
-    config, known = _config(recorded_backbone(meta), ours, found)
+    config, known = _config(recorded_backbone(_entry(checkpoint, "cfg")), ours, found)
     return Network(
         layout=found,
         config=config,
@@ -75,7 +70,7 @@ def read_network(checkpoint: dict, layout: str = "auto") -> Network:
         left_out=[name for name in weights if name not in mapped],
         settings_known=known,
         originals=originals,
-        classes=_classes(meta),
+        classes=_classes(checkpoint),
     )
 
 
@@ -102,18 +97,24 @@ def _config(recorded: dict, weights: Mapping[str, Tensor], layout: str) -> tuple
     return config, not ce or kind == config["type"]
 
 
-def _originals(meta: dict) -> dict[str, Tensor]:
+def _entry(checkpoint: dict, *names: str) -> object:
+    """What is recorded in its metadata under these names; None where there is no such thing."""
+    value = checkpoint.get("meta")
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _originals(checkpoint: dict) -> dict[str, Tensor]:
     """What a conversion from the authors' layout has kept; what is no such thing is passed over."""
-    kept = meta.get("authors")
-    originals = kept.get("originals") if isinstance(kept, dict) else None
+    originals = _entry(checkpoint, "authors", "originals")
     try:
         return {name: torch.as_tensor(value, dtype=torch.float64, device="cpu") for name, value in originals.items()}
     except (AttributeError, TypeError, ValueError, RuntimeError):
         return {}
 
 
-def _classes(meta: dict) -> list[str] | None:
-    dataset = meta.get("dataset_meta")
-    classes = dataset.get("classes") if isinstance(dataset, dict) else None
+def _classes(checkpoint: dict) -> list[str] | None:
+    classes = _entry(checkpoint, "dataset_meta", "classes")
     named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
     return list(classes) if named else None

@@ -21,12 +21,9 @@ SUFFIXES = (".pth", ".safetensors")
 
 
 def serialise(weights: dict[str, Tensor], meta: dict, suffix: str) -> bytes:
-    """The content of a file; the same for the same arguments.
+    """The content of a file with one of ``SUFFIXES``; the same for the same arguments.
 
-    Args:
-        weights: by name, each written by itself (no shared storage, no strides).
-        meta: plain values, which JSON knows.
-        suffix: one of ``SUFFIXES``.
+    Each of the weights is written by itself (no shared storage, no strides); ``meta`` is what JSON knows.
     """
     weights = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
     if suffix == ".safetensors":  # which writes several entries in an order of chance, and the hash would change
@@ -34,11 +31,6 @@ def serialise(weights: dict[str, Tensor], meta: dict, suffix: str) -> bytes:
     content = io.BytesIO()  # a file's name would be written into it
     torch.save(dict(meta=meta, state_dict=weights) if meta else dict(state_dict=weights), content)
     return content.getvalue()
-
-
-def sha256(content: bytes) -> str:
-    """The hash, in hexadecimal digits."""
-    return hashlib.sha256(content).hexdigest()
 
 
 def published(path: Path, digest: str) -> Path:
@@ -56,7 +48,7 @@ def is_misnamed(path: Path) -> bool:
     Digits without a letter are taken for a date.
     """
     found = re.search(r"-(?=\d*[a-f])([0-9a-f]{8})$", path.stem)
-    return found is not None and not sha256(path.read_bytes()).startswith(found[1])
+    return found is not None and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(found[1])
 
 
 def is_there(path: Path, content: bytes) -> bool:
@@ -76,7 +68,7 @@ def write_all(files: dict[Path, bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in files.items():
-            remove_abandoned(path)
+            remove_abandoned(folder, path.name.__eq__)
             if not is_there(path, content):
                 with placing(path) as unfinished:
                     unfinished.write_bytes(content)

@@ -42,21 +42,16 @@ def read_checkpoint(path: str | os.PathLike, map_location: object = "cpu") -> di
         What was saved; of a safetensors file ``state_dict`` and ``meta``.
 
     Raises:
-        CheckpointError: the file is missing, a folder, not for reading, empty, damaged, holds more than data, or is not
-            a dict.
+        CheckpointError: the file is missing, not for reading, damaged, holds more than data, or is not a dict.
     """
     path = Path(path)
     try:
         if not path.exists():
             raise CheckpointError(f"{path}: there is no such checkpoint; check the path.")
-        if path.is_dir():
-            raise CheckpointError(f"{path}: expected a checkpoint file, but this is a folder; name a file in it.")
-        if path.stat().st_size == 0:
-            raise CheckpointError(f"{path}: the checkpoint is empty (0 bytes); {_GET_ANEW}")
         checkpoint = load_safely(torch.load, path, map_location=map_location)
     except OSError as error:
         reason = error.strerror or error
-        raise CheckpointError(f"{path}: the checkpoint cannot be read ({reason}); check its rights and disk") from error
+        raise CheckpointError(f"{path}: cannot be read ({reason}); check its path, rights and disk") from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(
             f"{path}: expected a dict of weights, with 'state_dict' or directly by name, but it holds "

@@ -2,29 +2,27 @@
 
 It is the text of a Python file (``meta['cfg']``), which mmengine would run, and whose ``type`` with a dot in it
 mmengine's registry would import. Here only ``model = ...`` is looked at, only numbers, text, lists, tuples and dicts
-are understood, and of those only what leaves no trace in weights is taken: known arguments with plain values, and a few
-layers. The rest is what the weights themselves say (:mod:`ce_mm.checkpoints.architecture`).
+are understood, and of those only what leaves no trace in weights is taken: known arguments with plain values, and the
+usual layers. The rest is what the weights themselves say (:mod:`ce_mm.checkpoints.architecture`).
 """
 import ast
-import inspect
 import math
 
 from ce_mm.checkpoints.reading import CheckpointError
-from ce_mm.layers import CENorm
 
-_NORMS = ("BN", "BN2d", "SyncBN", "GN", "LN", "IN", "IN2d", "SN")
-_RECTIFIERS = ("ReLU", "LeakyReLU", "PReLU", "RReLU", "ReLU6", "ELU", "SiLU", "GELU", "HSwish", "Sigmoid", "Tanh")
-#: Argument that is the config of a layer -> types that it may have.
-_LAYERS = {"norm_cfg": _NORMS, "norm": _NORMS, "act_cfg": _RECTIFIERS, "conv_cfg": ("Conv", "Conv2d")}
-_SETTINGS = ("ce_cfg", "ce_stem_cfg")
+#: The types that a layer in a recorded config may have: norms, rectifiers, convolutions.
+_TYPES = (
+    "BN", "BN2d", "SyncBN", "GN", "LN", "IN", "IN2d", "SN", "ReLU", "LeakyReLU", "PReLU", "RReLU", "ReLU6", "ELU",
+    "SiLU", "GELU", "HSwish", "Sigmoid", "Tanh", "Conv", "Conv2d",
+)  # fmt: skip
 _UNTRACED = ("style", "strides", "dilations", "ceil_mode", "with_last_pool", "norm_cfg", "act_cfg", "conv_cfg")
+_SETTINGS = ("ce_cfg", "ce_stem_cfg")
 #: What Python's parser raises for bad text; TypeError is that of a dict's key that is a list.
 _BAD_TEXT = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
-def recorded_backbone(meta: dict) -> dict:
-    """The ``backbone`` of the ``model`` of the config in ``meta``; {} where there is none, or it is no data."""
-    text = meta.get("cfg")
+def recorded_backbone(text: object) -> dict:
+    """The ``backbone`` of the ``model`` of a config; {} where there is none, or it is no data."""
     try:
         for statement in ast.parse(text).body if isinstance(text, str) else ():
             if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "model":
@@ -37,11 +35,7 @@ def recorded_backbone(meta: dict) -> dict:
 
 
 def untraced(recorded: dict, ce: bool) -> dict:
-    """Of a recorded backbone the arguments that leave no trace in weights.
-
-    Args:
-        recorded: what :func:`recorded_backbone` gives.
-        ce: whether the settings of CE are looked at, too.
+    """Of a recorded backbone the arguments that leave no trace in weights; the settings of CE only where it has ``ce``.
 
     Raises:
         CheckpointError: one of them is more than plain values and the usual layers.
@@ -51,36 +45,26 @@ def untraced(recorded: dict, ce: bool) -> dict:
         value = recorded.get(name)
         if value is not None and value != {}:
             _check(name, value)
-            value = tuple(value) if isinstance(value, list) else value
-            found |= {name: _without_training(value) if name == "norm_cfg" else value}
+            found[name] = tuple(value) if isinstance(value, list) else value
+    if isinstance(norm := found.get("norm_cfg"), dict):  # how it was trained, frozen or on several processes, goes
+        kind = dict(type="BN") if norm.get("type") == "SyncBN" else {}
+        found["norm_cfg"] = {name: value for name, value in norm.items() if name != "requires_grad"} | kind
     return found
 
 
-def _without_training(norm: dict) -> dict:
-    """A norm without how it was trained: frozen, on several processes."""
-    kind = "BN" if norm["type"] == "SyncBN" else norm["type"]
-    return {name: value for name, value in norm.items() if name != "requires_grad"} | dict(type=kind)
-
-
 def _check(name: str, value: object) -> None:
-    key = name.rpartition(".")[2]
-    if key in _SETTINGS and isinstance(value, dict):
-        for setting, inner in value.items():
-            if setting not in inspect.signature(CENorm).parameters:
-                _refuse(f"{name}.{setting}", inner, "an argument of CENorm")
-            _check(f"{name}.{setting}", inner)
-    elif key in _LAYERS and value is not None:
-        if not isinstance(value, dict) or value.get("type") not in _LAYERS[key]:
-            _refuse(name, value, f"a dict with one of the types {', '.join(_LAYERS[key])}")
-        for argument, inner in value.items():
-            if not str(argument).isidentifier() or str(argument).startswith("_") or not _is_plain(inner):
-                _refuse(f"{name}.{argument}", inner, "an argument with a plain value")
-    elif not all(map(_is_plain, value if isinstance(value, list | tuple) else [value])):
-        _refuse(name, value, "a number or text, or several in a list")
-
-
-def _is_plain(value: object) -> bool:
-    return value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not str(key).isidentifier() or str(key).startswith("_"):
+                _refuse(f"{name}.{key}", inner, "the name of an argument")
+            if key == "type" and inner not in _TYPES:
+                _refuse(name, value, f"one of the types {', '.join(_TYPES)}")
+            _check(f"{name}.{key}", inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check(name, inner)
+    elif not (isinstance(value, int | str | None) or (isinstance(value, float) and math.isfinite(value))):
+        _refuse(name, value, "numbers or text")
 
 
 def _refuse(name: str, value: object, expected: str) -> None:

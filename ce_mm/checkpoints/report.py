@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from ce_mm.checkpoints.layouts import Network
+
 #: More lines than these become fewer, by writing N for all numbers.
 _MOST = 10
 
@@ -14,9 +16,8 @@ class Report:
     """What a conversion did, or with ``dry_run`` would do; ``str()`` of it is for people."""
 
     source: Path
-    layout: str
-    #: Of the backbone: type and arguments.
-    config: dict
+    #: What was read: its layout, config and weights.
+    network: Network
     #: Name in the source -> name in the file written.
     mapped: dict[str, str]
     #: Names in the file written for which the source has no value: CE at its starting values.
@@ -25,8 +26,6 @@ class Report:
     kept: list[str]
     #: Names in the source that the target has no place for.
     left_out: list[str]
-    #: False where settings of CE that leave no trace in weights were taken to be the defaults.
-    settings_known: bool
     #: Of the weights' file, in hexadecimal digits.
     sha256: str
     #: The weights, and the config that fits them (the authors' layout has none).
@@ -34,8 +33,9 @@ class Report:
     dry_run: bool
 
     def __str__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.config.items() if name != "type")
-        lines = [f"{self.source}: layout {self.layout}, network {self.config['type']}({arguments})"]
+        kind, config = self.network.config["type"], self.network.config
+        arguments = ", ".join(f"{name}={value!r}" for name, value in config.items() if name != "type")
+        lines = [f"{self.source}: layout {self.network.layout}, network {kind}({arguments})"]
         for what, names in (
             ("mapped", [_renaming(*pair) for pair in self.mapped.items()]),
             ("initialised, as the source has none", self.initialised),
@@ -44,12 +44,12 @@ class Report:
         ):
             if names:
                 lines += [f"{len(names)} tensors {what}:", *_counted(names)]
-        if not self.settings_known:
+        if not self.network.settings_known:
             lines.append(
                 "note: the source records no config; settings of CE that leave no trace in weights (correction, "
                 "iterations, max_pool, ...) are taken to be the defaults"
             )
-        lines.append(f"checked: {self.config['type']} loads all of it, and one forward pass is finite")
+        lines.append(f"checked: {kind} loads all of it, and one forward pass is finite")
         lines.append(f"SHA-256 {self.sha256}")
         return "\n".join([*lines, *(f"{'would write' if self.dry_run else 'wrote'} {path}" for path in self.files)])
 

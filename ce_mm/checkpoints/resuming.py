@@ -19,7 +19,6 @@ def latest_checkpoint(work_dir: str, out_dir: str | None = None) -> str | None:
     from the run of which it is a copy. Only where nothing goes by that name here is the path taken as it stands.
 
     Args:
-        work_dir: where ``last_checkpoint`` is.
         out_dir: as in the settings of mmengine's ``CheckpointHook``.
 
     Raises:
@@ -60,12 +59,8 @@ def read_resumable(path: str | os.PathLike, map_location: object = "cpu") -> dic
 def check_resumable(checkpoint: dict, name: object) -> None:
     """Check that a checkpoint has what mmengine and the hooks here read when they resume, each of its kind.
 
-    Args:
-        checkpoint: its content.
-        name: its path, for the error.
-
     Raises:
-        CheckpointError: something is missing, or is no such thing as is saved there.
+        CheckpointError: something is missing, or is no such thing as is saved there; the text begins with ``name``.
     """
     for place, is_needed, is_right, expected in _ENTRIES:
         value = checkpoint
@@ -80,21 +75,15 @@ def check_resumable(checkpoint: dict, name: object) -> None:
             )
 
 
-def _is_dict(value: object) -> bool:
-    return isinstance(value, dict)
-
-
 def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _are_counts(values: object) -> bool:
-    return isinstance(values, list) and all(map(_is_count, values))
-
-
 _ABSENT = object()
-_DICT, _COUNT = (_is_dict, "a dict"), (_is_count, "a whole number of 0 or more")
-_STEPS = (_are_counts, "a list of whole numbers")  # by which the hook here removes files
+_DICT = (lambda value: isinstance(value, dict), "a dict")
+_COUNT = (_is_count, "a whole number of 0 or more")
+#: By which the hook here removes files.
+_STEPS = (lambda value: isinstance(value, list) and all(map(_is_count, value)), "a list of whole numbers")
 #: Where, whether it must be there, what it may be, and that in words; what holds others stands before them.
 _ENTRIES = (
     ("meta", True, *_DICT),
@@ -105,7 +94,6 @@ _ENTRIES = (
     ("message_hub.resumed_keys", True, *_DICT),
     ("message_hub.runtime_info", True, *_DICT),
     ("message_hub.runtime_info.keep_ckpt_ids", False, *_STEPS),
-    ("message_hub.runtime_info.superseded_ckpt_ids", False, *_STEPS),
     ("state_dict", False, *_DICT),
     ("optimizer", False, *_DICT),
 )

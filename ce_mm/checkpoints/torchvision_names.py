@@ -1,116 +1,89 @@
 """torchvision's names of MobileNetV2, ShuffleNetV2 and VGG, as mmpretrain names the same layers.
 
-torchvision counts every module (convolution, norm, rectifier) in one row, mmpretrain puts the three into one ConvModule
-with ``conv`` and ``bn``. A ResNet has the same names in both, but for the classifier.
+Both have the same convolutions and norms in the same order; torchvision counts them through, rectifiers and pools
+included. A ResNet has the same names in both, but for the classifier.
 """
 import re
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from ce_mm.backbones import CEMobileNetV2
+import torch
+from mmpretrain.models.backbones import VGG, MobileNetV2, ShuffleNetV2
+from torch import nn
+
 from ce_mm.checkpoints.reading import CheckpointError
 
-_KINDS = ("conv", "bn")
+
+class _Family(NamedTuple):
+    mark: str  #: A name that the other families do not have.
+    layer: str  #: What its layers are called.
+    classifier: tuple[str, str]  #: What the names of its classifier begin with, there and here.
+    networks: Callable[[dict | None], list[nn.Module]]  #: mmpretrain's, of every depth, by their norm_cfg.
+
+
+_FAMILIES = (
+    _Family(
+        mark=r"features\.\d+\.(0|conv\.\d+)\.weight",
+        layer=r"features\.\d{1,3}(\.conv)?(\.\d)+",
+        classifier=("classifier.1.", "head.fc."),
+        networks=lambda norm_cfg: [MobileNetV2()],
+    ),
+    _Family(
+        mark=r"stage\d\.\d+\.branch\d\.\d+\.weight",
+        layer=r"(conv[15]|stage\d\.\d{1,3}\.branch\d)\.\d",
+        classifier=("fc.", "head.fc."),
+        networks=lambda norm_cfg: [ShuffleNetV2()],
+    ),
+    _Family(
+        mark=r"features\.\d+\.weight",
+        layer=r"features\.\d{1,3}",
+        classifier=("classifier.", "backbone.classifier."),
+        networks=lambda norm_cfg: [VGG(depth, norm_cfg=norm_cfg) for depth in VGG.arch_settings],
+    ),
+)
 
 
 def is_torchvision(names: Iterable[str]) -> bool:
     """Whether the names are a torchvision classifier's or feature extractor's, and not mmpretrain's."""
     names = list(names)
     resnet = any(name.startswith("fc.") for name in names) and _any(r"layer\d\.\d+\.conv\d\.weight", names)
-    return resnet or any(_any(mark, names) for mark in _FAMILIES)
+    return resnet or any(_any(family.mark, names) for family in _FAMILIES)
 
 
 def mmpretrain_names(names: Iterable[str]) -> dict[str, str]:
     """torchvision's name -> the name in an mmpretrain classifier (``backbone.*``, ``head.fc.*``).
 
     Raises:
-        CheckpointError: a name has no place there.
+        CheckpointError: a name has no place there, or no network of torchvision's has so many layers.
     """
     names = list(names)
-    family = next((family for mark, family in _FAMILIES.items() if _any(mark, names)), _resnet)
-    rename, renamed = family(names), {}
-    for name in names:
-        try:
-            renamed[name] = rename(name)
-        except (AttributeError, TypeError, KeyError, IndexError, ValueError):  # no such name or number
-            message = f"{name} has no place in the network of torchvision that the other names are from"
-            raise CheckpointError(message) from None
-    return renamed
+    family = next((family for family in _FAMILIES if _any(family.mark, names)), None)
+    if family is None:
+        return {name: f"{'head' if name.startswith('fc.') else 'backbone'}.{name}" for name in names}
+    head, ours = family.classifier
+    layers = {name: name.rpartition(".")[0] for name in names if not name.startswith(head)}
+    for name, layer in layers.items():
+        if not re.fullmatch(family.layer, layer):
+            raise CheckpointError(f"{name} has no place in the network of torchvision that the other names are from")
+    places = _places(set(layers.values()), family, any(name.endswith(".running_mean") for name in names))
+    backbone = {name: f"backbone.{places[layer]}.{name.rpartition('.')[2]}" for name, layer in layers.items()}
+    return backbone | {name: ours + name.removeprefix(head) for name in names if name.startswith(head)}
+
+
+def _places(layers: set[str], family: _Family, norms: bool) -> dict[str, str]:
+    """torchvision's name of a layer -> mmpretrain's: the first is the first, and so on."""
+    with torch.device("meta"):
+        networks = family.networks(dict(type="BN") if norms else None)
+    known = [list(dict.fromkeys(name.rpartition(".")[0] for name in network.state_dict())) for network in networks]
+    places = next((places for places in known if len(places) == len(layers)), None)
+    if places is None:
+        kind, expected = type(networks[0]).__name__, ", ".join(str(len(places)) for places in known)
+        raise CheckpointError(f"no {kind} of torchvision's has {len(layers)} layers with weights; expected {expected}")
+    in_order = sorted(
+        layers, key=lambda layer: re.sub(r"\d+", lambda number: number[0].zfill(3), layer.replace("conv5", "stage5"))
+    )
+    return dict(zip(in_order, places, strict=True))
 
 
 def _any(pattern: str, names: list[str]) -> bool:
     return any(re.fullmatch(pattern, name) for name in names)
-
-
-def _resnet(names: list[str]) -> Callable[[str], str]:
-    return lambda name: f"head.{name}" if name.startswith("fc.") else f"backbone.{name}"
-
-
-def _mobilenet_v2(names: list[str]) -> Callable[[str], str]:
-    # features.0 is the stem, then come the blocks of all stages in one row, then conv2.
-    blocks = [(stage, i) for stage, (_, _, n, _) in enumerate(CEMobileNetV2.arch_settings, 1) for i in range(n)]
-    expanded = {name.split(".")[1] for name in names if re.match(r"features\.\d+\.conv\.1\.0\.", name)}
-
-    def rename(name: str) -> str:
-        if name.startswith("classifier.1."):
-            return f"head.fc.{name.removeprefix('classifier.1.')}"
-        match = re.fullmatch(r"features\.(\d+)\.(?:conv\.)?(\d+)\.(?:(\d+)\.)?(\w+)", name)
-        place, module, part, last = match.groups()
-        if int(place) in (0, len(blocks) + 1):
-            return f"backbone.{'conv1' if place == '0' else 'conv2'}.{_KINDS[int(module)]}.{last}"
-        stage, block = blocks[int(place) - 1]
-        if part is None:  # the last convolution and its norm stand in the row themselves
-            linear = 2 if place in expanded else 1
-            module, part = linear, int(module) - linear
-        return f"backbone.layer{stage}.{block}.conv.{module}.{_KINDS[int(part)]}.{last}"
-
-    return rename
-
-
-def _shufflenet_v2(names: list[str]) -> Callable[[str], str]:
-    # Rectifiers count too: branch1 is conv, bn, conv, bn, relu; branch2 is conv, bn, relu, conv, bn, conv, bn, relu.
-    rows = {
-        "branch1": {0: "0.conv", 1: "0.bn", 2: "1.conv", 3: "1.bn"},
-        "branch2": {0: "0.conv", 1: "0.bn", 3: "1.conv", 4: "1.bn", 5: "2.conv", 6: "2.bn"},
-    }
-
-    def rename(name: str) -> str:
-        if name.startswith("fc."):
-            return f"head.{name}"
-        if match := re.fullmatch(r"(conv1|conv5)\.(\d+)\.(\w+)", name):
-            place = {"conv1": "conv1", "conv5": "layers.3"}[match[1]]
-            return f"backbone.{place}.{_KINDS[int(match[2])]}.{match[3]}"
-        match = re.fullmatch(r"stage(\d)\.(\d+)\.(branch[12])\.(\d+)\.(\w+)", name)
-        stage, block, branch, module, last = match.groups()
-        return f"backbone.layers.{int(stage) - 2}.{block}.{branch}.{rows[branch][int(module)]}.{last}"
-
-    return rename
-
-
-def _vgg(names: list[str]) -> Callable[[str], str]:
-    parts = [match for match in (re.fullmatch(r"features\.(\d{1,3})\.(\w+)", name) for name in names) if match]
-    features = {int(match[1]) for match in parts}
-    norms = {int(match[1]) for match in parts if match[2] == "running_mean"}
-    places, last, place = {}, None, -1
-    for module in sorted(features - norms):
-        # After a convolution come its norm, if any, and a rectifier; where one module more lies between, it is a pool.
-        pool = last is not None and module - last > (3 if last + 1 in norms else 2)
-        place += 2 if pool else 1
-        places[module], last = f"{place}.conv", module
-        if module + 1 in norms:
-            places[module + 1] = f"{place}.bn"
-
-    def rename(name: str) -> str:
-        if name.startswith("classifier."):
-            return f"backbone.{name}"
-        match = re.fullmatch(r"features\.(\d+)\.(\w+)", name)
-        return f"backbone.features.{places[int(match[1])]}.{match[2]}"
-
-    return rename
-
-
-#: What a name looks like that the others have not -> how the names of that family are changed.
-_FAMILIES = {
-    r"features\.\d+\.(0|conv\.\d+)\.weight": _mobilenet_v2,
-    r"stage\d\.\d+\.branch\d\.\d+\.weight": _shufflenet_v2,
-    r"features\.\d+\.weight": _vgg,
-}

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from ce_mm.checkpoints.reading import weights_of
+from ce_mm.checkpoints.fitting import build
+from ce_mm.checkpoints.reading import CheckpointError, weights_of
 
 #: A float32 product of matrices is symmetric to about 1e-6.
 _ASYMMETRY = 1e-4
@@ -46,8 +46,7 @@ def verify(checkpoint: dict, config: Config | None = None) -> list[Finding]:
     """Look at every tensor of a checkpoint.
 
     Args:
-        checkpoint: what ``read_checkpoint`` gives: a dict with ``state_dict``, or the weights themselves; names may
-            begin with ``module.``.
+        checkpoint: what ``read_checkpoint`` gives.
         config: of which ``model`` is built: a classifier, a detector, or a backbone (also as ``model =
             dict(backbone=...)`` without a type). Weights of which no name begins with ``backbone.`` are held against
             the backbone of a model that has one. None looks at values alone.
@@ -56,14 +55,18 @@ def verify(checkpoint: dict, config: Config | None = None) -> list[Finding]:
         Findings, those about values first; none if all is well.
 
     Raises:
-        CheckpointError: there are no weights, or something else among them.
-        ValueError: the config's model cannot be built.
+        CheckpointError: there are no weights, or something else among them, or the config's model cannot be built.
     """
     weights = weights_of(checkpoint)
     findings = [Finding(name, problem) for name, value in weights.items() for problem in _problems(name, value)]
     if config is None:
         return findings
-    model = _build(config)
+    name, model = config.filename or "the config", config.get("model")
+    if not isinstance(model, dict):
+        raise CheckpointError(f"{name}: expected a config with a model, got model = {model!r}")
+    if "type" not in model and "backbone" in model:
+        model = model.backbone
+    model = build(model, config.get("default_scope"), f"the model of {name}")
     if hasattr(model, "backbone") and not any(name.startswith("backbone.") for name in weights):
         model = model.backbone
     return [*findings, *_misfits(weights, model)]
@@ -94,19 +97,6 @@ def _first(values: Tensor, wrong: Tensor, expected: str) -> str:
     others = int(wrong.sum()) - 1
     more = f" and {others} more such value{'s' if others > 1 else ''}" if others else ""
     return f"holds {values[tuple(index)].item():g}{place}{more}; expected {expected}"
-
-
-def _build(config: Config) -> nn.Module:
-    name, model = config.filename or "the config", config.get("model")
-    if not isinstance(model, dict):
-        raise ValueError(f"{name}: expected a config with a model, got model = {model!r}")
-    if "type" not in model and "backbone" in model:
-        model = model.backbone
-    try:
-        with DefaultScope.overwrite_default_scope(config.get("default_scope")):
-            return MODELS.build(model)
-    except Exception as error:  # whatever the model's own code makes of its arguments
-        raise ValueError(f"{name}: the model cannot be built: {type(error).__name__}: {error}") from error
 
 
 def _misfits(weights: Mapping[str, Tensor], model: nn.Module) -> Iterator[Finding]:

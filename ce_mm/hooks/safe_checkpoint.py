@@ -22,7 +22,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
 from ce_mm.checkpoints.resuming import LAST, check_resumable, latest_checkpoint
-from ce_mm.checkpoints.saving import discard, new_run, remove_unfinished, saving, unfinished
+from ce_mm.checkpoints.saving import saving
+from ce_mm.files import discard, new_run, remove_abandoned, unfinished
 
 
 class SafeCheckpointHook(CheckpointHook):
@@ -71,7 +72,7 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process():
             if self._is_local():
                 for folder in {Path(self.out_dir), Path(runner.work_dir)}:
-                    remove_unfinished(folder, re.compile(f"{LAST}|{step}|{best}").fullmatch)
+                    remove_abandoned(folder, re.compile(f"{LAST}|{step}|{best}").fullmatch)
             if self.last_ckpt is not None and any(map(self._exists, superseded)):
                 self._name_last(runner)  # a run may start from a newer one than it names
                 self._remove(superseded)

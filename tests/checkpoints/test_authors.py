@@ -99,7 +99,7 @@ def test_these_are_the_names_and_shapes_of_the_released_file(released_shapes):
 def test_the_converted_network_computes_the_authors_formulas(save, tmp_path, dtype, tolerance):
     weights = authors_weights(authors_shapes(WIDTH), dtype)
     report = convert(save(weights), tmp_path / "ours.pth", target="classifier")
-    assert report.layout == "authors" and report.initialised == [] and report.left_out == []
+    assert report.network.layout == "authors" and report.initialised == [] and report.left_out == []
     check_outputs(weights, tmp_path / "ours.pth", dtype, tolerance)
 
 
@@ -110,7 +110,7 @@ def test_so_does_that_of_the_released_names_and_the_way_back_is_exact(
     weights = authors_weights(released_shapes, dtype)
     source = save(dict(state_dict={f"module.{name}": value for name, value in weights.items()}, epoch=100))
     report = convert(source, tmp_path / "ours.pth", target="classifier")
-    assert report.config == dict(
+    assert report.network.config == dict(
         type="CEResNet", depth=50, ce_cfg=dict(correction=1), ce_stem_cfg=dict(group_size=64)
     )
     check_outputs(weights, tmp_path / "ours.pth", dtype, tolerance)
@@ -214,6 +214,13 @@ def edited(**changes):
 def test_what_is_not_quite_theirs_is_refused(save, tmp_path, weights, message):
     with pytest.raises(CheckpointError, match=message):
         convert(save(weights), tmp_path / "ours.pth")
+
+
+def test_their_resnet_18_is_no_bottleneck_network(save, tmp_path):
+    beyond = re.compile(r"layer\d\.(\d+\.(conv|bn)3|[2-9]|1\d)")
+    basic = {name: value for name, value in authors_weights(authors_shapes(WIDTH)).items() if not beyond.match(name)}
+    with pytest.raises(CheckpointError, match="no ResNet has 2, 2, 2, 2 bottleneck blocks"):
+        convert(save(basic), tmp_path / "ours.pth")
 
 
 def thin(**more):

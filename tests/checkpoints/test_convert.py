@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from ce_mm.checkpoints.convert import convert
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
+from ce_mm.files import DestinationError
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = dict(type="CEResNet", depth=18, stem_channels=8, base_channels=8)
@@ -66,7 +67,7 @@ def test_the_default_is_the_backbone_of_a_classifier_under_its_own_names(weights
     written = torch.load(tmp_path / "new" / "backbone.pth", weights_only=True)
     assert set(written) == {"meta", "state_dict"}
     assert same(written["state_dict"], backbone_of(weights))
-    assert (report.layout, report.config, report.initialised) == ("mmpretrain", BACKBONE, [])
+    assert (report.network.layout, report.network.config, report.initialised) == ("mmpretrain", BACKBONE, [])
     assert report.left_out == ["head.fc.weight", "head.fc.bias"]
     assert report.files == (tmp_path / "new" / "backbone.pth", tmp_path / "new" / "backbone.py")
 
@@ -90,7 +91,7 @@ def test_names_of_a_wrapped_model_are_understood(weights, tmp_path):
 def test_the_backbone_of_a_detector_is_taken_out(weights, save, tmp_path):
     detector = {n: v for n, v in weights.items() if n.startswith("backbone.")} | {"neck.conv.weight": torch.zeros(1)}
     report = convert(save(detector), tmp_path / "backbone.pth")
-    assert (report.layout, report.left_out) == ("mmdet", ["neck.conv.weight"])
+    assert (report.network.layout, report.left_out) == ("mmdet", ["neck.conv.weight"])
     assert same(read_checkpoint(tmp_path / "backbone.pth")["state_dict"], backbone_of(weights))
 
 
@@ -121,13 +122,14 @@ def test_what_leaves_no_trace_in_weights_is_taken_from_the_recorded_config(save,
     recorded = Config(dict(model=CLASSIFIER | dict(backbone=special))).pretty_text
     report = convert(save(model.state_dict(), meta=dict(cfg=recorded)), tmp_path / "ours.pth")
     expected = BACKBONE | {name: special[name] for name in ("norm_cfg", "style", "ce_cfg")}
-    assert report.config == expected and report.settings_known
-    assert convert(tmp_path / "ours.pth", tmp_path / "again.pth").config == expected, "the file itself records it too"
+    assert report.network.config == expected and report.network.settings_known
+    again = convert(tmp_path / "ours.pth", tmp_path / "again.pth")
+    assert again.network.config == expected, "the file itself records it too"
 
 
 def test_where_no_config_is_recorded_the_report_says_what_is_assumed(weights, save, tmp_path):
     report = convert(save(weights), tmp_path / "ours.pth")
-    assert not report.settings_known and "taken to be the defaults" in str(report)
+    assert not report.network.settings_known and "taken to be the defaults" in str(report)
 
 
 def test_a_published_name_has_the_digits_of_its_hash(weights, save, tmp_path):
@@ -136,7 +138,7 @@ def test_a_published_name_has_the_digits_of_its_hash(weights, save, tmp_path):
     assert report.sha256 == digits
     assert sorted(os.listdir(tmp_path / "out")) == [f"ce-r18-{digits[:8]}.pth", f"ce-r18-{digits[:8]}.py"]
     report.files[0].write_text("mine")
-    with pytest.raises(CheckpointError, match=f"ce-r18-{digits[:8]}.pth exists already"):
+    with pytest.raises(DestinationError, match=f"ce-r18-{digits[:8]}.pth exists already"):
         convert(save(weights), tmp_path / "out" / "ce-r18.pth", publish=True)
     assert report.files[0].read_text() == "mine"
 
@@ -250,7 +252,7 @@ def test_classifiers_of_the_other_backbones_too(save, tmp_path, backbone):
     head = dict(type="LinearClsHead", num_classes=3, in_channels=channels)
     weights = build(CLASSIFIER | dict(backbone=backbone, head=head)).state_dict()
     report = convert(save(weights), tmp_path / "ours.pth", target="classifier")
-    assert (report.config, report.left_out, report.initialised) == (backbone, [], [])
+    assert (report.network.config, report.left_out, report.initialised) == (backbone, [], [])
     assert same(read_checkpoint(tmp_path / "ours.pth")["state_dict"], weights)
 
 
@@ -276,7 +278,7 @@ def test_the_name_of_the_source_changes_no_byte(weights, tmp_path):
 def test_a_recorded_config_is_kept(save, tmp_path, backbone):
     weights = {f"backbone.{name}": value for name, value in MODELS.build(backbone).state_dict().items()}
     source = save(weights, meta=dict(cfg=Config(dict(model=dict(backbone=backbone))).pretty_text))
-    assert convert(source, tmp_path / "ours.pth").config == backbone
+    assert convert(source, tmp_path / "ours.pth").network.config == backbone
 
 
 def test_without_it_other_base_norms_are_not_known(save, tmp_path):
@@ -287,7 +289,7 @@ def test_without_it_other_base_norms_are_not_known(save, tmp_path):
 
 def test_a_classifier_whose_neck_has_weights_is_none_of_ours(weights, save, tmp_path):
     source = save(weights | {"neck.p": torch.ones(1)})
-    assert convert(source, tmp_path / "backbone.pth").layout == "mmpretrain"
+    assert convert(source, tmp_path / "backbone.pth").network.layout == "mmpretrain"
     with pytest.raises(CheckpointError, match=r"neck\.p has no place"):
         convert(source, tmp_path / "classifier.pth", target="classifier")
 
@@ -329,13 +331,13 @@ def test_odd_values_in_a_recorded_config_are_said_in_one_line(weights, save, tmp
                                   dict(dataset_meta=3), dict(dataset_meta=dict(classes=3))], ids=str)  # fmt: skip
 def test_what_is_recorded_in_another_form_is_passed_over(weights, save, tmp_path, meta):
     report = convert(save(weights, meta=meta, message_hub=3), tmp_path / "ours.pth", target="classifier")
-    assert report.config == BACKBONE
+    assert report.network.config == BACKBONE
 
 
 def test_what_the_weights_tell_is_not_taken_from_the_recorded_config(weights, save, tmp_path):
     recorded = Config(dict(model=dict(backbone=BACKBONE | dict(depth=34, base_channels=10**9)))).pretty_text
     report = convert(save(weights, meta=dict(cfg=recorded)), tmp_path / "ours.pth")
-    assert report.config == BACKBONE and report.settings_known
+    assert report.network.config == BACKBONE and report.network.settings_known
 
 
 @pytest.mark.parametrize(
@@ -363,7 +365,7 @@ def test_wrong_arguments_are_refused_before_anything_is_read(weights, save, tmp_
     if arguments != dict(layout="torchvision"):
         monkeypatch.setattr(torch, "load", None)
     destination = tmp_path / arguments.pop("destination", "ours.pth")
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises((CheckpointError, DestinationError), match=message):
         convert(source, destination, **arguments)
     assert contents(tmp_path) == before
 
@@ -376,7 +378,7 @@ def test_a_full_disk_leaves_nothing_behind(weights, save, tmp_path, monkeypatch,
     source = save(weights)
     before = contents(tmp_path)
     monkeypatch.setattr(fails, fail)
-    with pytest.raises(CheckpointError, match=r"cannot be written \(No space left on device\); nothing was left there"):
+    with pytest.raises(DestinationError, match=r"written \(No space left on device\); nothing was left there"):
         convert(source, tmp_path / "new" / "ours.pth")
     assert contents(tmp_path) == before and not (tmp_path / "new").exists()
 
@@ -430,7 +432,7 @@ def test_from_a_training_step_of_a_classifier_to_the_backbone_of_mask_rcnn(tmp_p
     assert not torch.equal(trained[WHITENING], started[WHITENING]) and not torch.equal(trained[CONV], started[CONV])
 
     report = convert(tmp_path / "epoch_1.pth", tmp_path / "backbone.pth")
-    assert report.settings_known and report.initialised == []
+    assert report.network.settings_known and report.initialised == []
 
     config = Config.fromfile(ROOT / "configs/shapes/mask-rcnn_ce-r18_fpn_shapes.py")
     config.model.backbone.update(

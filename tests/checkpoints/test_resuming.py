@@ -62,7 +62,7 @@ def test_a_note_that_leads_nowhere_is_an_error_with_the_way_out(content, work):
     "entries",
     [
         {},
-        dict(last_ckpt="epoch_1.pth", keep_ckpt_ids=[1, 2], superseded_ckpts=["of", 3], best_ckpt=None),
+        dict(last_ckpt="epoch_1.pth", keep_ckpt_ids=[1, 2], best_ckpt=None),
         dict(best_score=torch.tensor(0.5), another_hook_s=[object]),
         dict(best_score=1, keep_ckpt_ids=[]),
     ],
@@ -70,16 +70,13 @@ def test_a_note_that_leads_nowhere_is_an_error_with_the_way_out(content, work):
 def test_what_mmengine_saves_passes(entries):
     check_resumable(GOOD | dict(message_hub=HUB | dict(runtime_info=entries)), "a.pth")
     check_resumable(GOOD | dict(optimizer={}, param_schedulers=[]), "a.pth")
-    check_resumable(GOOD | dict(meta=dict(epoch=0, iter=0, seed=None, sampler_seed=7)), "a.pth")
+    check_resumable(GOOD | dict(meta=dict(epoch=0, iter=0, seed=None)), "a.pth")
 
 
-@pytest.mark.parametrize(
-    ("entry", "value"),
-    [("keep_ckpt_ids", 5), ("keep_ckpt_ids", ["1"]), ("superseded_ckpt_ids", "1"), ("superseded_ckpt_ids", ["/x"])],
-)  # fmt: skip
-def test_each_entry_is_of_its_kind(entry, value):
-    hub = HUB | dict(runtime_info={entry: value})
-    with pytest.raises(CheckpointError, match=rf"^a.pth: .* as message_hub.runtime_info.{entry} is .*; expected a"):
+@pytest.mark.parametrize("value", [5, "1", ["1"], ["/x"], [-1]])
+def test_the_steps_that_are_kept_are_whole_numbers(value):
+    hub = HUB | dict(runtime_info=dict(keep_ckpt_ids=value))
+    with pytest.raises(CheckpointError, match=r"^a.pth: .* as message_hub.runtime_info.keep_ckpt_ids is .*; expected"):
         check_resumable(GOOD | dict(message_hub=hub), "a.pth")
 
 

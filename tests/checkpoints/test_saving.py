@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from ce_mm.checkpoints.saving import discard, new_run, remove_unfinished, saving, unfinished
+from ce_mm.checkpoints.saving import saving
+from ce_mm.files import discard, new_run, remove_abandoned, unfinished
 
 RUN = "0a1b2c3d"
 
@@ -116,7 +117,8 @@ def test_two_runs_that_save_to_one_name_at_once_leave_the_whole_of_one(tmp_path)
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from ce_mm.checkpoints.saving import new_run, saving
+from ce_mm.checkpoints.saving import saving
+from ce_mm.files import new_run
 for name in ("epoch_1.pth", "best_acc_epoch_1.pth"):
     block = saving(Path(sys.argv[1], name), new_run())
     block.__enter__().mkdir() if name == "epoch_1.pth" else block.__enter__().write_bytes(b"half")
@@ -133,11 +135,11 @@ def test_what_a_dead_process_left_goes_and_that_of_a_living_one_stays(tmp_path):
 
     with saving(tmp_path / "epoch_1.pth", RUN) as temporary:
         temporary.write_bytes(b"half")
-        remove_unfinished(tmp_path, lambda name: name == "epoch_1.pth")
+        remove_abandoned(tmp_path, lambda name: name == "epoch_1.pth")
         assert temporary.read_bytes() == b"half"
 
     assert len(os.listdir(tmp_path)) == 4  # with the other's .tmp and .lock
-    remove_unfinished(tmp_path, lambda name: name == "best_acc_epoch_1.pth")
+    remove_abandoned(tmp_path, lambda name: name == "best_acc_epoch_1.pth")
     assert sorted(os.listdir(tmp_path)) == [".epoch_1.pth.tmp", "epoch_1.pth"]
 
 
@@ -152,7 +154,7 @@ def test_where_nothing_can_be_locked_it_is_saved_and_nothing_is_removed(tmp_path
     with saving(tmp_path / "epoch_1.pth", new_run()) as temporary:
         temporary.write_bytes(b"whole")
         assert not temporary.with_suffix(".lock").exists()  # which would say to others that this process is dead
-    remove_unfinished(tmp_path, lambda name: True)
+    remove_abandoned(tmp_path, lambda name: True)
 
     assert sorted(os.listdir(tmp_path)) == [*left, "epoch_1.pth"]
 

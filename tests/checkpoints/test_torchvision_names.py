@@ -67,7 +67,7 @@ def network(request, tmp_path):
 def test_only_ce_is_initialised_and_without_its_branches_the_outputs_are_equal(network, tmp_path):
     model, expected, source = network
     report = convert(source, tmp_path / "ours.pth")
-    assert (report.layout, report.config) == ("torchvision", expected)
+    assert (report.network.layout, report.network.config) == ("torchvision", expected)
     assert report.initialised and all(OWN.search(name) for name in report.initialised)
     assert all(name.startswith(("fc.", "classifier.")) for name in report.left_out)
     assert set(report.mapped) | set(report.left_out) == set(model.state_dict())
@@ -117,9 +117,9 @@ def test_plain_networks_of_mmpretrain_start_one_here_too(backbone, tmp_path):
     torch.save(dict(state_dict={f"backbone.{n}": v for n, v in plain.state_dict().items()}), tmp_path / "plain.pth")
     report = convert(tmp_path / "plain.pth", tmp_path / "ours.pth")
     expected = {name: value for name, value in backbone.items() if name != "norm_cfg"}
-    assert report.config == expected | dict(type=f"CE{backbone['type']}")
+    assert report.network.config == expected | dict(type=f"CE{backbone['type']}")
     assert report.initialised and all(OWN.search(name) for name in report.initialised) and report.left_out == []
-    same = MODELS.build(report.config | dict(ce_cfg=dict(branches=())))
+    same = MODELS.build(report.network.config | dict(ce_cfg=dict(branches=())))
     same.eval()
     written = read_checkpoint(tmp_path / "ours.pth")["state_dict"]
     same.load_state_dict({name: value for name, value in written.items() if name not in report.initialised})
@@ -132,7 +132,7 @@ def test_the_stride_of_a_caffe_style_network_is_kept_where_it_is_recorded(tmp_pa
     plain = ResNet(50, base_channels=4, stem_channels=4, style="caffe").state_dict()
     meta = dict(cfg="model = dict(backbone=dict(type='ResNet', depth=50, style='caffe', norm_eval=True))")
     torch.save(dict(state_dict={f"backbone.{n}": v for n, v in plain.items()}, meta=meta), tmp_path / "caffe.pth")
-    assert convert(tmp_path / "caffe.pth", tmp_path / "ours.pth").config["style"] == "caffe"
+    assert convert(tmp_path / "caffe.pth", tmp_path / "ours.pth").network.config["style"] == "caffe"
 
 
 @pytest.mark.parametrize("stranger", ["ema.running_mean", f"features.{'9' * 5000}.weight", "features.1.x.weight"])
@@ -147,14 +147,14 @@ def test_another_eps_is_kept_where_it_is_recorded(tmp_path):
     norm = "norm_cfg=dict(type='SyncBN', eps=0.1, requires_grad=False)"
     meta = dict(cfg=f"model = dict(backbone=dict(type='ResNet', depth=18, {norm}))")
     torch.save(dict(state_dict={f"backbone.{n}": v for n, v in plain.items()}, meta=meta), tmp_path / "eps.pth")
-    assert convert(tmp_path / "eps.pth", tmp_path / "ours.pth").config["norm_cfg"] == dict(type="BN", eps=0.1)
+    assert convert(tmp_path / "eps.pth", tmp_path / "ours.pth").network.config["norm_cfg"] == dict(type="BN", eps=0.1)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("vgg11", "this VGG has no batch norm"),
-        ("alexnet", "no VGG has 5 convolutions"),
+        ("alexnet", "no VGG of torchvision.s has 5 layers with weights; expected 8, 10, 13, 16"),
         ("resnext50_32x4d", r"layer1.0.conv2.weight has the shape \(128, 4, 3, 3\)"),
         ("squeezenet1_0", "has no place in the network of torchvision"),
         ("googlenet", "not the weights of a ResNet, MobileNetV2"),

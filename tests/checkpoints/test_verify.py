@@ -1,4 +1,5 @@
 """verify names each tensor that cannot be what it should be, with the value found and what was expected."""
+import hashlib
 import runpy
 import sys
 from pathlib import Path
@@ -10,7 +11,6 @@ from mmengine.registry import MODELS, DefaultScope
 from safetensors.torch import save_file
 
 from ce_mm.backbones import CEResNet
-from ce_mm.checkpoints.publishing import sha256
 from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.checkpoints.verify import Finding, verify
 
@@ -218,7 +218,7 @@ def test_a_weight_with_a_flipped_bit_is_told_by_the_checksum_beside_it(tool, wei
 
 def test_where_there_is_none_it_is_told_by_the_digits_in_the_name(tool, weights, tmp_path):
     save_file(weights, tmp_path / "x")
-    digits = sha256((tmp_path / "x").read_bytes())[:8]
+    digits = hashlib.sha256((tmp_path / "x").read_bytes()).hexdigest()[:8]
     path = (tmp_path / "x").rename(tmp_path / f"x-{digits}.safetensors")
     assert tool(path)[0] == 0
     code, lines, _ = tool(flipped(path, weights["conv1.weight"]))

@@ -82,7 +82,7 @@ def test_an_optimizer_goes_on_from_a_state_of_its_own(state):
 def test_the_parts_of_a_checkpoint_from_all_processes_are_left_to_the_runner_that_saved_them():
     Path("parts.pth").mkdir()
     check_training(config(load_from="parts.pth", resume=True, runner_type="FlexibleRunner"))
-    with pytest.raises(PreflightError, match="this is a folder"):
+    with pytest.raises(PreflightError, match="Is a directory"):
         check_training(config(load_from="parts.pth", resume=True))
 
 
