@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.registry import MODELS
 
 from ce_mm.layers import CENorm
-from ce_mm.layers.norms import KINDS
+from ce_mm.layers.norms import norm_names
 
 _NAMES = tuple(inspect.signature(CENorm).parameters)[1:]  # without num_features, which the backbone knows
 
@@ -41,7 +41,7 @@ def ce_arguments(ce_cfg: dict | None, defaults: dict[str, Any], name: str = "ce_
         raise ValueError(f"{name} must be a dict of CENorm's arguments, {', '.join(_NAMES)}, got {ce_cfg!r}")
     arguments = defaults | ce_cfg
     norm, kind = arguments["norm"], _class_of(arguments["norm"])
-    if kind is None or any(norm["type"] in each.names for each in KINDS):
+    if kind is None or norm["type"] in norm_names():
         return arguments
     return arguments | dict(norm=norm | dict(type=kind))  # CENorm does not look into mmengine's registry
 

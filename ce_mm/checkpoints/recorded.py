@@ -9,11 +9,11 @@ import ast
 import math
 
 from ce_mm.checkpoints.reading import CheckpointError
+from ce_mm.layers.norms import norm_names
 
-#: The types that a layer in a recorded config may have: norms, rectifiers, convolutions.
+#: The types that a layer in a recorded config may have, beside the kinds of norm: rectifiers, convolutions.
 _TYPES = (
-    "BN", "BN2d", "SyncBN", "GN", "LN", "IN", "IN2d", "SN", "ReLU", "LeakyReLU", "PReLU", "RReLU", "ReLU6", "ELU",
-    "SiLU", "GELU", "HSwish", "Sigmoid", "Tanh", "Conv", "Conv2d",
+    "ReLU", "LeakyReLU", "PReLU", "RReLU", "ReLU6", "ELU", "SiLU", "GELU", "HSwish", "Sigmoid", "Tanh", "Conv", "Conv2d",
 )  # fmt: skip
 _UNTRACED = ("style", "strides", "dilations", "ceil_mode", "with_last_pool", "norm_cfg", "act_cfg", "conv_cfg")
 _SETTINGS = ("ce_cfg", "ce_stem_cfg")
@@ -57,8 +57,8 @@ def _check(name: str, value: object) -> None:
         for key, inner in value.items():
             if not str(key).isidentifier() or str(key).startswith("_"):
                 _refuse(f"{name}.{key}", inner, "the name of an argument")
-            if key == "type" and inner not in _TYPES:
-                _refuse(name, value, f"one of the types {', '.join(_TYPES)}")
+            if key == "type" and inner not in (types := (*norm_names(), *_TYPES)):
+                _refuse(name, value, f"one of the types {', '.join(types)}")
             _check(f"{name}.{key}", inner)
     elif isinstance(value, list | tuple):
         for inner in value:

@@ -37,6 +37,11 @@ def add_kind(kind: "type[Kind]") -> "type[Kind]":
     return kind
 
 
+def norm_names() -> list[str]:
+    """The names of all kinds in configs."""
+    return [name for kind in KINDS for name in kind.names]
+
+
 class Kind(base_norms.BaseNorm):
     """What CE asks of a kind of norm beside its arithmetic."""
 
@@ -235,8 +240,7 @@ def _is_sync_bn_of_mmcv(module: type[nn.Module]) -> bool:
 
 
 def _expected(got: object) -> str:
-    names = ", ".join(name for kind in KINDS for name in kind.names)
     return (
-        f"CE's base norm must be one of {names}, or a class of such modules, BN and SN with running statistics and IN "
+        f"CE's base norm must be one of {', '.join(norm_names())}, or a class of such modules, BN and SN with running statistics and IN "
         f"without, got {got!r}; set for example norm=dict(type='BN')"
     )
