@@ -12,9 +12,8 @@ from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.layers.norms import norm_names
 
 #: The types that a layer in a recorded config may have, beside the kinds of norm: rectifiers, convolutions.
-_TYPES = (
-    "ReLU", "LeakyReLU", "PReLU", "RReLU", "ReLU6", "ELU", "SiLU", "GELU", "HSwish", "Sigmoid", "Tanh", "Conv", "Conv2d",
-)  # fmt: skip
+_RECTIFIERS = ("ReLU", "LeakyReLU", "PReLU", "RReLU", "ReLU6", "ELU", "SiLU", "GELU", "HSwish", "Sigmoid", "Tanh")
+_TYPES = (*_RECTIFIERS, "Conv", "Conv2d")
 _UNTRACED = ("style", "strides", "dilations", "ceil_mode", "with_last_pool", "norm_cfg", "act_cfg", "conv_cfg")
 _SETTINGS = ("ce_cfg", "ce_stem_cfg")
 #: What Python's parser raises for bad text; TypeError is that of a dict's key that is a list.

@@ -5,6 +5,8 @@ A kind says its names in configs, the module that holds its parameters and buffe
 made anew for every batch, since tools replace norms (BN by SyncBN, and back). Another kind is a further class, given
 to :func:`add_kind`.
 """
+from __future__ import annotations
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -24,12 +26,12 @@ from ce_mm.layers.switchable_norm import SwitchableNorm
 from ce_mm.ops import base_norms
 
 #: All kinds; where several fit a module or have a name, the last.
-KINDS: list["type[Kind]"] = []
+KINDS: list[type[Kind]] = []
 #: Those that are known by the exact class of a module and its ``track_running_stats``, without a search.
-EXACT: dict[tuple[type[nn.Module], bool | None], "type[Kind]"] = {}
+EXACT: dict[tuple[type[nn.Module], bool | None], type[Kind]] = {}
 
 
-def add_kind(kind: "type[Kind]") -> "type[Kind]":
+def add_kind(kind: type[Kind]) -> type[Kind]:
     """Let CE stand on a further kind of norm; a decorator of its class. It goes before those that were there."""
     KINDS.append(kind)
     if kind.fits(kind.module) and not kind.synchronised:
@@ -241,6 +243,6 @@ def _is_sync_bn_of_mmcv(module: type[nn.Module]) -> bool:
 
 def _expected(got: object) -> str:
     return (
-        f"CE's base norm must be one of {', '.join(norm_names())}, or a class of such modules, BN and SN with running statistics and IN "
-        f"without, got {got!r}; set for example norm=dict(type='BN')"
+        f"CE's base norm must be one of {', '.join(norm_names())}, or a class of such modules, BN and SN with running "
+        f"statistics and IN without, got {got!r}; set for example norm=dict(type='BN')"
     )
