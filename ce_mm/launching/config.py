@@ -133,6 +133,12 @@ def children(node: Any) -> list:
     return list(node.values()) if isinstance(node, dict) else list(node) if isinstance(node, list | tuple) else []
 
 
+def steps_of_test(cfg: Config) -> list:
+    """What the config's test does to a picture before the model gets it, step by step; empty if it does not say."""
+    pipelines = (node.get("pipeline") for node in dicts(cfg.get("test_dataloader")))
+    return next((steps for steps in pipelines if isinstance(steps, list)), [])
+
+
 def type_name(node: dict) -> str:
     """The name of a registered type, without the library's scope; '' for none."""
     kind = node.get("type", "")

@@ -10,7 +10,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.dist import is_distributed
@@ -62,21 +61,6 @@ def check(task: Task, cfg: Config) -> None:
         check_training(cfg)
     else:
         check_fit(cfg)
-
-
-def check_device(device: str) -> None:
-    """Check that PyTorch can use a device here.
-
-    Raises:
-        PreflightError: it cannot.
-    """
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise PreflightError(
-            f"the device {device!r} cannot be used: {reason}; expected cpu, or cuda with a GPU"
-        ) from None
 
 
 def check_settings(task: Task, cfg: Config) -> None:
