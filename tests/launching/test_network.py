@@ -46,7 +46,7 @@ def test_weights_from_an_address_are_loaded_and_must_fit_too(download):
         (dict(dataset_meta=dict(classes=("a", "b"), palette=[5])), dict(classes=("a", "b"), palette=[5])),
         (dict(dataset_meta=dict(CLASSES=("a", "b"))), dict(classes=("a", "b"))),
         (dict(CLASSES=("a", "b"), epoch=3), dict(classes=("a", "b"), epoch=3)),
-        *((meta, {}) for meta in (None, 5, dict(epoch=3), *(dict(dataset_meta=data) for data in ([], dict(classes=None))))),
+        *((meta, {}) for meta in (None, 5, dict(epoch=3), dict(dataset_meta=[]), dict(classes=None))),
     ],
     ids=str,
 )
