@@ -3,9 +3,6 @@
 The data are those of ``test_dataloader``, in their order, and the figure of merit is the first that the
 ``test_evaluator`` gives (top-1 accuracy of a classifier, box AP of a detector).
 """
-import contextlib
-import io
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +10,13 @@ from functools import partial
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from ce_mm.launching.config import default_scope, read_config
+from ce_mm.launching.config import default_scope, read_config, silence
 from ce_mm.launching.data import check_data
 from ce_mm.launching.network import load_network
 
@@ -78,7 +74,7 @@ class Subject:
     def __init__(self, model: nn.Module, cfg: Config, samples: int | None) -> None:
         self.model = model
         self._scope = partial(DefaultScope.overwrite_default_scope, default_scope(cfg))
-        with self._scope(), _quietly():
+        with self._scope(), silence():
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
             if hasattr(dataset, "full_init"):
                 dataset.full_init()
@@ -116,23 +112,10 @@ class Subject:
         """
         for batch in self._batches():
             self.evaluator.process(data_samples=self.model.test_step(batch), data_batch=batch)
-        with self._scope(), _quietly():
+        with self._scope(), silence():
             figures = self.evaluator.evaluate(self.samples)
         if self.metric is None:
             if not figures:
                 raise ValueError("the evaluator gives no figure: the network finds nothing in these pictures")
             self.metric = next(iter(figures))
         return float(figures.get(self.metric, 0.0))
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what data sets and evaluators print and log."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)
