@@ -8,12 +8,14 @@ pycocotools does; those of a pickle by their masks, as mmdet does.
 """
 
 import argparse
+import json
 import logging
 import sys
 from pathlib import Path
 
-from ce_mm.evaluation import METRICS, evaluate_coco, format_table
+from ce_mm.evaluation import METRICS, evaluate_coco
 from ce_mm.evaluation.classes import add_class_options, named_classes
+from ce_mm.files import check_destination, replacing
 
 
 def main() -> None:
@@ -28,13 +30,29 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        classes = named_classes(args)
-        numbers = evaluate_coco(args.annotations, args.results, args.metrics, args.per_category, args.out, classes)
+        if args.out is not None:
+            check_destination(args.out, filter(None, [args.annotations, args.results, args.config]))
+        numbers = evaluate_coco(args.annotations, args.results, args.metrics, args.per_category, named_classes(args))
+        if args.out is not None:
+            with replacing(args.out) as unfinished:
+                unfinished.write_text(json.dumps(numbers, indent=2) + "\n")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not have all letters of the categories' names
     print(format_table(numbers))
+
+
+def format_table(numbers: dict[str, float]) -> str:
+    """The numbers of `evaluate_coco` as text: a row for each number and category, a column for each metric."""
+    metrics = [metric for metric in METRICS if f"coco/{metric}_mAP" in numbers]
+    prefix = f"coco/{metrics[0]}_"
+    names = [key.removeprefix(prefix) for key in numbers if key.startswith(prefix)]
+    width = max(map(len, names))
+    lines = [" " * width + "".join(f"{metric:>9}" for metric in metrics)]
+    for name in names:
+        lines.append(f"{name:<{width}}" + "".join(f"{numbers[f'coco/{metric}_{name}']:9.3f}" for metric in metrics))
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

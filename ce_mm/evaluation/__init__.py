@@ -1,7 +1,7 @@
 """What a detector's results are worth: COCO evaluation of results files, needing no OpenMMLab library."""
 
 from ce_mm.evaluation.annotations import AnnotationError, check_annotation_file, read_annotations
-from ce_mm.evaluation.coco import METRICS, evaluate_coco, format_table
+from ce_mm.evaluation.coco import METRICS, evaluate_coco
 from ce_mm.evaluation.results_file import ResultsError
 
 __all__ = [
@@ -10,6 +10,5 @@ __all__ = [
     "ResultsError",
     "check_annotation_file",
     "evaluate_coco",
-    "format_table",
     "read_annotations",
 ]

@@ -32,8 +32,8 @@ def read_annotations(path: Path, fields: Mapping[str, Sequence[str]] = TRAINING,
 
     Args:
         path: a JSON file with ``images``, ``categories`` and, where there are objects, ``annotations``.
-        fields: of each of the three, which fields the reader needs: each entry must have them, with values as in COCO's
-            format (bbox as x, y, width, height in pixels, area in square pixels). The id is always among them.
+        fields: what the reader needs of each entry of the three, the id among it: each must have it, with values as in
+            COCO's format (bbox as x, y, width, height in pixels, area in square pixels).
         strict: whether objects of a picture or category that is not in the file are an error; otherwise they are left
             out, as mmdet's CocoDataset does, and it is said.
 
@@ -41,24 +41,22 @@ def read_annotations(path: Path, fields: Mapping[str, Sequence[str]] = TRAINING,
         The file's content; ``annotations`` and their ``iscrowd``, which may be missing, are empty and 0 there.
 
     Raises:
-        AnnotationError: no such file, not JSON, not COCO (says which part is missing), an entry that lacks a field that
-            is needed, or has another value than COCO's format allows, an id given twice.
+        AnnotationError: no such file, or what is wrong with it.
     """
     dataset = load_json(path, AnnotationError, EXPECTED)
-    if not isinstance(dataset, dict):
-        raise AnnotationError(f"{path}: holds a {type(dataset).__name__}; {EXPECTED}")
-    dataset.setdefault("annotations", [])  # COCO's own files of test pictures have none
-    missing = [key for key in TRAINING if not isinstance(dataset.get(key), list)]
-    if missing:
-        raise AnnotationError(f"{path}: not COCO, the list {' and the list '.join(missing)} is missing; {EXPECTED}")
-    for annotation in dataset["annotations"]:
-        if isinstance(annotation, dict):
-            annotation.setdefault("iscrowd", 0)
+    if isinstance(dataset, dict):
+        dataset.setdefault("annotations", [])  # COCO's own files of test pictures have none
     for key in ("images", "categories", "annotations"):
-        if key == "annotations" and not strict:
-            _leave_out_strangers(path, dataset, fields[key])
-        elif key != "annotations" and not dataset[key]:
-            raise AnnotationError(f"{path}: {key} is empty; {EXPECTED}")
+        entries = dataset.get(key) if isinstance(dataset, dict) else None
+        if not isinstance(entries, list) or not (entries or key == "annotations"):
+            raise AnnotationError(f"{path}: not COCO, the list {key} is missing or empty; {EXPECTED}")
+        required = [field for field in fields[key] if field != "iscrowd"]
+        require_fields(entries, required, f"{path}: {key}", AnnotationError)
+        if key == "annotations":
+            for annotation in entries:
+                annotation.setdefault("iscrowd", 0)
+            if not strict:
+                _leave_out_strangers(path, dataset)
         _check_list(path, dataset, key, fields[key])
     return dataset
 
@@ -75,8 +73,7 @@ def check_annotation_file(path: Path) -> int | None:
     Raises:
         AnnotationError: as `read_annotations`.
     """
-    require_file(path, AnnotationError, EXPECTED)
-    size = path.stat().st_size
+    size = path.stat().st_size if path.is_file() else 0
     if size < FULL_PARSE_BELOW:
         return len(read_annotations(path, strict=False)["annotations"])
     with path.open("rb") as file:
@@ -103,16 +100,11 @@ def load_json(path: Path, error: type[ValueError], expected: str) -> Any:
         raise error(f"{path}: not JSON ({reason}); {expected}") from reason
 
 
-def _leave_out_strangers(path: Path, dataset: dict[str, Any], fields: Sequence[str]) -> None:
+def _leave_out_strangers(path: Path, dataset: dict[str, Any]) -> None:
+    images, categories = ({entry["id"] for entry in dataset[key]} for key in ("images", "categories"))
     every = dataset["annotations"]
-    require_fields(every, fields, f"{path}: annotations", AnnotationError)
-    known = {"image_id": {image["id"] for image in dataset["images"]}}
-    known["category_id"] = {category["id"] for category in dataset["categories"]}
     dataset["annotations"] = [
-        annotation
-        for annotation in every
-        # A list or dict for an id ends mmdet's reading, so that is left for the check.
-        if all(isinstance(annotation[key], list | dict) or is_known(annotation[key], ids) for key, ids in known.items())
+        entry for entry in every if is_known(entry["image_id"], images) and is_known(entry["category_id"], categories)
     ]
     left_out = len(every) - len(dataset["annotations"])
     if left_out:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-from ce_mm.files import check_destination
-
 
 def add_class_options(parser: ArgumentParser) -> None:
     """Give a command the two ways of naming the classes."""
@@ -17,17 +15,8 @@ def add_class_options(parser: ArgumentParser) -> None:
 
 
 def named_classes(args: Namespace) -> Sequence[str] | None:
-    """The classes that a command line with these options, and with ``out``, names; None if it names none.
-
-    Raises:
-        DestinationError: ``out`` is the config.
-        ValueError: as `read_classes`.
-    """
-    if args.config is None:
-        return args.classes
-    if args.out is not None:
-        check_destination(args.out, [args.config])
-    return read_classes(args.config)
+    """The classes that a command line with these options names; None if it names none."""
+    return args.classes if args.config is None else read_classes(args.config)
 
 
 def read_classes(config: Path) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ added is quiet: checked input, no crash without any detection, and numbers by na
 
 import contextlib
 import io
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from pycocotools.cocoeval import COCOeval
 
 from ce_mm.evaluation.annotations import read_annotations
 from ce_mm.evaluation.results_file import SHAPES, ResultsError, find_category_ids, read_results
-from ce_mm.files import check_destination, replacing
 
 METRICS = tuple(SHAPES)
 
@@ -34,7 +32,6 @@ def evaluate_coco(
     results: Path,
     metrics: Sequence[str] = METRICS,
     per_category: bool = False,
-    out: Path | None = None,
     classes: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Evaluate a results file; log one line for each stage.
@@ -44,9 +41,8 @@ def evaluate_coco(
         results: COCO result JSON or mmdet's dumped pickle, see `read_results`.
         metrics: of ``bbox`` and ``segm``, in the order wanted.
         per_category: also give each category's AP (IoU 0.50:0.95, all sizes, 100 detections).
-        out: JSON file for the numbers.
         classes: the names of the model's classes, as mmdet takes them from the data set: what is evaluated, and what
-            the labels of a pickle stand for. None for all categories of the annotations, see `read_results`.
+            the labels of a pickle stand for. None for all categories of the annotations.
 
     Returns:
         ``coco/{metric}_{number}`` for the twelve numbers of each metric (``coco/bbox_mAP``, ``coco/segm_AR_s@100``) and
@@ -55,13 +51,9 @@ def evaluate_coco(
 
     Raises:
         AnnotationError, ResultsError: input that cannot be evaluated.
-        DestinationError: an ``out`` that cannot be written, or is one of the files to read; before any of them is read.
     """
     if not metrics or not set(metrics) <= set(METRICS):
         raise ResultsError(f"the metrics are {metrics!r}; expected one or more of {', '.join(METRICS)}")
-    if out is not None:
-        check_destination(out, [annotations, results])
-
     logger.info("reading %s", annotations)
     dataset = _read_truth(annotations, metrics)
     category_ids = find_category_ids(dataset, classes)
@@ -72,22 +64,7 @@ def evaluate_coco(
     numbers: dict[str, float] = {}
     for metric in metrics:
         numbers |= _evaluate_metric(truth, detections[metric], category_ids, metric, per_category)
-    if out is not None:
-        with replacing(out) as unfinished:
-            unfinished.write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers
-
-
-def format_table(numbers: dict[str, float]) -> str:
-    """The numbers of `evaluate_coco` as text: a row for each number and category, a column for each metric."""
-    metrics = [metric for metric in METRICS if f"coco/{metric}_mAP" in numbers]
-    prefix = f"coco/{metrics[0]}_"
-    names = [key.removeprefix(prefix) for key in numbers if key.startswith(prefix)]
-    width = max(map(len, names))
-    lines = [" " * width + "".join(f"{metric:>9}" for metric in metrics)]
-    for name in names:
-        lines.append(f"{name:<{width}}" + "".join(f"{numbers[f'coco/{metric}_{name}']:9.3f}" for metric in metrics))
-    return "\n".join(lines)
 
 
 def _read_truth(path: Path, metrics: Sequence[str]) -> dict[str, Any]:

@@ -21,9 +21,7 @@ _REPEATED = 2**20
 class DataUnpickler(_Unpickler):
     """Knows numbers, text, containers, arrays and tensors; asks the interpreter for nothing else.
 
-    It is Python's own in Python, and makes lists of tuples. The one in C fills dicts with any key, and to hash a tuple
-    C code goes down into the tuples in it without a limit: a million levels end the process, thirty that double never
-    end. A list is no key.
+    It is Python's own in Python; that in C has no place for `_load_build`.
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -32,42 +30,16 @@ class DataUnpickler(_Unpickler):
             raise _refusal(f"{module}.{name}")
         return _ALLOWED[module, name]
 
-    def _load_item(self) -> None:
-        self._require_dict(self.stack[-3])
-        super().load_setitem()
-
-    def _load_items(self) -> None:
-        self._require_dict(self.metastack[-1][-1])
-        super().load_setitems()
-
-    def _require_dict(self, filled: Any) -> None:
-        if type(filled) is not dict:
-            raise pickle.UnpicklingError("the pickle sets items of what is no dict")
-
-    def _load_short_tuple(self, length: int) -> None:
-        self.stack[-length:] = [self.stack[-length:]]
-
     def _load_build(self) -> None:
         state, built = self.stack.pop(), self.stack[-1]
         if type(built) is np.ndarray:
-            version, shape, dtype, is_fortran, data = state
-            if not isinstance(data, bytes):
-                raise pickle.UnpicklingError("an array in the pickle is not made of numbers")
-            built.__setstate__((version, tuple(shape), dtype, is_fortran, data))
+            built.__setstate__(state)
         elif not isinstance(built, np.dtype):
             raise pickle.UnpicklingError("the pickle tries to change a function, or what it has made")
         elif state[1] == ">":  # nothing else of it is used: the flags in it can make numpy take numbers for addresses
             raise _refusal("big-endian numbers")
 
-    dispatch = _Unpickler.dispatch | {
-        pickle.SETITEM[0]: _load_item,
-        pickle.SETITEMS[0]: _load_items,
-        pickle.BUILD[0]: _load_build,
-        pickle.TUPLE[0]: _Unpickler.load_list,
-        pickle.TUPLE1[0]: lambda self: self._load_short_tuple(1),
-        pickle.TUPLE2[0]: lambda self: self._load_short_tuple(2),
-        pickle.TUPLE3[0]: lambda self: self._load_short_tuple(3),
-    }
+    dispatch = _Unpickler.dispatch | {pickle.BUILD[0]: _load_build}
 
 
 def _refusal(name: str) -> pickle.UnpicklingError:
@@ -98,7 +70,7 @@ def _load_storage(data: bytes) -> torch.storage.TypedStorage:
         raise _refusal(f"{name.group(1)} within a tensor" if name else "more than numbers in a tensor") from error
 
 
-def _rebuild_tensor(storage: Any, offset: int, size: list, stride: list, *grad_and_hooks: Any) -> torch.Tensor:
+def _rebuild_tensor(storage: Any, offset: int, size: tuple, stride: tuple, *grad_and_hooks: Any) -> torch.Tensor:
     if any(type(number) is not int for number in (offset, *size, *stride)):
         raise pickle.UnpicklingError("a tensor in the pickle has no numbers for its size")
     held = storage._size()
@@ -108,9 +80,10 @@ def _rebuild_tensor(storage: Any, offset: int, size: list, stride: list, *grad_a
     return torch._utils._rebuild_tensor(storage, offset, size, stride)
 
 
-def _numbers(data: bytes, dtype: np.dtype) -> np.ndarray:
-    if not isinstance(dtype, np.dtype):  # which numpy would make of lists in lists, however many
-        raise pickle.UnpicklingError("the pickle has numbers of no type")
+def _numbers(data: bytes | bytearray, dtype: np.dtype) -> np.ndarray:
+    # A view of an array would be left without memory when that array gets a state.
+    if not isinstance(data, bytes | bytearray) or not isinstance(dtype, np.dtype):
+        raise pickle.UnpicklingError("the pickle has numbers without bytes or type")
     return np.frombuffer(data, dtype)
 
 
@@ -118,7 +91,7 @@ _ALLOWED = {
     ("collections", "OrderedDict"): dict,
     ("_codecs", "encode"): _text_to_bytes,
     ("__builtin__", "bytes"): lambda: b"",  # protocol 2 writes empty bytes so
-    ("torch", "Size"): list,
+    ("torch", "Size"): tuple,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch.storage", "_load_from_bytes"): _load_storage,
     ("numpy", "ndarray"): None,  # only ever named, as an argument of _reconstruct

@@ -46,16 +46,15 @@ def require_fields(entries: Iterable[Any], fields: Sequence[str], where: str, er
 def check_entries(
     entries: Sequence[Any], fields: Sequence[str], dataset: dict[str, Any], where: str, error: type[ValueError]
 ) -> None:
-    """Raise ``error`` for the first entry that lacks a field, or has a value there that COCO's format does not allow.
+    """Raise ``error`` for the first entry with a value that COCO's format does not allow.
 
     Args:
-        entries: pictures, categories, objects or results.
+        entries: pictures, categories, objects or results, which have all ``fields``.
         fields: which values to look at, a segmentation after the image_id; of fields not known here any value will do.
         dataset: what the annotation file holds. Its images and categories are those that an entry may belong to; for a
             segmentation the images need height and width.
         where: what to call the list in the error.
     """
-    require_fields(entries, fields, where, error)
     images = {image["id"]: image for image in dataset["images"]} if "image_id" in fields else {}
     categories = {category["id"] for category in dataset["categories"]} if "category_id" in fields else {}
     for index, entry in enumerate(entries):

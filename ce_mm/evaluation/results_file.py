@@ -62,13 +62,14 @@ def read_results(
         raise ResultsError(f"{path}: unknown extension {suffix!r}; {EXPECTED}")
     for metric, entries in by_metric.items():
         # pycocotools looks at the first one only and expects all to be alike.
-        fields = list(entries[0]) if entries else []
-        check_entries(entries, fields, dataset, f"{path}: {metric} results", ResultsError)
+        fields, where = list(entries[0]) if entries else [], f"{path}: {metric} results"
+        require_fields(entries, fields, where, ResultsError)
+        check_entries(entries, fields, dataset, where, ResultsError)
     return by_metric
 
 
 def find_category_ids(dataset: dict[str, Any], classes: Sequence[str] | None) -> list[int]:
-    """The ids that belong to a model's labels 0, 1, 2, …: as in mmdet, in the order of the annotation file.
+    """The ids that a model's labels 0, 1, 2, … stand for: as in mmdet, in the order of the annotation file.
 
     Args:
         dataset: what `read_annotations` returns.
@@ -81,9 +82,11 @@ def find_category_ids(dataset: dict[str, Any], classes: Sequence[str] | None) ->
     names = [category["name"] for category in categories]
     unknown = [name for name in classes or () if name not in names]
     if unknown:
-        fault = f"{len(unknown)} of {len(classes)} classes are no categories of the annotation file (the first: "
-        expected = f"expected names of its {len(names)} categories ({', '.join(map(str, names[:3]))}, …)"
-        raise ResultsError(f"{fault}{shown(unknown[0])}); {expected}")
+        some = ", ".join(map(str, names[:3]))
+        raise ResultsError(
+            f"{len(unknown)} of {len(classes)} classes are no categories of the annotation file (the first: "
+            f"{shown(unknown[0])}); expected names of its {len(names)} categories ({some}, …)"
+        )
     return [category["id"] for category in categories if classes is None or category["name"] in classes]
 
 
@@ -94,19 +97,20 @@ def _from_json(path: Path, metrics: Sequence[str]) -> dict[str, list[dict[str, A
     require_fields(entries, ("image_id", "category_id", "score"), f"{path}: results", ResultsError)
     by_metric = {}
     for metric in metrics:
-        needed = SHAPES[metric]
-        without = [index for index, entry in enumerate(entries) if not entry.get(needed)]
-        if without:
-            other = next(iter(set(SHAPES) - {metric}))
-            raise ResultsError(
-                f"{path}: {metric} needs {needed}, which {len(without)} of {len(entries)} results lack (the first is "
-                f"results[{without[0]}]); where there is none, evaluate {other} alone (--metrics {other})"
-            )
-        fields = ["image_id", "category_id", "score", needed]
+        shape = SHAPES[metric]
+        for index, entry in enumerate(entries):
+            if not entry.get(shape):
+                raise ResultsError(f"{path}: results[{index}]: {_lacks(metric)}")
+        fields = ["image_id", "category_id", "score", shape]
         if metric == "segm" and entries and entries[0].get("bbox"):
             fields.append("bbox")
         by_metric[metric] = [{field: entry[field] for field in fields if field in entry} for entry in entries]
     return by_metric
+
+
+def _lacks(metric: str) -> str:
+    [other] = set(SHAPES) - {metric}
+    return f"{metric} needs the {SHAPES[metric]} of each result; without, evaluate {other} alone (--metrics {other})"
 
 
 def _from_pickle(
@@ -120,23 +124,23 @@ def _from_pickle(
     require_fields(predictions, ("bboxes", "scores", "labels"), f"{path}: pred_instances", ResultsError)
     label_ids = find_category_ids(dataset, classes)
     by_metric: dict[str, list[dict[str, Any]]] = {metric: [] for metric in metrics}
-    seen, found = set(), set()
+    seen, highest = set(), -1
     for image_id, prediction in zip((sample["img_id"] for sample in samples), predictions, strict=True):
         where = f"{path}: image_id {shown(image_id)}"
         if type(image_id) not in (int, str) or image_id in seen:
             raise ResultsError(f"{where} is no id, or comes twice; expected that of each picture once")
         seen.add(image_id)
         labels = _labels(prediction["labels"], len(label_ids), where)
-        found.update(labels)
+        highest = max(highest, *labels, -1)
         for metric, entries in by_metric.items():
             columns = labels, *_scored_shapes(prediction, metric, len(labels), where)
             for label, score, shape in zip(*columns, strict=True):
                 entry = {"image_id": image_id, "category_id": label_ids[label], "score": score}
                 entries.append({**entry, SHAPES[metric]: shape})
-    if found and classes is None:
-        if max(found) + 1 != len(label_ids):
+    if highest >= 0 and classes is None:
+        if highest + 1 != len(label_ids):
             raise ResultsError(
-                f"{path}: the labels end at {max(found)}, the annotation file has {len(label_ids)} categories, and a "
+                f"{path}: the labels end at {highest}, the annotation file has {len(label_ids)} categories, and a "
                 "pickle does not say which are meant; name the model's classes (--config CONFIG or --classes NAME ...)"
             )
         logger.info("%s: label i is taken for category i of the %d in the annotation file", path, len(label_ids))
@@ -151,10 +155,7 @@ def _scored_shapes(prediction: dict[str, Any], metric: str, count: int, where: s
         return scores, [[x1, y1, x2 - x1, y2 - y1] for x1, y1, x2, y2 in corners]
     masks = prediction.get("masks", [])
     if not isinstance(masks, list) or len(masks) != count:
-        raise ResultsError(
-            f"{where}: segm needs the segmentation of each prediction, a list of {count} masks; for a detector "
-            "without masks evaluate bbox alone (--metrics bbox)"
-        )
+        raise ResultsError(f"{where}: expected a list of {count} masks; {_lacks('segm')}")
     if "mask_scores" in prediction:
         scores = _values(prediction["mask_scores"], (count,), "mask_scores", where)
     return scores, masks
@@ -164,10 +165,8 @@ def _labels(labels: Any, count: int, where: str) -> list[int]:
     labels = _values(labels, (None,), "labels", where)
     for label in labels:
         if type(label) is not int or not 0 <= label < count:
-            raise ResultsError(
-                f"{where}: the label {label!r} is out of range; expected an integer from 0 to {count - 1}, for the "
-                f"{count} categories that the annotation file has, or --classes or --config name"
-            )
+            expected = f"an integer below {count}, the number of classes (--classes, --config) or else of categories"
+            raise ResultsError(f"{where}: the label {label!r} is out of range; expected {expected}")
     return labels
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from ce_mm.analysis.rectified import watching
 from ce_mm.backbones import CEVGG, CEMobileNetV2, CEResNet
 from ce_mm.layers import CENorm
+from ce_mm.ops import RELU
 
 
 def shown(model, *arguments, passes=1):
@@ -30,7 +31,7 @@ class Block(nn.Module):
         self.norm, self.relu, self.folded = CENorm(8), nn.ReLU(), folded
 
     def forward(self, x, residual):
-        return self.norm(x, residual, True) if self.folded else self.relu(self.norm(x) + residual)
+        return self.norm(x, residual, RELU) if self.folded else self.relu(self.norm(x) + residual)
 
 
 def test_a_rectifier_folded_into_ce_shows_the_map_that_one_of_its_own_shows():

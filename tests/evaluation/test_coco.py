@@ -12,8 +12,7 @@ from pycocotools import mask as run_lengths
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ce_mm.evaluation import AnnotationError, ResultsError, evaluate_coco, format_table
-from ce_mm.files import DestinationError
+from ce_mm.evaluation import AnnotationError, ResultsError, evaluate_coco
 
 BOTH = ("bbox", "segm")
 # In the order of COCOeval.stats.
@@ -229,66 +228,3 @@ def test_annotations_without_masks_serve_boxes_only(dataset, detections, tmp_pat
     dataset["annotations"][1]["segmentation"] = []
     with pytest.raises(AnnotationError, match=r"annotations\[0\] \(id 1\): the segmentation \[\] is no mask"):
         evaluate_coco(write(tmp_path / "annotations.json", dataset), write_results(detections))
-
-
-class TestTheFileOfNumbers:
-    def test_holds_the_numbers_in_full(self, annotations, detections, write_results, tmp_path) -> None:
-        out = tmp_path / "numbers.json"
-        out.write_text("old")
-        detections[0]["bbox"][0] += 3
-        numbers = evaluate_coco(annotations, write_results(detections), per_category=True, out=out)
-        assert json.loads(out.read_text()) == numbers
-        assert {path.name for path in tmp_path.iterdir()} == {"annotations.json", "results.json", "numbers.json"}
-
-    @pytest.mark.parametrize(
-        ("name", "fault"),
-        [
-            ("none/numbers.json", "does not exist"),
-            ("results.json/numbers.json", "does not exist"),
-            ("folder", "is a folder"),
-            ("results.json", "from which it would be made"),
-            ("none/../annotations.json", "from which it would be made"),
-        ],
-    )
-    def test_must_be_writable_before_anything_is_read(self, write_results, tmp_path, name, fault) -> None:
-        (tmp_path / "folder").mkdir()
-        annotations = write(tmp_path / "annotations.json", "not COCO, which would be said if it was read")
-        with pytest.raises(DestinationError, match=fault):
-            evaluate_coco(annotations, write_results([]), out=tmp_path / name)
-
-    def test_must_not_lie_in_a_locked_folder(self, annotations, write_results, tmp_path, monkeypatch) -> None:
-        monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / "locked")  # root may write anywhere
-        (tmp_path / "locked").mkdir()
-        with pytest.raises(DestinationError, match="may not be written to"):
-            evaluate_coco(annotations, write_results([]), out=tmp_path / "locked/numbers.json")
-
-    def test_holds_any_name_of_a_category(self, dataset, detections, write_results, tmp_path) -> None:
-        dataset["categories"][0]["name"] = "gro\u00df \ud800"
-        annotations, out = write(tmp_path / "annotations.json", dataset), tmp_path / "numbers.json"
-        numbers = evaluate_coco(annotations, write_results(detections), per_category=True, out=out)
-        assert json.loads(out.read_text()) == numbers
-
-    def test_is_not_made_for_bad_input(self, annotations, tmp_path) -> None:
-        with pytest.raises(ResultsError):
-            evaluate_coco(annotations, tmp_path / "none.json", out=tmp_path / "numbers.json")
-        assert list(tmp_path.iterdir()) == [annotations]
-
-
-class TestTheTable:
-    def test_has_a_row_for_each_number_and_a_column_for_each_metric(self, annotations, write_results) -> None:
-        lines = format_table(evaluate_coco(annotations, write_results([]))).splitlines()
-        assert lines[0].split() == ["bbox", "segm"]
-        assert [line.split()[0] for line in lines[1:]] == NAMES
-        assert lines[1].split() == ["mAP", "0.000", "0.000"]
-        assert lines[6].split() == ["mAP_l", "-1.000", "-1.000"]
-        assert len({len(line) for line in lines}) == 1
-
-    def test_shows_only_the_metrics_that_there_are(self, annotations, detections, write_results) -> None:
-        table = format_table(evaluate_coco(annotations, write_results(detections), ["segm"]))
-        assert "bbox" not in table
-        assert table.splitlines()[2].split() == ["mAP_50", "1.000"]
-
-    def test_ends_with_the_categories_when_asked(self, annotations, detections, write_results) -> None:
-        numbers = evaluate_coco(annotations, write_results(detections[1:]), per_category=True)
-        lines = [line.split() for line in format_table(numbers).splitlines()]
-        assert lines[13:] == [["cat_precision", "1.000", "1.000"], ["dog_precision", "0.505", "0.505"]]

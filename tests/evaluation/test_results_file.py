@@ -2,8 +2,6 @@ import collections
 import io
 import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,7 +192,7 @@ class TestABadFileGivesOneErrorThatNamesIt:
 
     def test_a_tensor_that_repeats_one_number_a_billion_times(self, dataset, samples, write_pickle) -> None:
         samples[1]["pred_instances"]["labels"] = torch.zeros(1, dtype=torch.long).expand(10**9)
-        with pytest.raises(ResultsError, match=r"a tensor of the shape \[1000000000\] claims more than the 1 numbers"):
+        with pytest.raises(ResultsError, match=r"a tensor of the shape \(1000000000,\) claims more than the 1 numbers"):
             read_results(write_pickle(samples), dataset, BOTH)
 
 
@@ -203,40 +201,6 @@ def test_a_size_of_a_mask_that_is_no_pair_of_integers(dataset, samples, write_pi
     samples[1]["pred_instances"]["masks"][0]["size"] = size
     with pytest.raises(ResultsError, match=r"has the size .*; expected the picture's, \[80, 100\]"):
         read_results(write_pickle(samples), dataset, BOTH)
-
-
-LEVELS = 2_000_000
-TUPLES = pickle.NONE + pickle.TUPLE1 * LEVELS
-UNFOLDED = pickle.NONE + (pickle.BINPUT + b"\0" + pickle.BINGET + b"\0" + pickle.TUPLE2) * 60
-READ_EACH = """
-import sys
-from pathlib import Path
-from ce_mm.evaluation.results_file import ResultsError, read_results
-for path in sys.argv[1:]:
-    try:
-        read_results(Path(path), {"images": [], "categories": []}, ["bbox"])
-    except ResultsError as error:
-        print(error)
-"""
-
-
-def test_no_depth_of_a_pickle_ends_the_process(tmp_path) -> None:
-    value = pickle.NONE + pickle.SETITEM
-    expected = {
-        TUPLES: "pictures[0] is a list; expected an object",
-        pickle.EMPTY_LIST * LEVELS + pickle.APPEND * (LEVELS - 1): "pictures[0] is a list; expected an object",
-        (pickle.EMPTY_DICT + pickle.BININT1 + b"\0") * LEVELS + pickle.NONE + pickle.SETITEM * LEVELS: "holds a dict",
-        pickle.EMPTY_DICT + TUPLES + value: "unhashable type",
-        pickle.EMPTY_DICT + UNFOLDED + value: "unhashable type",
-        pickle.MARK + TUPLES + pickle.FROZENSET: "unhashable type",
-    }
-    paths = [tmp_path / f"{index}.pkl" for index in range(len(expected))]
-    for path, pickled in zip(paths, expected, strict=True):
-        path.write_bytes(pickle.PROTO + b"\4" + pickled + pickle.STOP)
-    ended = subprocess.run([sys.executable, "-c", READ_EACH, *paths], capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    for path, line, said in zip(paths, ended.stdout.splitlines(), expected.values(), strict=True):
-        assert line.startswith(str(path)) and said in line
 
 
 class TestABadEntryIsNamed:
@@ -259,12 +223,12 @@ class TestABadEntryIsNamed:
 
     def test_boxes_are_lacking(self, detections, fails) -> None:
         del detections[1]["bbox"], detections[2]["bbox"]
-        fails(r"bbox needs bbox, which 2 of 3 results lack \(the first is results\[1\]\); .*--metrics segm")
+        fails(r"results\[1\]: bbox needs the bbox of each result; .*--metrics segm")
 
     def test_masks_are_lacking(self, detections, fails) -> None:
         for entry in detections:
             del entry["segmentation"]
-        fails(r"segm needs segmentation, which 3 of 3 results lack .*--metrics bbox")
+        fails(r"results\[0\]: segm needs the segmentation of each result; .*--metrics bbox")
 
     def test_boxes_beside_some_of_the_masks(self, detections, fails) -> None:
         del detections[1]["bbox"]
@@ -329,7 +293,7 @@ class TestABadPredictionIsNamed:
 
     def test_masks_are_lacking(self, samples, fails) -> None:
         del samples[0]["pred_instances"]["masks"]
-        fails("image_id 1: segm needs the segmentation of each prediction, a list of 2 masks")
+        fails("image_id 1: expected a list of 2 masks; segm needs the segmentation of each result")
 
     def test_a_mask_too_few(self, samples, fails) -> None:
         samples[0]["pred_instances"]["masks"].pop()
@@ -338,7 +302,7 @@ class TestABadPredictionIsNamed:
     @pytest.mark.parametrize("label", [2, -1])
     def test_a_label_out_of_range(self, samples, fails, label) -> None:
         samples[0]["pred_instances"]["labels"][1] = label
-        fails(f"image_id 1: the label {label} is out of range; expected an integer from 0 to 1")
+        fails(f"image_id 1: the label {label} is out of range; expected an integer below 2")
 
     def test_labels_that_are_no_integers(self, samples, fails) -> None:
         samples[0]["pred_instances"]["labels"] = torch.tensor([0.0, 1.0])
@@ -483,12 +447,9 @@ class TestNothingInAPickleRuns:
     def test_numbers_of_another_byte_order(self, refused) -> None:
         refused([np.array([1.5], ">f4")], "asks for big-endian numbers")
 
-    def test_numbers_of_a_type_that_unfolds(self, tmp_path, dataset) -> None:
-        path = tmp_path / "results.pkl"
-        array = b"cnumpy._core.numeric\n_frombuffer\n" + pickle.MARK + pickle.EMPTY_LIST + UNFOLDED + pickle.EMPTY_LIST
-        path.write_bytes(pickle.PROTO + b"\x02" + array + pickle.NONE + pickle.TUPLE + pickle.REDUCE + pickle.STOP)
-        with pytest.raises(ResultsError, match="numbers of no type"):
-            read_results(path, dataset, BOTH)
+    @pytest.mark.parametrize("numbers", [("f4", bytes(4)), ([("a", "O")], bytes(8)), (np.dtype("f8"), np.zeros(1))])
+    def test_numbers_of_what_is_not_bytes_of_a_type(self, refused, numbers) -> None:
+        refused([Calls(np._core.multiarray.scalar, *numbers)], "numbers without bytes or type")
 
     def test_an_array_that_is_larger_than_its_data(self, refused) -> None:
         array = (np._core.multiarray._reconstruct, (np.ndarray, (0,), b"b"))
@@ -506,13 +467,6 @@ class TestNothingInAPickleRuns:
         path = tmp_path / "results.pkl"
         path.write_bytes(pickle.dumps(made, 2)[:-1] + pickle.EMPTY_DICT + pickle.BUILD + pickle.STOP)
         with pytest.raises(ResultsError, match="or what it has made"):
-            read_results(path, dataset, BOTH)
-
-    def test_items_of_what_is_no_dict(self, tmp_path, dataset) -> None:
-        path = tmp_path / "results.pkl"
-        item = pickle.BININT1 + b"\0" + pickle.NONE + pickle.SETITEM
-        path.write_bytes(pickle.dumps(torch.zeros(2), 2)[:-1] + item + pickle.STOP)
-        with pytest.raises(ResultsError, match="sets items of what is no dict"):
             read_results(path, dataset, BOTH)
 
     def test_a_path(self, refused, tmp_path) -> None:

@@ -16,12 +16,7 @@ from ce_mm.files import check_folder, replacing
 
 
 def instrument_parser(description: str, with_data: bool = True) -> argparse.ArgumentParser:
-    """A parser with the arguments of a :class:`Source` and ``--out``, to which an instrument's own may be added.
-
-    Args:
-        description: of the command, as --help shows it.
-        with_data: whether the instrument looks at pictures.
-    """
+    """A parser with the arguments of a :class:`Source`, those for pictures if ``with_data``, and ``--out``."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config file of a classifier or detector")
     parser.add_argument("checkpoint", help="weights that fit it")
@@ -46,9 +41,9 @@ def run(parser: argparse.ArgumentParser, name: str, measure: Callable[..., dict]
     """Measure as the command line says, write NAME.json and NAME.png, and print the rows and the summary.
 
     Args:
-        parser: of :func:`instrument_parser`, with the instrument's own arguments.
+        parser: of :func:`instrument_parser`, to which the instrument's own arguments may have been added.
         name: of the instrument.
-        measure: gives what is to be written of a :class:`Source` and these arguments, with a ``summary`` in words.
+        measure: gives what is to be written of a :class:`Source` and those arguments, with a ``summary`` in words.
         draw: makes a figure of it.
 
     Returns:

@@ -2,9 +2,9 @@
 import pytest
 import torch
 from mmpretrain.models.utils import SELayer
-from oracle import Statistics, equilibrium
 from torch import nn
 
+from ce_mm.ops.reference import Averages, Gate, equilibrium
 from tools.evidence.benchmark.layers import VARIANTS, BatchNormReLU, FusedCE, IterNorm, LiteralCE, SqueezeExcite
 from tools.evidence.benchmark.resnet import resnet50
 
@@ -55,12 +55,9 @@ def test_literal_ce_equals_the_paper_s_equations_on_what_batch_norm_gives(traini
     layer = shaken(LiteralCE(32)).train(training)
     norm = shaken(nn.BatchNorm2d(32)).train(training)
     norm.load_state_dict(layer.norm.state_dict())
-    parameters = dict(
-        fc1=layer.fc1.weight, ln_weight=layer.ln.weight, ln_bias=layer.ln.bias, fc2=layer.fc2.weight,
-        mix_logit=layer.mix,
-    )  # fmt: skip
-    running = None if training else Statistics(layer.running_whitening, layer.running_inv_std_scale)
-    expected, _ = equilibrium(norm(mixed_map()), parameters, running=running)
+    gate = Gate(layer.fc1.weight, layer.ln.weight, layer.ln.bias, layer.fc2.weight)
+    running = None if training else Averages(layer.running_whitening, layer.running_inv_std_scale)
+    expected, _ = equilibrium(norm(mixed_map()), gate, layer.mix, running=running)
     torch.testing.assert_close(layer(mixed_map()), expected.relu())
 
 

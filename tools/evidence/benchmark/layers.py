@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.layers import CENorm
+from ce_mm.ops import RELU, compute_dtype, reference
 
 
 class BatchNormReLU(nn.Module):
@@ -65,9 +66,9 @@ class IterNorm(nn.Module):
         if self.training:
             mean = x.mean(dim=(0, 2, 3))
             centred = x - _per_channel(mean, x)
-            covariance = _group_covariance(centred, groups, g)
-            trace = _trace(covariance)
-            whitening = _newton_schulz(covariance / trace, self.iterations) / trace.sqrt()
+            covariance = reference.covariance(x.to(compute_dtype(x.dtype)), g, 1e-5)
+            trace = covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+            whitening = reference.newton_schulz(covariance, self.iterations) / trace.sqrt()
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), 0.1)
                 self.running_whitening.lerp_(whitening, 0.1)
@@ -78,15 +79,11 @@ class IterNorm(nn.Module):
 
 
 class LiteralCE(nn.Module):
-    """BN, then CE word by word, then ReLU: the normalised map x̃ is there, and autograd differentiates everything.
+    """BN, then CE word by word (:mod:`ce_mm.ops.reference`), then ReLU: x̃ is formed, and autograd does the rest."""
 
-    y_n = D_n x̃_n with D_n = λ P_T + (1 - λ) Diag(f(σ̃²_n) s^(-1/2)) for every sample and group; P_T from the covariance
-    of x̃, σ̃² and s from its variances, f = Sigmoid(W2 ReLU(LayerNorm(W1 ·))) with a hidden layer of C/4 channels.
-    """
-
-    def __init__(self, channels: int, group_size: int = 16, iterations: int = 3) -> None:
+    def __init__(self, channels: int, group_size: int = 16) -> None:
         super().__init__()
-        self.iterations = iterations
+        self.group_size = group_size
         self.norm = nn.BatchNorm2d(channels)
         self.mix = nn.Parameter(torch.zeros(1))
         self.fc1 = nn.Linear(channels, channels // 4, bias=False)
@@ -97,23 +94,16 @@ class LiteralCE(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """ReLU(CE(BN(x)) + residual)."""
-        x = self.norm(x)
-        groups, g, _ = self.running_whitening.shape
-        # On a CPU x.var takes ten times as long; x̃ is normalised, so that this does not cancel.
-        variance = (x.square().mean(dim=(2, 3)) - x.mean(dim=(2, 3)).square()).to(self.mix.dtype)
+        gate = reference.Gate(self.fc1.weight, self.ln.weight, self.ln.bias, self.fc2.weight)
+        averages = reference.Averages(self.running_whitening, self.running_inv_std_scale)
+        running = None if self.training else averages
+        base = self.norm(x).to(compute_dtype(x.dtype))
+        y, batch = reference.equilibrium(base, gate, self.mix, group_size=self.group_size, running=running)
         if self.training:
-            covariance = _group_covariance(x - x.mean(dim=(0, 2, 3), keepdim=True), groups, g)
-            whitening = _newton_schulz(covariance / _trace(covariance), self.iterations)
-            inv_std_scale = variance.mean().clamp(min=1e-5).rsqrt()
             with torch.no_grad():
-                self.running_whitening.lerp_(whitening, 0.1)
-                self.running_inv_std_scale.lerp_(inv_std_scale.view(1), 0.1)
-        else:
-            whitening, inv_std_scale = self.running_whitening, self.running_inv_std_scale
-        gate = self.fc2(self.ln(self.fc1(variance)).relu()).sigmoid()
-        reweighting = (gate * inv_std_scale).view(-1, groups, g)
-        ratio = self.mix.sigmoid()
-        return _finish(_group_product(ratio * whitening + (1 - ratio) * torch.diag_embed(reweighting), x), residual)
+                for average, value in zip(averages, batch, strict=True):
+                    average.lerp_(value, 0.1)
+        return _finish(_like(x, y), residual)
 
 
 class FusedCE(nn.Module):
@@ -125,7 +115,7 @@ class FusedCE(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """ReLU(CE(BN(x)) + residual)."""
-        return self.ce(x, residual, relu=True)
+        return self.ce(x, residual, RELU)
 
 
 #: What is measured, by the names in the tables; all ratios are to the first.
@@ -148,30 +138,14 @@ def _per_channel(vector: Tensor, x: Tensor) -> Tensor:
     return vector.to(x.dtype)[None, :, None, None]
 
 
-def _group_covariance(centred: Tensor, groups: int, g: int) -> Tensor:
-    """Covariances (C/g, g, g) over the batch of a map of mean 0, plus 1e-5 I, in float32 at least."""
-    rows = centred.transpose(0, 1).reshape(groups, g, -1)
-    covariance = rows @ rows.mT / rows.shape[-1]
-    covariance = covariance.to(torch.promote_types(covariance.dtype, torch.float32))
-    return covariance + 1e-5 * torch.eye(g, dtype=covariance.dtype, device=covariance.device)
-
-
-def _trace(matrices: Tensor) -> Tensor:
-    return matrices.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-
-
-def _newton_schulz(sigma: Tensor, iterations: int) -> Tensor:
-    """P_T of P_0 = I, P_k = (3 P_(k-1) - P_(k-1)³ Σ) / 2."""
-    root = torch.eye(sigma.shape[-1], dtype=sigma.dtype, device=sigma.device).expand_as(sigma)
-    with torch.autocast(sigma.device.type, enabled=False):
-        for _ in range(iterations):
-            root = (3 * root - root @ root @ root @ sigma) / 2
-    return root
-
-
 def _group_product(matrices: Tensor, x: Tensor) -> Tensor:
     """The matrices ((N,) C/g, g, g) times each sample's groups of channels."""
     groups, g = matrices.shape[-3:-1]
     y = matrices.to(x.dtype) @ x.flatten(2).unflatten(1, (groups, g))
+    return _like(x, y.view(x.shape))
+
+
+def _like(x: Tensor, y: Tensor) -> Tensor:
+    """y in the type and memory format of x."""
     layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
-    return y.view(x.shape).contiguous(memory_format=layout)
+    return y.to(x.dtype).contiguous(memory_format=layout)

@@ -6,6 +6,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ce_mm.layers import CENorm
+from ce_mm.ops import RELU
 
 #: Of group norm; the paper's 32 would leave less than one channel a group where a layer has 16.
 GROUPS = dict(type="GN", num_groups=8)
@@ -61,7 +62,7 @@ class Layer(nn.Module):
         """(N, inputs, H, W) to (N, outputs, H, W)."""
         x = self.conv(x)
         if self.rectifier is None:
-            return self.norm(x, relu=True)
+            return self.norm(x, rectifier=RELU)
         x = self.norm(x)
         return self.rectifier(x if self.se is None else self.se(x))
 

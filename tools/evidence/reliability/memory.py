@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from ce_mm.layers import CENorm
+from ce_mm.ops import RELU
 
 #: What a loop may gain from its first thousand steps to its last and still be flat. In 10,000 steps that is 9000 steps:
 #: if each left behind a tensor of one number, it would be 9000 tensors, which take 64 bytes each, 562 KiB. What is
@@ -56,9 +57,9 @@ class EnduranceNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From pictures (N, 3, H, W) to logits (N, 10)."""
-        x = self.norm1(self.conv1(x), relu=True)
-        x = self.norm2(self.conv2(x), residual=x, relu=True)
-        x = self.norm3(self.conv3(x), relu=True)
+        x = self.norm1(self.conv1(x), rectifier=RELU)
+        x = self.norm2(self.conv2(x), residual=x, rectifier=RELU)
+        x = self.norm3(self.conv3(x), rectifier=RELU)
         return self.head(x.mean((2, 3)))
 
 

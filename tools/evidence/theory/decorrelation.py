@@ -6,8 +6,8 @@ T; γ̂ = P_T γ, the paper's equivalent of γ, is sure to grow in every channel
 """
 import numpy as np
 import torch
-from ce_mm.ops.newton_schulz import newton_schulz
 
+from ce_mm.ops import newton_schulz
 from tools.evidence.theory.batch_and_instance import normalised_covariance
 
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from ce_mm.analysis.prediction_sheet import draw_prediction_sheet
 from ce_mm.evaluation import AnnotationError, ResultsError
 from ce_mm.files import DestinationError
 from ce_mm.transforms import LoadImage, PictureError
+from tools.analysis.draw_predictions import draw_prediction_sheet
 
 HEIGHT, WIDTH = 40, 60
 
@@ -261,6 +261,15 @@ def test_the_tool_draws_what_the_function_draws(files, run_tool):
     inputs = files.folder / "annotations.json", files.folder, files.folder / "results.json"
     run_tool(*inputs, files.out, "--images", 2, "--score-threshold", 0.95)
     assert (np.asarray(Image.open(files.out).convert("RGB")) == expected).all()
+
+
+def test_the_config_is_not_replaced(files, run_tool, capsys):
+    config = files.folder / "config.py"
+    config.write_text("mine = 1")
+    inputs = files.folder / "annotations.json", files.folder, files.folder / "results.json"
+    with pytest.raises(SystemExit):
+        run_tool(*inputs, config, "--config", config)
+    assert "from which it would be made" in capsys.readouterr().err
 
 
 def test_missing_results_end_the_tool_with_one_line_and_status_2(files, run_tool, capsys):

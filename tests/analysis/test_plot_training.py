@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ce_mm.analysis.training_curve import plot_training_curve, read_scalars
+from tools.analysis.plot_training import plot_training_curve, read_scalars
 
 
 def train_row(step: int, loss: float, epoch: int = 1) -> dict:
