@@ -5,7 +5,6 @@ from pathlib import Path
 
 BASE = Path(__file__).resolve().parents[1] / "configs/_base_/ce.py"
 STATE = """
-import torch
 from mmengine import hooks
 from mmengine._strategy import fsdp
 from mmengine.device import get_device
@@ -14,7 +13,7 @@ from mmengine.registry import HOOKS
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 print("hook", HOOKS.get("CheckpointHook") is hooks.CheckpointHook)
-print("launchers", utils.torch is torch or get_device() != "cpu" and "no need")
+print("launchers", not hasattr(utils._init_dist_pytorch, "__wrapped__") or get_device() != "cpu" and "no need")
 print("fsdp", fsdp.FSDP is FullyShardedDataParallel)
 print("by its own name", HOOKS.get("SafeCheckpointHook").__module__)
 """

@@ -10,8 +10,8 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from mmengine.device import get_device
@@ -24,34 +24,17 @@ DEVICES = Path("/dev")
 LAUNCHERS = ("_init_dist_pytorch", "_init_dist_mpi", "_init_dist_slurm")
 
 
-def launch_without_gpu() -> bool:
+def launch_without_gpu() -> None:
     """Make the launchers ``pytorch``, ``mpi`` and ``slurm``, DDP and FSDP run here if mmengine sees no accelerator.
 
     They are looked up when a runner is built, so it is in time until then. A second call does nothing.
-
-    Returns:
-        Whether there is no accelerator.
     """
-    if get_device() != "cpu":
-        return False
-    if not isinstance(utils.torch, _Proxy):
-        utils.torch = _Proxy(torch, cuda=_Proxy(torch.cuda, set_device=lambda device: None))
-        for name in LAUNCHERS:
-            setattr(utils, name, _over_gloo(getattr(utils, name)))
-        _fix(MMDistributedDataParallel, device_ids=None)
-        _fix(MMFullyShardedDataParallel, device_id=torch.device("cpu"))
-    return True
-
-
-class _Proxy:
-    """A module, but for some names."""
-
-    def __init__(self, module: ModuleType, **names: Any) -> None:
-        self._module = module
-        vars(self).update(names)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+    if get_device() != "cpu" or hasattr(getattr(utils, LAUNCHERS[0]), "__wrapped__"):
+        return
+    for name in LAUNCHERS:
+        setattr(utils, name, _over_gloo(getattr(utils, name)))
+    _fix(MMDistributedDataParallel, device_ids=None)
+    _fix(MMFullyShardedDataParallel, device_id=torch.device("cpu"))
 
 
 def _over_gloo(launch: Callable[..., None]) -> Callable[..., None]:
@@ -59,16 +42,15 @@ def _over_gloo(launch: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(launch)
     def launch_over_gloo(backend: str, **settings: Any) -> None:
-        if backend != "nccl":
-            return launch(backend, **settings)
-        host = socket.gethostname()
-        if sign := _sign_of_a_gpu():
+        host, without_nccl = socket.gethostname(), backend == "nccl"
+        if without_nccl and (sign := _sign_of_a_gpu()):
             raise RuntimeError(
                 f"{host}: PyTorch {torch.__version__} finds no GPU, but {sign}. Look whether nvidia-smi finds it, and "
                 "whether this PyTorch is built for CUDA; to train on the CPU, set CUDA_VISIBLE_DEVICES=-1."
             )
-        launch("gloo", **settings)
-        if is_main_process():
+        with patch("torch.cuda.set_device"):  # which mmengine's launchers call, whatever the backend
+            launch("gloo" if without_nccl else backend, **settings)
+        if without_nccl and is_main_process():
             line = f"No GPU on {host}: the processes train on the CPU and talk over gloo, not NCCL."
             print_log(line, logger="current", level=logging.WARNING)
 

@@ -56,17 +56,18 @@ def run_alone(kind: str, path: Path, batches: Sequence[Tensor]) -> list[tuple[Te
 
 
 def largest_difference(actual: Sequence[tuple[Tensor, ...]], expected: Sequence[tuple[Tensor, ...]]) -> float:
-    """The largest difference of an output over its own largest value, of all outputs of all batches.
+    """The largest :func:`relative_difference` of an output, of all outputs of all batches.
 
     Raises:
         ValueError: what is expected is not finite, or the shapes differ.
     """
-    shapes = [[[tuple(y.shape) for y in outputs] for outputs in batches] for batches in (actual, expected)]
-    for ours, theirs in zip(*shapes, strict=True):
+    largest = 0.0
+    for batches in zip(actual, expected, strict=True):
+        ours, theirs = ([tuple(y.shape) for y in outputs] for outputs in batches)
         if ours != theirs:
             raise ValueError(f"the exported network gives {ours} where the model gives {theirs}")
-    pairs = [pair for batches in zip(actual, expected, strict=True) for pair in zip(*batches, strict=True)]
-    return max(relative_difference(ours.double(), theirs.double()) for ours, theirs in pairs)
+        largest = max(largest, *map(relative_difference, *batches))
+    return largest
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:
@@ -79,5 +80,5 @@ def relative_difference(actual: Tensor, expected: Tensor) -> float:
         raise ValueError("the network's own output for random pictures is not finite; look at the checkpoint")
     if torch.equal(actual, expected):  # also where both are 0
         return 0.0
-    difference = ((actual - expected).abs().max() / expected.abs().max()).item()
+    difference = ((actual.double() - expected).abs().max() / expected.abs().max()).item()
     return math.inf if math.isnan(difference) else difference

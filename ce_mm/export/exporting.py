@@ -4,16 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from mmengine.runner import CheckpointLoader
-from torch import nn
 
-from ce_mm.analysis.instruments.source import Source
-from ce_mm.export import subject
 from ce_mm.export.check import SIZES, largest_difference, random_pictures, run_alone
-from ce_mm.export.formats import FORMATS, Format
+from ce_mm.export.formats import FORMATS
 from ce_mm.export.runtimes import first_line
+from ce_mm.export.subject import Subject
 from ce_mm.files import check_destination, placing, replacing
 from ce_mm.launching.config import read_config
+from ce_mm.launching.network import load_network
 
 #: The largest relative difference that a file may have.
 TOLERANCE = 1e-4
@@ -51,19 +49,24 @@ def export(
         FileExistsError: a file has come to ``out`` meanwhile.
         MissingRequirementError: the format needs a package that is not installed.
     """
-    file_format = _format(kind, out)
+    if kind not in FORMATS:
+        raise ValueError(f"there is no format {kind!r}; expected one of {', '.join(FORMATS)}")
+    file_format = FORMATS[kind]
+    if out.suffix != file_format.suffix:
+        raise ValueError(f"{out}: expected the name of a file to write, ending in {file_format.suffix} for {kind}")
     check_destination(out, [Path(config), Path(checkpoint).expanduser()], overwrite)
     file_format.require(kind)
-    cfg, model = read_config(config), Source(config, checkpoint).load_model()
-    chosen = subject.backbone(model, cfg) if backbone else subject.classifier(model, cfg)
-    metadata = chosen.metadata | ({} if backbone else _classes(checkpoint, model.head))
-    pictures = list(random_pictures(chosen.channels))
-    expected = [subject.run(chosen.reference, batch) for batch in pictures]
+    cfg = read_config(config)
+    model, recorded = load_network(cfg, checkpoint)
+    subject = Subject(model, cfg, backbone)
+    pictures = list(random_pictures(subject.channels))
+    expected = [subject.expected(batch) for batch in pictures]
+    metadata = subject.metadata() | ({} if backbone else _classes(recorded, expected[0][1].shape[1]))
     with (replacing if overwrite else placing)(out) as unfinished:
         try:
-            example = torch.zeros(2, chosen.channels, *SIZES[1])
+            example = torch.zeros(2, subject.channels, *SIZES[1])
             with torch.no_grad():
-                file_format.write(chosen.module, example, list(chosen.outputs), metadata, unfinished)
+                file_format.write(subject.module(), example, list(subject.outputs), metadata, unfinished)
         except OSError:  # a full disk says so itself
             raise
         except Exception as error:  # exporters raise anything about what they do not know
@@ -80,23 +83,9 @@ def export(
     return Export(out, metadata, difference)
 
 
-def _format(kind: str, out: Path) -> Format:
-    """The format, if there is one and ``out`` is a name for it."""
-    if kind not in FORMATS:
-        raise ValueError(f"there is no format {kind!r}; expected one of {', '.join(FORMATS)}")
-    file_format = FORMATS[kind]
-    if out.suffix != file_format.suffix:
-        raise ValueError(f"{out}: expected the name of a file to write, ending in {file_format.suffix} for {kind}")
-    return file_format
-
-
-def _classes(checkpoint: str, head: nn.Module) -> dict[str, str]:
-    """The names of the classes, where the checkpoint has them."""
-    recorded = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu", logger="silent")
-    for name in ("meta", "dataset_meta", "classes"):
-        recorded = recorded.get(name) if isinstance(recorded, dict) else None
-    if not isinstance(recorded, list | tuple) or not all(isinstance(name, str) for name in recorded):
+def _classes(recorded: dict, count: int) -> dict[str, str]:
+    """The names of the classes, where there is one for each."""
+    names = recorded.get("classes")
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         return {}
-    if len(recorded) != getattr(head, "num_classes", None):
-        return {}
-    return dict(classes=json.dumps(recorded, ensure_ascii=False))
+    return dict(classes=json.dumps(names, ensure_ascii=False)) if len(names) == count else {}

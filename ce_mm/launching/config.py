@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, DefaultScope, Registry
 
 SCOPES = ("mmpretrain", "mmdet")
@@ -53,27 +54,32 @@ def at(setting: str) -> Iterator[None]:
 
 
 @contextmanager
+def silence() -> Iterator[None]:
+    """Run a block without what the libraries print, log and warn of."""
+    disabled, logger = logging.root.manager.disable, MMLogger.get_current_instance()
+    try:
+        logging.disable()
+        logger.setLevel(logger.level)  # mmengine's loggers remember what is disabled, and this has them look again
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(disabled)
+        logger.setLevel(logger.level)
+
+
+@contextmanager
 def trial(complaint: str, scope: str | None) -> Iterator[None]:
-    """Run a block in a scope of mmengine's, without what it would print and log: that is for the run itself to say.
+    """Run a block in a scope of mmengine's, without a word: what is to be said is for the run itself to say.
 
     Raises:
         PreflightError: the block fails; ``complaint``, why, and where.
     """
-    disabled = logging.root.manager.disable
-    logging.disable()
     try:
-        with (
-            open(os.devnull, "w") as nowhere,
-            redirect_stdout(nowhere),
-            warnings.catch_warnings(action="ignore"),
-            DefaultScope.overwrite_default_scope(scope),
-        ):
+        with silence(), DefaultScope.overwrite_default_scope(scope):
             yield
     except Exception as error:  # whatever upstream's code or the user's makes of its settings
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise PreflightError(f"{complaint}: {one_line(error)} ({place.filename}, line {place.lineno})") from error
-    finally:
-        logging.disable(disabled)
 
 
 def one_line(error: Exception) -> str:
@@ -144,6 +150,12 @@ def dicts(node: Any) -> Iterator[dict]:
 def children(node: Any) -> list:
     """What a dict or list holds; nothing of anything else."""
     return list(node.values()) if isinstance(node, dict) else list(node) if isinstance(node, list | tuple) else []
+
+
+def steps_of_test(cfg: Config) -> list:
+    """What the config's test does to a picture before the model gets it, step by step; empty if it does not say."""
+    pipelines = (node.get("pipeline") for node in dicts(cfg.get("test_dataloader")))
+    return next((steps for steps in pipelines if isinstance(steps, list)), [])
 
 
 def type_name(node: dict) -> str:

@@ -1,7 +1,6 @@
 """The model of a run, looked at before it starts: that it can be built and optimised, and that its weights fit."""
 import math
 import os
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
@@ -10,13 +9,13 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseTTAModel
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
 from mmengine.runner import load_state_dict
-from torch import Tensor, nn
+from torch import nn
 
 from ce_mm.checkpoints.reading import read_checkpoint
 from ce_mm.checkpoints.resuming import latest_checkpoint, read_resumable
 from ce_mm.launching.config import PreflightError, at, default_scope, inherits, is_local, trial, type_name
+from ce_mm.launching.network import build_model, load_weights, weights_by_name
 
 
 def check_training(cfg: Config) -> None:
@@ -32,19 +31,19 @@ def check_training(cfg: Config) -> None:
     path = _start(cfg)
     if is_local(path) and not (cfg.get("runner_type") and os.path.isdir(path)):  # of parts, as FlexibleRunner saves
         start = _read(path, setting, read_resumable if resumes else read_checkpoint)
-    model = _build_model(cfg)
+    model = build_model(cfg)
     for name, module, checkpoint in _pretrained(model, "model"):
         _read(checkpoint, f"init_cfg of {name}")
         if path is None:
             _check_that_some_arrive(module, module.init_weights, f"init_cfg of {name}: {checkpoint}", cfg)
     if start:
-        load = partial(load_state_dict, model, _weights(start), logger="silent")
+        load = partial(load_state_dict, model, weights_by_name(start), logger="silent")
         _check_that_some_arrive(model, load, f"{setting}: {path}", cfg)
     _check_optimizer(model, cfg, start.get("optimizer") if resumes else None)
 
 
-def check_fit(cfg: Config) -> nn.Module:
-    """The model, checked: that it can be built, and that the checkpoint to test, ``cfg.load_from``, fits it.
+def check_fit(cfg: Config) -> None:
+    """Check that the model can be built, and that the checkpoint to test, ``cfg.load_from``, fits it.
 
     Raises:
         PreflightError: for the first of these that fails: reading the checkpoint, building the model, the fit, merging
@@ -52,23 +51,12 @@ def check_fit(cfg: Config) -> nn.Module:
     """
     path = cfg.load_from
     checkpoint = _read(path, "the checkpoint to test") if is_local(path) else None
-    model = _build_model(cfg)
+    model = build_model(cfg)
     if isinstance(model, BaseTTAModel):
         _check_that_views_merge(model)
         model = model.module  # whose weights a checkpoint holds
     if checkpoint is not None:
-        _check_weights(model, _weights(checkpoint), f"{path} does not fit the model of {cfg.filename}")
-    return model
-
-
-def _build_model(cfg: Config) -> nn.Module:
-    """The model of a config, on the CPU, as mmengine's Runner would build it."""
-    settings = cfg.model.copy()
-    if cfg.get("data_preprocessor") is not None:
-        settings.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
-    # Not on the meta device, although it is enough for names and shapes: mmpretrain's ResNet asks for values.
-    with trial(f"the model of {cfg.filename} cannot be built", default_scope(cfg)):
-        return MODELS.build(settings)
+        load_weights(model, checkpoint, f"{path} does not fit the model of {cfg.filename}")
 
 
 def _start(cfg: Config) -> str | None:
@@ -96,11 +84,6 @@ def _pretrained(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module, 
 def _read(path: str, setting: str, read: Callable[..., dict] = read_checkpoint) -> dict:
     with at(setting):
         return read(os.path.expanduser(path), map_location="cpu")
-
-
-def _weights(checkpoint: dict) -> dict[str, Tensor]:
-    source = checkpoint.get("state_dict", checkpoint)
-    return {re.sub(r"^module\.", "", name): value for name, value in source.items() if isinstance(value, Tensor)}
 
 
 def _check_that_some_arrive(module: nn.Module, load: Callable[[], object], complaint: str, cfg: Config) -> None:
@@ -141,23 +124,3 @@ def _check_that_views_merge(model: BaseTTAModel) -> None:
         raise PreflightError(
             "--tta: mmdet's DetTTAModel merges boxes, and no masks, but this model gives masks; leave out --tta"
         )
-
-
-def _check_weights(model: nn.Module, weights: dict[str, Tensor], complaint: str) -> None:
-    own = model.state_dict()
-    reshaped = [name for name, value in weights.items() if name in own and value.shape != own[name].shape]
-    with trial(complaint, None):
-        # The model's own loading, as it may translate names, which a comparison of names would not.
-        found = model.load_state_dict({k: v for k, v in weights.items() if k not in reshaped}, strict=False)
-    may_differ = re.compile(r"data_preprocessor\..*|.*num_batches_tracked").fullmatch
-    kinds = {
-        "missing keys": [name for name in found.missing_keys if name not in reshaped and not may_differ(name)],
-        "unexpected keys": [name for name in found.unexpected_keys if not may_differ(name)],
-        "weights of another shape": [
-            f"{name}, {tuple(weights[name].shape)} in the checkpoint, {tuple(own[name].shape)} in the model"
-            for name in reshaped
-        ],
-    }
-    faults = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names]
-    if faults:
-        raise PreflightError(f"{complaint}: {', '.join(faults)}; expected weights of the same architecture")

@@ -10,7 +10,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.dist import is_distributed
@@ -71,16 +70,6 @@ def check(task: Task, cfg: Config) -> None:
         check_training(cfg)
     else:
         check_fit(cfg)
-
-
-def check_device(device: str) -> None:
-    """Check that PyTorch can use a device here.
-
-    Raises:
-        PreflightError: it cannot.
-    """
-    with trial(f"the device {device!r} cannot be used; expected cpu, or cuda with a GPU", None):
-        torch.empty(0, device=device)
 
 
 def _check_parts(task: str, cfg: Config) -> None:

@@ -1,7 +1,7 @@
 """A detector on one picture: what it finds, as numbers and drawn by mmdet's visualizer.
 
 The model is built from the config file alone, never from the config that a checkpoint holds, and the weights are read
-as data (:mod:`ce_mm.compat.safe_load`). A picture is read and prepared as the config's test would.
+as data (:mod:`ce_mm.checkpoints.reading`). A picture is read and prepared as the config's test would.
 """
 import re
 import warnings
@@ -17,11 +17,10 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
-from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from ce_mm.analysis.instruments.source import Source
-from ce_mm.launching.config import default_scope, one_line, read_config, scope_of, trial, type_name
+from ce_mm.launching.config import default_scope, one_line, read_config, scope_of, steps_of_test, trial, type_name
+from ce_mm.launching.network import load_network
 from ce_mm.transforms import LoadImage, PictureError
 
 LOADERS = ("LoadImageFromFile", "LoadImage")
@@ -51,11 +50,11 @@ class Detector:
                 "which a classifier does not give"
             )
         self._load, steps = _test_pipeline(cfg)
-        self._model = Source(config, checkpoint, device=device or get_device()).load_model()
+        self._model, recorded = load_network(cfg, checkpoint, device or get_device())
         with trial(f"{config}: the test data, which prepare the pictures, cannot be built", default_scope(cfg)):
             self._prepare = Compose(steps)
             meta = DATASETS.build({**cfg.test_dataloader.dataset, "lazy_init": True}).metainfo
-        meta = dict(meta) | _recorded_meta(checkpoint)
+        meta = dict(meta) | recorded
         self._names = meta.get("classes")
         _check_names(self._names, self._model, checkpoint)
         self._visualizer = DetLocalVisualizer()
@@ -120,8 +119,7 @@ class Detector:
 
 def _test_pipeline(cfg: Config) -> tuple[LoadImage, list[dict]]:
     """What reads a picture, and the steps behind it."""
-    pipeline = _dict(_dict(cfg.get("test_dataloader")).get("dataset")).get("pipeline")
-    first, *rest = pipeline if isinstance(pipeline, list) and pipeline else [None]
+    first, *rest = steps_of_test(cfg) or [None]
     if not isinstance(first, dict) or type_name(first) not in LOADERS:
         raise ValueError(
             f"{cfg.filename}: it does not say how to prepare a picture; expected a test_dataloader with a dataset "
@@ -130,14 +128,6 @@ def _test_pipeline(cfg: Config) -> tuple[LoadImage, list[dict]]:
     # Not its backend_args: they are about where the data set lies.
     settings = {key: first[key] for key in ("to_float32", "color_type", "imdecode_backend") if key in first}
     return LoadImage(**settings), rest
-
-
-def _recorded_meta(checkpoint: str) -> dict:
-    """What a checkpoint says of its data, if it names the classes."""
-    recorded = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu", logger="silent")
-    meta = _dict(recorded.get("meta"))
-    meta = {str(key).lower(): value for key, value in _dict(meta.get("dataset_meta", meta)).items()}
-    return {} if meta.get("classes") is None else meta
 
 
 def _check_names(names: object, model: nn.Module, checkpoint: str) -> None:
@@ -151,7 +141,3 @@ def _check_names(names: object, model: nn.Module, checkpoint: str) -> None:
                 f"{said}, are {len(names)}, but the model's {place} has {classes} classes; expected a name for each: "
                 "mend dataset_meta in the checkpoint, or metainfo of the config's test data where it records none"
             )
-
-
-def _dict(value: object) -> dict:
-    return value if isinstance(value, dict) else {}

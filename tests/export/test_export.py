@@ -6,14 +6,15 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from mmengine.config import Config
 
-from ce_mm.export import export, exporting, subject
+from ce_mm.export import export, exporting
+from ce_mm.export import subject as subjects
 from ce_mm.export.check import random_pictures
 from ce_mm.export.formats import FORMATS
 
 MEAN, STD = (torch.tensor(values).view(3, 1, 1) for values in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)))
 KINDS = list(FORMATS)
+CLASSES = ["circle", "cross", "ring", "square", "star", "triangle"]
 # The others in ONNX, which goes by way of the exported program, are in test_acceptance.py.
 SUBJECTS = [*(("resnet", kind) for kind in KINDS), ("mobilenet", "torchscript"), ("shufflenet", "torchscript")]
 SHUFFLENET = "imagenet/ce-shufflenet-v2-0.5x_8xb128_in1k.py"
@@ -100,7 +101,7 @@ def test_a_file_says_what_it_takes_and_gives(exported, kind):
         "float32 (batch, 3, height, width), RGB, 0 to 255; mean and std are applied inside"
     )
     assert found["scores"] == "float32 (batch, classes), softmax of the logits"
-    assert json.loads(found["classes"])[0] == "circle"
+    assert json.loads(found["classes"]) == CLASSES
     steps = json.loads(found["test_pipeline"])
     assert [step["type"] for step in steps] == ["LoadImageFromFile", "ResizeEdge", "CenterCrop"]
     assert steps[2]["crop_size"] == 224
@@ -164,24 +165,10 @@ def test_every_file_takes_rgb_and_gives_the_model_s_own_scores(make_classifier, 
     assert relative_error(scores, expected) < 1e-5
 
 
-@pytest.mark.parametrize("loader", [None, "x", [dict(dataset=2)], *(dict(pipeline=p) for p in (None, ["x"]))], ids=str)
-def test_a_config_whose_test_says_nothing_of_pictures_leaves_the_pipeline_empty(loader):
-    assert subject._test_pipeline(Config(dict(test_dataloader=loader))) == []
-
-
-def test_the_pipeline_of_a_wrapped_data_set_is_found():
-    inner = dict(dataset=dict(pipeline=[dict(type="LoadImageFromFile"), dict(type="PackInputs")]))
-    config = Config(dict(test_dataloader=dict(dataset=dict(type="RepeatDataset", **inner))))
-    assert subject._test_pipeline(config) == [dict(type="LoadImageFromFile")]
-
-
-@pytest.mark.parametrize(
-    "meta", [None, [], *(dict(dataset_meta=value) for value in [[], dict(classes=5), dict(classes=[1] * 6)])], ids=str
-)
-def test_names_of_classes_of_another_kind_are_left_out(small, tmp_path, meta):
-    checkpoint = tmp_path / "c.pth"
-    torch.save(dict(meta=meta), checkpoint)
-    assert exporting._classes(str(checkpoint), small("resnet").model.head) == {}
+@pytest.mark.parametrize("recorded", [{}, *(dict(classes=names) for names in (5, [1] * 6, CLASSES[:5]))], ids=str)
+def test_names_that_are_not_one_for_each_class_are_left_out(recorded):
+    assert exporting._classes(recorded, 6) == {}
+    assert json.loads(exporting._classes(dict(classes=CLASSES), 6)["classes"]) == CLASSES
 
 
 def test_a_file_there_is_replaced_where_that_is_wanted(small, tmp_path):
@@ -198,8 +185,8 @@ def test_a_file_that_computes_something_else_is_not_written(small, tmp_path, mon
         folded.backbone.bn1.matrix.mul_(1.01)
         return folded
 
-    right, subject, out = exporting.subject.fold, small("resnet"), tmp_path / "c.pt"
-    monkeypatch.setattr(exporting.subject, "fold", wrongly)
+    right, subject, out = subjects.fold, small("resnet"), tmp_path / "c.pt"
+    monkeypatch.setattr(subjects, "fold", wrongly)
     out.write_text("older")
     with pytest.raises(ValueError, match=r"differs from .*config\.py by .*; expected at most 1e-04; nothing"):
         export(subject.config, subject.checkpoint, "torchscript", out, overwrite=True)

@@ -164,7 +164,7 @@ def test_a_head_with_a_prediction_of_its_own_is_refused(small, tmp_path, monkeyp
 
 def test_a_model_without_a_backbone_has_none_to_export():
     with pytest.raises(ValueError, match="a Linear has no backbone to export"):
-        subjects.backbone(nn.Linear(1, 1), Config())
+        subjects.Subject(nn.Linear(1, 1), Config(), backbone=True)
 
 
 def test_a_preprocessor_of_another_kind_is_refused():

@@ -3,9 +3,6 @@
 The data are those of ``test_dataloader``, in their order, and the figure of merit is the first that the
 ``test_evaluator`` gives (top-1 accuracy of a classifier, box AP of a detector).
 """
-import contextlib
-import io
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,17 +10,15 @@ from functools import partial
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from ce_mm.launching.config import default_scope, read_config
+from ce_mm.launching.config import default_scope, read_config, silence
 from ce_mm.launching.data import check_data
-from ce_mm.launching.model import check_fit
-from ce_mm.launching.preflight import check_device
+from ce_mm.launching.network import load_network
 
 #: Settings of a dataloader that has processes of its own, or batches in another order.
 _OF_PROCESSES = ("num_workers", "persistent_workers", "prefetch_factor", "pin_memory", "batch_sampler")
@@ -54,7 +49,8 @@ class Source:
         Raises:
             ValueError: config, options, checkpoint or device cannot be used; the message names which, and why.
         """
-        return self._load_model(self._read_config())
+        model, _ = load_network(read_config(self.config, self.cfg_options), self.checkpoint, self.device)
+        return model
 
     def load(self) -> "Subject":
         """The network in eval mode, and its data.
@@ -64,25 +60,12 @@ class Source:
         """
         if self.samples is not None and self.samples < 1:
             raise ValueError(f"expected at least one sample, got {self.samples}")
-        cfg = self._read_config()
+        cfg = read_config(self.config, self.cfg_options)
         if cfg.get("test_dataloader") is None or cfg.get("test_evaluator") is None:
             raise ValueError(f"{self.config} has no test_dataloader or test_evaluator: the data to measure on, and how")
         check_data("test", cfg)
-        return Subject(self._load_model(cfg), cfg, self.samples)
-
-    def _read_config(self) -> Config:
-        check_device(self.device)
-        cfg = read_config(self.config, self.cfg_options)
-        if "type" not in (cfg.get("model") or {}):
-            raise ValueError(f"{self.config} has no model with a type; expected the config of a network")
-        cfg.load_from = self.checkpoint
-        return cfg
-
-    def _load_model(self, cfg: Config) -> nn.Module:
-        model = check_fit(cfg)
-        with _quietly():
-            load_checkpoint(model, self.checkpoint, map_location="cpu")
-        return model.to(self.device).eval()
+        model, _ = load_network(cfg, self.checkpoint, self.device)
+        return Subject(model, cfg, self.samples)
 
 
 class Subject:
@@ -91,7 +74,7 @@ class Subject:
     def __init__(self, model: nn.Module, cfg: Config, samples: int | None) -> None:
         self.model = model
         self._scope = partial(DefaultScope.overwrite_default_scope, default_scope(cfg))
-        with self._scope(), _quietly():
+        with self._scope(), silence():
             dataset = DATASETS.build(cfg.test_dataloader.dataset)
             if hasattr(dataset, "full_init"):
                 dataset.full_init()
@@ -129,23 +112,10 @@ class Subject:
         """
         for batch in self._batches():
             self.evaluator.process(data_samples=self.model.test_step(batch), data_batch=batch)
-        with self._scope(), _quietly():
+        with self._scope(), silence():
             figures = self.evaluator.evaluate(self.samples)
         if self.metric is None:
             if not figures:
                 raise ValueError("the evaluator gives no figure: the network finds nothing in these pictures")
             self.metric = next(iter(figures))
         return float(figures.get(self.metric, 0.0))
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the tables that evaluators print and log, and the lines about what is loaded."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logger.setLevel(level)

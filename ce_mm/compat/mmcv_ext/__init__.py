@@ -6,7 +6,6 @@ operator that is not there raises, when called, an error that names it.
 """
 import functools
 import importlib.abc
-import importlib.util
 import inspect
 import logging
 import sys
@@ -15,7 +14,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NoReturn
 
-import mmcv
 from mmengine.logging import print_log
 
 NAME = "mmcv._ext"
@@ -29,32 +27,30 @@ HOW_TO_COMPILE = (
 )
 
 
-def install_mmcv_ext() -> bool:
-    """Provide ``mmcv._ext`` unless mmcv has the compiled one, even a broken one.
-
-    Returns:
-        Whether these operators stand in for mmcv's.
-    """
-    if NAME in sys.modules or importlib.util.find_spec(NAME) is not None:
-        return isinstance(getattr(sys.modules.get(NAME), "__loader__", None), _Loader)
-
-    spec = ModuleSpec(NAME, _Loader(), origin=__name__)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.modules[NAME] = mmcv._ext = module
-    return True
+def install_mmcv_ext() -> None:
+    """Provide ``mmcv._ext`` where mmcv has no compiled one, for whoever imports it; a second call does nothing."""
+    if FINDER not in sys.meta_path:
+        sys.meta_path.append(FINDER)  # to be asked last: a compiled one is found before, even if it is broken
 
 
-class _Loader(importlib.abc.Loader):
-    """Fills the module. mmcv and mmengine look for a spec with a loader to learn whether the operators exist."""
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the module and fills it. mmcv and mmengine look for a spec to learn whether the operators exist."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """The module's spec, and no other's."""
+        return ModuleSpec(NAME, self, origin=__name__) if name == NAME else None
 
     def exec_module(self, module: ModuleType) -> None:
+        """Put all operators into the module."""
         # mmcv's reports of the environment ask what compiled it, and say this where mmcv._ext is absent.
         for question in ("get_compiler_version", "get_compiling_cuda_version"):
             setattr(module, question, lambda: "n/a")
         for operator in _operators():
             setattr(module, operator.__name__, _announced(operator))
         module.__getattr__ = _missing_operator
+
+
+FINDER = _Finder()
 
 
 def _operators() -> Iterator[Callable]:

@@ -39,7 +39,6 @@ def softnms(
         sigma: width of the Gaussian of method 2.
         min_score: boxes whose score falls below are dropped.
         method: score times 0 (method 0), times 1 - IoU (method 1), or times exp(-IoU² / sigma) (method 2).
-        offset: see above.
 
     Returns:
         Indices of the kept boxes (K,), int64, in the order in which they were kept.
@@ -88,7 +87,6 @@ def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, ious: Tensor, mode: int, ali
         bboxes1, bboxes2: (M, 4) and (N, 4); N = M if ``aligned``.
         ious: (M,) if ``aligned``, of each box with its partner; (M, N) otherwise, of each box with every other.
         mode: share in the union (0) or in the box of ``bboxes1`` (1).
-        aligned, offset: see above.
     """
     a, b = (_with_offset(at_least_float32(boxes), offset) for boxes in (bboxes1, bboxes2))
     a = a if aligned else a[:, None]

@@ -5,7 +5,7 @@ Of all, for a kernel of k × k pixels, G groups of channels and a scale of s:
     masks: (N, G · k · k, sH, sW), the weights of each new pixel.
     output: (N, C, sH, sW).
     settings: kernel_size k, group_size G and scale_factor s.
-The other tensors are room for the compiled operators, unused here.
+``room`` is for the compiled operators to compute in, unused here, but for the results at its end.
 """
 import functools
 
@@ -16,28 +16,15 @@ from torch import Tensor
 from ce_mm.compat.mmcv_ext.numerics import at_least_float32, overwrite_gradients
 
 
-def carafe_forward(
-    features: Tensor, masks: Tensor, rfeatures: Tensor, routput: Tensor, rmasks: Tensor, output: Tensor, **settings: int
-) -> None:
-    """Overwrite ``output``, and ``rfeatures`` with what the backward pass gets in the place of ``features``."""
+def carafe_forward(features: Tensor, masks: Tensor, rfeatures: Tensor, *room: Tensor, **settings: int) -> None:
+    """Overwrite the output, and ``rfeatures`` with what the backward pass gets in the place of ``features``."""
     rfeatures.copy_(features)
-    carafe_naive_forward(features, masks, output, **settings)
+    carafe_naive_forward(features, masks, room[-1], **settings)
 
 
-def carafe_backward(
-    grad_output: Tensor,
-    rfeatures: Tensor,
-    masks: Tensor,
-    rgrad_output: Tensor,
-    rgrad_input_hs: Tensor,
-    rgrad_input: Tensor,
-    rgrad_masks: Tensor,
-    grad_input: Tensor,
-    grad_masks: Tensor,
-    **settings: int,
-) -> None:
-    """Overwrite ``grad_input`` and ``grad_masks`` with the gradients."""
-    carafe_naive_backward(grad_output, rfeatures, masks, grad_input, grad_masks, **settings)
+def carafe_backward(grad_output: Tensor, rfeatures: Tensor, masks: Tensor, *room: Tensor, **settings: int) -> None:
+    """Overwrite the gradients of the features and of the masks."""
+    carafe_naive_backward(grad_output, rfeatures, masks, *room[-2:], **settings)
 
 
 def carafe_naive_forward(features: Tensor, masks: Tensor, output: Tensor, **settings: int) -> None:

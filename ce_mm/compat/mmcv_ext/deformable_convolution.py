@@ -9,7 +9,7 @@ Of all:
     output: (N, O, H', W').
     settings: stride, padding and dilation, by the names below; the numbers of groups and the size of the kernel, which
         are among them, follow from the tensors.
-``columns`` and ``ones`` are room for the compiled operators, unused here.
+``room``, ``columns`` and ``ones`` are for the compiled operators to compute in, unused here.
 """
 from functools import partial
 from operator import itemgetter
@@ -27,7 +27,7 @@ _modulated = itemgetter("stride_h", "stride_w", "pad_h", "pad_w", "dilation_h", 
 
 
 def deform_conv_forward(
-    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, columns: Tensor, ones: Tensor, **settings: int
+    input: Tensor, weight: Tensor, offset: Tensor, output: Tensor, *room: Tensor, **settings: int
 ) -> None:
     """Overwrite ``output`` with the convolution."""
     output.copy_(_convolution(output.shape[2:], _plain(settings), input, offset, weight))
@@ -40,7 +40,7 @@ def deform_conv_backward_input(
     grad_input: Tensor,
     grad_offset: Tensor,
     weight: Tensor,
-    columns: Tensor,
+    *room: Tensor,
     **settings: int,
 ) -> None:
     """Overwrite ``grad_input`` and ``grad_offset`` with the gradients."""
@@ -53,8 +53,7 @@ def deform_conv_backward_parameters(
     offset: Tensor,
     grad_output: Tensor,
     grad_weight: Tensor,
-    columns: Tensor,
-    ones: Tensor,
+    *room: Tensor,
     scale: float,
     **settings: int,
 ) -> None:

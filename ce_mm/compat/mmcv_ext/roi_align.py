@@ -57,7 +57,6 @@ def _roi_align(
     """The regions, each of ``aligned_height`` × ``aligned_width`` cells.
 
     Args:
-        input, rois, aligned_height, aligned_width, spatial_scale: see above.
         sampling_ratio: samples per side of a cell; 0 or less takes as many as the cell has pixels, rounded up.
         pool_mode: 0 (max) or 1 (average).
         aligned: whether pixel centres lie at half-integer coordinates, and a region may be narrower than one pixel.

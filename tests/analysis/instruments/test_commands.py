@@ -183,12 +183,12 @@ def test_a_setting_without_a_value_is_a_wrong_argument(there, tool, capsys):
     assert capsys.readouterr().err.endswith("error: argument --cfg-options: expected key=value, got 'depth'\n")
 
 
-@pytest.mark.parametrize("name", ["norm_parameters", "spectrum"])
-def test_a_config_without_a_network_ends_with_one_line_and_status_2(there, tool, tmp_path, capsys, name):
+@pytest.mark.parametrize(("name", "lacks"), [("norm_parameters", "model with"), ("spectrum", "test_dataloader")])
+def test_an_empty_config_ends_with_one_line_and_status_2(there, tool, tmp_path, capsys, name, lacks):
     (tmp_path / "none.py").write_text("x = 1\n")
     assert tool(name, tmp_path / "none.py", there.classifier[1], "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert "none.py has no model with a type" in error and error.count("\n") == 1
+    assert f"none.py has no {lacks}" in error and error.count("\n") == 1
 
 
 def test_a_path_may_have_an_equals_sign_in_it(there, tool, tmp_path):
