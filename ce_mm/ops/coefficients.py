@@ -85,7 +85,7 @@ def _fused(
     """
     shift, (fc1, ln_weight, ln_bias, fc2, _) = moments.shift, gate
     tensors = moments.instance, fc1, ln_weight, ln_bias, fc2, mix, base.norm.weight, base.norm.bias
-    if is_watched(tensors) or (known.mean is not None and known.mean.requires_grad):
+    if is_watched(tensors) or (known.whitening is not None and known.whitening.requires_grad):
         return None
     backend = choose(shift.device, shift.dtype, group_size, not moments.instance.numel())
     return backend.coefficients if group_size <= getattr(backend, "COEFFICIENTS_GROUP", 0) else None
