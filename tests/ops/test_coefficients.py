@@ -1,74 +1,101 @@
+"""The chain from moments to the coefficients of the group affine."""
 import pytest
 import torch
+from torch import nn
 
 from ce_mm import ops
+from ce_mm.layers import BatchDecorrelation, InstanceReweighting
+from ce_mm.ops import base_norms
 
 
 def draw(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def arguments(n=3, c=8, g=4, hidden=3):
-    """Tensors that need gradients, and numbers by their names."""
-    moments = ops.moments(draw(n, c, 4, 5), g)
-    gate = draw(hidden, c, seed=3), draw(hidden, seed=4), draw(hidden, seed=5), draw(c, hidden, seed=6)
-    tensors = moments.instance, moments.second, draw(c, seed=1), draw(c, seed=2), *gate, draw(1, seed=7)
-    return [t.requires_grad_() for t in tensors], dict(norm_eps=1e-3, eps=1e-2, iterations=3, bessel=20 / 19)
+def layer(channels=8):
+    """Base norm, both branches and the logit of λ, in float64."""
+    norm, bd = nn.BatchNorm2d(channels, eps=1e-3), BatchDecorrelation(channels, 4, eps=1e-2)
+    ir, mix = InstanceReweighting(channels, 3, correction=1), draw(1, seed=7).requires_grad_()
+    for seed, parameter in enumerate((*norm.parameters(), *ir.parameters())):
+        parameter.data = draw(*parameter.shape, seed=seed)
+    return base_norms.BatchNorm(norm.double()), bd.double(), ir.double(), mix
 
 
-def equilibrium(tensors, numbers):
-    *before, fc1, ln_weight, ln_bias, fc2, mix = tensors
-    return ops.equilibrium(*before, ops.Gate(fc1, ln_weight, ln_bias, fc2, 1e-5), mix, **numbers)
+def some_moments(n=3, c=8):
+    moments = ops.moments(draw(n, c, 4, 5, seed=9), 4)
+    instance, second = (value.detach().requires_grad_() for value in moments[1:3])
+    return moments._replace(instance=instance, second=second)
 
 
 def test_it_is_the_chain_of_its_steps():
-    tensors, numbers = arguments()
-    instance, second, gamma, beta, *gate, mix = tensors
-    coefficients, used = equilibrium(tensors, numbers)
+    moments, (base, bd, ir, mix) = some_moments(), layer()
+    instance, second = moments[1:3]
+    coefficients, found = ops.coefficients(moments, base, bd, ir, mix)
     mean, variance = ops.batch_statistics(instance)
-    scale, offset = ops.batch_norm_affine(mean, variance, gamma, beta, 1e-3)
+    scale, offset = ops.batch_norm_affine(mean, variance, base.norm.weight, base.norm.bias, 1e-3)
     whitening = ops.newton_schulz(ops.covariance(mean, second, scale, 1e-2), 3)
-    weights, inv_std_scale = ops.reweighting(instance, scale, ops.Gate(*gate, 1e-5), 20 / 19, None)
-    weight, diagonal, bias = ops.equilibrium_affine(scale, offset, whitening, weights, mix)
-    expected = weight, diagonal, bias, mean, variance, whitening, inv_std_scale
-    assert all(map(torch.equal, (*coefficients, *used), expected))
+    gate = ops.Gate.of(ir.fc1, ir.ln, ir.fc2, mix.dtype)
+    weights, inv_std_scale = ops.reweighting(instance, scale, gate, 20 / 19, None)
+    assert all(map(torch.equal, coefficients, ops.equilibrium_affine(scale, offset, whitening, weights, mix)))
+    assert all(map(torch.equal, found[:4], (mean, variance, whitening, inv_std_scale)))
+    assert found.count == 3 * 4 * 5
 
 
-def test_it_passes_gradcheck_by_the_batch_and_by_given_statistics():
-    tensors, numbers = arguments()
-    assert torch.autograd.gradcheck(lambda *values: equilibrium(values, numbers)[0], tensors)
-    _, given = equilibrium(tensors, numbers)
-    tensors.pop(1)
-    assert torch.autograd.gradcheck(lambda instance, *rest: equilibrium([instance, given, *rest], numbers)[0], tensors)
+@pytest.mark.parametrize("known", [False, True], ids=["of the batch", "known"])
+def test_it_passes_gradcheck(known):
+    moments, (base, bd, ir, mix) = some_moments(), layer()
+    statistics = ops.coefficients(moments, base, bd, ir, mix)[1] if known else ops.UNKNOWN
+    given = [value.detach().requires_grad_() for value in statistics[:4] if value is not None]
+    parameters = [*base.norm.parameters(), *ir.parameters()]
+
+    def chain(instance, second, mix, *rest):  # the parameters are changed where they lie
+        known = ops.Statistics(*rest[len(parameters) :])
+        return ops.coefficients(moments._replace(instance=instance, second=second), base, bd, ir, mix, known)[0]
+
+    assert torch.autograd.gradcheck(chain, [moments.instance, moments.second, mix, *parameters, *given])
 
 
-def test_with_the_statistics_of_the_batch_given_back_the_coefficients_stay():
-    tensors, numbers = arguments()
-    coefficients, used = equilibrium(tensors, numbers)
-    tensors[1] = used
-    again, given = equilibrium(tensors, numbers)
-    assert all(map(torch.equal, (*again, *given), (*coefficients, *used)))
+@pytest.mark.parametrize("branches", [("bd", "ir"), ("bd",), ("ir",), ()], ids=str)
+def test_with_the_statistics_of_the_batch_given_back_the_coefficients_stay(branches):
+    moments, (base, bd, ir, mix) = some_moments(), layer()
+    bd, ir = bd if "bd" in branches else None, ir if "ir" in branches else None
+    coefficients, found = ops.coefficients(moments, base, bd, ir, mix)
+    again, used = ops.coefficients(moments._replace(second=None), base, bd, ir, mix, found)
+    assert used == found
+    for one, other in zip(again, coefficients, strict=True):
+        assert one is other is None or torch.equal(one, other)
 
 
-def test_the_statistics_are_given_without_gradient():
-    coefficients, used = equilibrium(*arguments())
-    assert all(value.requires_grad for value in coefficients)
-    assert not any(value.requires_grad for value in used)
+def test_of_another_map_than_the_layer_s_the_whitening_alone_is_taken():
+    """As of its max pool; ε grows as the positions get fewer, and the mean is that map's own."""
+    moments, (base, bd, ir, mix) = some_moments(), layer()
+    seen = ops.moments(draw(3, 8, 2, 2, seed=11), 4)
+    _, of_both = ops.coefficients(moments, base, bd, ir, mix, seen=seen)
+    _, of_one = ops.coefficients(moments, base, bd, ir, mix)
+    assert all(map(torch.equal, of_both[:2], of_one[:2]))
+    assert torch.equal(of_both.inv_std_scale, of_one.inv_std_scale)
+    scale, _ = base.affine(moments, *of_one[:2])
+    sigma = ops.covariance(seen.instance[0].mean(0), seen.second, scale, 1e-2 * (4 * 5) / (2 * 2))
+    torch.testing.assert_close(of_both.whitening, ops.newton_schulz(sigma, 3))
 
 
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_one_value_that_is_not_finite_keeps_all_averages_where_they_were(poison):
-    averages = [(torch.zeros(2), torch.ones(2), 0.1), (torch.zeros(1), torch.tensor([poison]), 0.1)]
-    finite, moved = ops.update_averages(averages)
-    assert not finite
-    assert not moved
-    assert not any(buffer.any() for buffer, _, _ in averages)
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_coefficients_are_those_of_the_two_branches_applied_to_the_base_norm(samples):
+    a, b, d, p = draw(samples, 8), draw(samples, 8, seed=1), draw(3, 8, seed=2), draw(2, 4, 4, seed=3)
+    mix = draw(1, seed=4)
+    z = draw(3, 8, 1, 2, seed=5)
+    base = a[..., None, None] * z + b[..., None, None]
+    ratio = mix.sigmoid()
+    decorrelated = torch.einsum("ij,njhw->nihw", torch.block_diag(*p), base)
+    reweighted = d[..., None, None] * base
+    apply = lambda *branches: ops.group_affine(z, 0 * a[0], *ops.equilibrium_affine(a, b, *branches))  # noqa: E731
+    torch.testing.assert_close(apply(p, d, mix), ratio * decorrelated + (1 - ratio) * reweighted)
+    torch.testing.assert_close(apply(p, None, None), decorrelated)
+    torch.testing.assert_close(apply(None, d, None), reweighted)
 
 
-def test_averages_move_by_their_momentum_where_there_was_a_sample():
-    buffer = torch.zeros(2)
-    averages = [(buffer, torch.ones(2), 0.25)]
-    assert [bool(flag) for flag in ops.update_averages(averages, present=torch.tensor(False))] == [True, False]
-    assert buffer.tolist() == [0, 0]
-    ops.update_averages(averages)
-    assert buffer.tolist() == [0.25, 0.25]
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_coefficients_pass_gradcheck(samples):
+    shapes = [(samples, 8), (samples, 8), (2, 4, 4), (3, 8), (1,)]
+    inputs = [draw(*shape, seed=seed).requires_grad_() for seed, shape in enumerate(shapes)]
+    assert torch.autograd.gradcheck(ops.equilibrium_affine, inputs)
