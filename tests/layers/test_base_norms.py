@@ -264,20 +264,6 @@ def test_groups_that_do_not_divide_the_channels_are_named(groups):
         CENorm(32, norm=dict(type="GN", **groups))
 
 
-@pytest.mark.parametrize("norm", [GN, IN, LN, SN], ids=str)
-def test_tools_that_replace_batch_norms_leave_the_others_alone(norm):
-    ce = CENorm(16, norm=norm)
-    kind = type(ce.norm)
-    assert type(revert_sync_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(ce)).norm) is kind
-
-
-def test_batch_norm_may_become_sync_bn_and_a_plain_batch_norm_again():
-    ce, x = layer(BN), batch()
-    expected = copy.deepcopy(ce)(x)
-    reverted = revert_sync_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(ce))
-    torch.testing.assert_close(reverted(x), expected)
-
-
 @pytest.mark.parametrize("norm", [GN, SN], ids=str)
 def test_a_compiled_layer_trains_the_same(norm):
     ce, x = layer(norm), batch().requires_grad_()
