@@ -19,9 +19,9 @@ class BuildWithMim(build_py):
         if self.editable_mode:  # mim finds them in the repository
             return
         target = Path(self.build_lib) / "ce_mm" / ".mim"
-        without_caches = shutil.ignore_patterns("__pycache__")
+        left_out = shutil.ignore_patterns("__pycache__", "evidence")  # tools/evidence writes the project's own pages
         for folder in ("configs", "tools"):
-            shutil.copytree(HERE / folder, target / folder, dirs_exist_ok=True, ignore=without_caches)
+            shutil.copytree(HERE / folder, target / folder, dirs_exist_ok=True, ignore=left_out)
         shutil.copy(HERE / "model-index.yml", target)
 
 
@@ -62,6 +62,6 @@ setup(
             "setuptools<81",
         ],
         "export": ["onnx>=1.18,<2", "onnxruntime>=1.22,<2", "onnxscript>=0.5,<1"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "timm>=1.0,<2"],
     },
 )

@@ -49,18 +49,7 @@ def build(made: bytes, state: bytes) -> bytes:
     return made + state + b"b"
 
 
-def storage(count: int, *more: bytes, kind: str = "FloatStorage") -> bytes:
-    """The one storage of `zip_file` and, with a None more, of `legacy_file`."""
-    return group(text("storage"), name("torch", kind), text("0"), text("cpu"), number(count), *more) + b"Q"
-
-
-HOOKS = call(name("collections", "OrderedDict"))
-TRUE, FALSE, NONE = b"\x88", b"\x89", b"N"
-
-
-def tensor(place: bytes, size: tuple[int, ...], stride: tuple[int, ...], offset: int = 0) -> bytes:
-    rebuild = name("torch._utils", "_rebuild_tensor_v2")
-    return call(rebuild, place, number(offset), numbers(*size), numbers(*stride), FALSE, HOOKS)
+FALSE, NONE = b"\x89", b"N"
 
 
 def checkpoint(value: bytes) -> bytes:
@@ -68,11 +57,11 @@ def checkpoint(value: bytes) -> bytes:
     return b"\x80\x02}" + text("state_dict") + b"}" + text("w") + value + b"ss."
 
 
-def zip_file(pickled: bytes, compression: int = zipfile.ZIP_STORED, **records: bytes) -> bytes:
+def zip_file(pickled: bytes, **records: bytes) -> bytes:
     """A zip checkpoint with that pickle and a storage of eight bytes; ``records`` are more of them, or replace some."""
     records = {"data.pkl": pickled, "byteorder": b"little", "data/0": bytes(8), "version": b"3\n"} | records
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", compression) as archive:
+    with zipfile.ZipFile(content, "w") as archive:
         for record, value in records.items():
             archive.writestr(f"archive/{record}", value)
     return content.getvalue()

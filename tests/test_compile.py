@@ -6,7 +6,7 @@ import torch
 from mmcv.cnn import ConvModule
 from mmengine.model import Sequential
 
-from ce_mm.backbones import CEResNet, equalize
+from ce_mm.backbones import CEResNet, equalize_conv_module
 
 
 class ConvModules(Sequential):
@@ -16,7 +16,7 @@ class ConvModules(Sequential):
         parts = dict(norm_cfg=dict(type="BN"), act_cfg=dict(type="ReLU6"))
         super().__init__(ConvModule(3, 16, 3, **parts), ConvModule(16, 16, 3, **parts))
         for module in self:
-            equalize(module, {})
+            equalize_conv_module(module, {})
 
     def forward(self, x):
         return (super().forward(x),)

@@ -15,9 +15,6 @@ def run_without(library, code):
 @pytest.mark.parametrize(
     ("library", "code"),
     [
-        ("mmengine", "import ce_mm.layers"),
-        ("mmcv", "import ce_mm.layers"),
-        ("mmcv", BUILD.format(registry="MODELS", name="CE")),
         ("mmpretrain", "import ce_mm.backbones"),
         ("mmpretrain", BUILD.format(registry="MODELS", name="CEResNet")),
         ("mmcv", BUILD.format(registry="HOOKS", name="NonFiniteHook")),
@@ -33,13 +30,20 @@ def test_what_a_missing_library_takes_away_says_what_to_install(library, code):
 
 
 @pytest.mark.parametrize("library", ["mmengine", "mmcv", "mmdet", "mmpretrain"])
-def test_ops_and_the_version_need_none_of_the_libraries(library):
-    result = run_without(library, "import ce_mm.ops; print(ce_mm.__version__)")
+def test_layers_and_the_version_need_none_of_the_libraries(library):
+    result = run_without(library, "import ce_mm.layers; print(ce_mm.__version__)")
     assert result.returncode == 0, result.stderr
 
 
-def test_layers_need_no_detector_and_no_classifier():
-    code = "sys.modules['mmpretrain'] = None; import ce_mm; from mmengine.registry import MODELS; "
+def test_mmengine_alone_is_enough_to_build_a_layer_by_its_name():
+    code = "sys.modules['mmcv'] = None; import ce_mm; from mmengine.registry import MODELS; "
     code += "print(MODELS.build(dict(type='CE', num_features=8)))"
     result = run_without("mmdet", code)
     assert result.returncode == 0, result.stderr
+
+
+def test_names_are_there_whichever_is_imported_first():
+    for code in ("import ce_mm; import mmengine.registry", "import mmengine.registry; import ce_mm"):
+        code += "; from mmengine.registry import MODELS, HOOKS, TRANSFORMS"
+        code += "; assert all(map(MODELS.get, ('CE', 'SN', 'CEResNet'))) and HOOKS.get('NonFiniteHook')"
+        subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,17 +7,6 @@ if [ $# -lt 3 ]; then
     echo "from the environment: NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500)" >&2
     exit 2
 fi
-config=$1
-checkpoint=$2
-gpus=$3
 tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-. "$tools/launch_checks.sh"
-torch_launch "$config" "$gpus"
-export PYTHONPATH="${tools%/*}${PYTHONPATH:+:$PYTHONPATH}"
-exec python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node-rank="${NODE_RANK:-0}" \
-    --master-addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master-port="${PORT:-29500}" \
-    --nproc-per-node="$gpus" \
-    "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"
+. "$tools/launch.sh"
+torch_launch "$3" test.py "$1" "$2" --launcher pytorch "${@:4}"

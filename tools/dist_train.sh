@@ -7,16 +7,6 @@ if [ $# -lt 2 ]; then
     echo "from the environment: NNODES (1), NODE_RANK (0), MASTER_ADDR (127.0.0.1), PORT (29500)" >&2
     exit 2
 fi
-config=$1
-gpus=$2
 tools=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-. "$tools/launch_checks.sh"
-torch_launch "$config" "$gpus"
-export PYTHONPATH="${tools%/*}${PYTHONPATH:+:$PYTHONPATH}"
-exec python -m torch.distributed.run \
-    --nnodes="${NNODES:-1}" \
-    --node-rank="${NODE_RANK:-0}" \
-    --master-addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master-port="${PORT:-29500}" \
-    --nproc-per-node="$gpus" \
-    "$tools/train.py" "$config" --launcher pytorch "${@:3}"
+. "$tools/launch.sh"
+torch_launch "$2" train.py "$1" --launcher pytorch "${@:3}"

@@ -25,14 +25,11 @@ def main() -> int:
         "--score-thr", type=float, default=0.3, help="take objects with a score above this (default: %(default)s)"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures per pass (default: %(default)s)")
     args = parser.parse_args()
     try:
         from ce_mm.prediction import predict
 
-        report = predict(
-            args.config, args.checkpoint, args.pictures, args.out, args.score_thr, args.device, args.batch_size
-        )
+        report = predict(args.config, args.checkpoint, args.pictures, args.out, args.score_thr, args.device)
     except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

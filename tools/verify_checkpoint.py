@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from ce_mm.checkpoints.publishing import is_misnamed
-from ce_mm.checkpoints.reading import read_checkpoint
-from ce_mm.checkpoints.verify import Finding, verify, weights_of
-from ce_mm.launching.preflight import read_config
+from ce_mm.checkpoints.reading import read_checkpoint, weights_of
+from ce_mm.checkpoints.verify import Finding, verify
+from ce_mm.launching.config import read_config
 
 
 def main() -> int:

@@ -24,23 +24,19 @@ def with_zeroed(model: nn.Module, channels: Mapping[str, Tensor], evaluate: Call
         evaluate: runs the model and returns a figure, its accuracy for example.
 
     Raises:
-        ValueError: the network did not come by a place, or it has another number of channels there.
+        ValueError: the network did not come by a place.
     """
-    seen: dict[str, None] = {}
+    unseen = set(channels)
 
     def see(place: str, output: Tensor) -> Tensor | None:
-        seen[place] = None
-        if place not in channels:
-            return None
-        if len(channels[place]) != output.shape[1]:
-            raise ValueError(f"{place} has {output.shape[1]} channels, but {len(channels[place])} are named")
-        return output.masked_fill(channels[place].to(output.device)[:, None, None], 0)
+        unseen.discard(place)
+        mask = channels.get(place)
+        return None if mask is None else output.masked_fill(mask.to(output.device)[:, None, None], 0)
 
     with watching(model, see):
         figure = evaluate()
-    for place in channels:
-        if place not in seen:
-            raise ValueError(f"{place!r} is no place that this network came by; expected some of {', '.join(seen)}")
+    if unseen:
+        raise ValueError(f"this network did not come by the places {', '.join(sorted(unseen))}")
     return figure
 
 
@@ -73,12 +69,12 @@ def at_random(
     runs: int = 5,
 ) -> list[list[float]]:
     """As :func:`smallest_first`, with the channels in an order drawn by chance, once for each of ``runs`` seeds."""
-
-    def order(seed: int) -> dict[str, Tensor]:
+    curves = []
+    for seed in range(runs):
         random = torch.Generator().manual_seed(seed)
-        return {place: torch.randperm(len(values), generator=random) for place, values in magnitudes.items()}
-
-    return [_curve(model, order(seed), evaluate, ratios, f"random, seed {seed}") for seed in range(runs)]
+        orders = {place: torch.randperm(len(values), generator=random) for place, values in magnitudes.items()}
+        curves.append(_curve(model, orders, evaluate, ratios, f"random, seed {seed}"))
+    return curves
 
 
 def _curve(
@@ -86,9 +82,7 @@ def _curve(
 ) -> list[float]:
     figures = []
     for ratio in tqdm(ratios, f"channels removed ({name})", leave=False, disable=None):
-        masks = {}
-        for place, order in orders.items():
-            masks[place] = torch.zeros(len(order), dtype=torch.bool)
-            masks[place][order[: round(ratio * len(order))]] = True
+        # argsort of an order is each channel's place in it.
+        masks = {place: order.argsort() < round(ratio * len(order)) for place, order in orders.items()}
         figures.append(with_zeroed(model, masks, evaluate))
     return figures

@@ -2,14 +2,13 @@
 
 A channel is *inhibited* where its magnitude, the mean of |y| over the pictures and positions, lies below a threshold.
 """
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
 from ce_mm.analysis.rectified import watching
-from ce_mm.ops import compute_dtype, full_precision
 
 #: Below it a channel counts as inhibited, unless told otherwise.
 THRESHOLD = 0.01
@@ -31,9 +30,8 @@ class Magnitudes:
         """Add a map, (N, C, H, W), unless it is empty, to what was shown of its place; no device is waited for."""
         if not output.numel():
             return
-        with full_precision(output.device.type):
-            # In two sums, which is several times as fast on a CPU as one, and as linalg.vector_norm.
-            total = output.abs().sum((2, 3), dtype=compute_dtype(output.dtype)).sum(0).double()
+        # In two sums, which is several times as fast on a CPU as one, and as linalg.vector_norm.
+        total = output.abs().sum((2, 3), dtype=torch.promote_types(output.dtype, torch.float32)).double().sum(0)
         self._sums[place] = total + self._sums.get(place, 0)
         self._counts[place] = self._counts.get(place, 0) + output.numel() // output.shape[1]
 
@@ -53,12 +51,21 @@ def channel_magnitudes(model: nn.Module, passes: Iterable[Callable[[], object]])
     Returns:
         Place (see :mod:`~ce_mm.analysis.rectified`) to magnitudes (C,) in float64 on the CPU, in the order of the
         calls. A map counts by its samples and positions, so that batches and pictures of any size join rightly.
+
+    Raises:
+        ValueError: there was no rectified map.
     """
     magnitudes = Magnitudes()
     with watching(model, magnitudes.see):
         for run in passes:
             run()
-    return magnitudes.means()
+    means = magnitudes.means()
+    if not means:
+        raise ValueError(
+            "this network has no rectified map to measure; expected nn.ReLU, LeakyReLU, ELU or ReLU6 behind a "
+            "convolution, or CE with its ReLU inside"
+        )
+    return means
 
 
 def check_threshold(threshold: float) -> None:
@@ -67,14 +74,9 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"the threshold of inhibited channels must be at least 0, got {threshold!r}")
 
 
-def inhibited_ratio(magnitudes: Tensor, threshold: float) -> float:
-    """The part of the channels, (C,), whose magnitude lies below ``threshold``, 0 to 1."""
-    return (magnitudes < threshold).double().mean().item()
-
-
 def inhibited_ratios(magnitudes: Mapping[str, Tensor], threshold: float) -> dict[str, float]:
-    """:func:`inhibited_ratio` of every place."""
-    return {place: inhibited_ratio(values, threshold) for place, values in magnitudes.items()}
+    """The part of the channels, (C,), of every place whose magnitude lies below ``threshold``, 0 to 1."""
+    return {place: (values < threshold).double().mean().item() for place, values in magnitudes.items()}
 
 
 def mean_of_first(ratios: Mapping[str, float], layers: int) -> float:
@@ -83,12 +85,7 @@ def mean_of_first(ratios: Mapping[str, float], layers: int) -> float:
     return sum(first) / len(first)
 
 
-def histogram(magnitudes: Tensor, edges: Sequence[float] = EDGES) -> list[int]:
-    """How many of the channels, (C,), have a magnitude in each of the bins that begin at ``edges``.
-
-    Args:
-        magnitudes: at least ``edges[0]``.
-        edges: rising; a bin holds its own edge, and ends where the next begins, the last nowhere.
-    """
-    bins = torch.bucketize(magnitudes, torch.tensor(edges, dtype=magnitudes.dtype), right=True) - 1
-    return torch.bincount(bins, minlength=len(edges)).tolist()
+def histogram(magnitudes: Tensor) -> list[int]:
+    """How many of the channels, (C,), have a magnitude in each bin; the edge at which one begins is in it."""
+    bins = torch.bucketize(magnitudes, torch.tensor(EDGES, dtype=magnitudes.dtype), right=True) - 1
+    return torch.bincount(bins, minlength=len(EDGES)).tolist()

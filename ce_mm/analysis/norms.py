@@ -2,7 +2,6 @@
 
 A rectifier behind a norm of zero mean and unit variance inhibits a channel where |γ| is small and β ≤ 0.
 """
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -42,7 +41,4 @@ def nonpositive_ratio(values: Tensor) -> float:
 def mixing_ratios(model: nn.Module) -> dict[str, float]:
     """λ = sigmoid(mix), the share of batch decorrelation, of every CENorm that has both branches, by its name."""
     layers = {name: m for name, m in model.named_modules() if isinstance(m, CENorm) and m.mix is not None}
-    if not layers:
-        return {}
-    mixes = torch.cat([layer.mix.detach() for layer in layers.values()])
-    return dict(zip(layers, mixes.sigmoid().tolist(), strict=True))
+    return {name: layer.mix.sigmoid().item() for name, layer in layers.items()}

@@ -12,6 +12,7 @@ inside squeeze and excitation, which sees no map but a gate's few numbers.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,29 +46,23 @@ def watching(model: nn.Module, see: Callable[[str, Tensor], Tensor | None]) -> I
         nonlocal passing
         passing = False
 
-    def shown(name: str, output: object) -> Tensor | None:
+    def of_rectifier(name: str, module: nn.Module, args: tuple, output: object) -> Tensor | None:
         if not passing or not isinstance(output, Tensor) or output.dim() != 4:
             return None
         calls[name] += 1
         return see(name if calls[name] == 1 else f"{name}#{calls[name]}", output)
 
-    def of_rectifier(name: str) -> Callable:
-        return lambda module, args, output: shown(name, output)
-
-    def of_ce(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
-            folded = kwargs.get("relu", args[2] if len(args) > 2 else False)
-            return shown(name, output) if folded else None
-
-        return hook
+    def of_ce(name: str, module: nn.Module, args: tuple, kwargs: dict[str, Any], output: object) -> Tensor | None:
+        rectifier = kwargs.get("rectifier", args[2] if len(args) > 2 else None)
+        return None if rectifier is None else of_rectifier(name, module, args, output)
 
     handles = [model.register_forward_pre_hook(begin), model.register_forward_hook(end, always_call=True)]
     gates = tuple(f"{name}." for name, module in model.named_modules() if type(module).__name__ in GATES)
     for name, module in model.named_modules():
         if isinstance(module, RECTIFIERS) and not name.startswith(gates):
-            handles.append(module.register_forward_hook(of_rectifier(name)))
+            handles.append(module.register_forward_hook(partial(of_rectifier, name)))
         elif isinstance(module, CENorm):
-            handles.append(module.register_forward_hook(of_ce(name), with_kwargs=True))
+            handles.append(module.register_forward_hook(partial(of_ce, name), with_kwargs=True))
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ Batch decorrelation exists to make them equal. Their spread is the standard devi
 their mean: 0 where the channels are uncorrelated and of one variance, sqrt(g - 1) where g channels are one.
 """
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -28,30 +29,28 @@ class Covariance:
 
     def add(self, maps: Tensor) -> None:
         """Take in maps (N, C, H, W), any floating type; an empty batch changes nothing."""
-        count = maps.numel() // maps.shape[1]
+        groups = maps.double().movedim(1, 0).flatten(1).unflatten(0, (-1, self.group_size))
+        count = groups.shape[-1]
         if not count:
             return
-        moments = ops.moments(maps, self.group_size)
-        mean = moments.instance[0].mean(0)
-        covariance = ops.covariance(mean, moments.second, torch.ones_like(mean)[None]).double().cpu()
-        mean = (moments.shift + mean).double().cpu().view(*covariance.shape[:2], 1)
+        mean = groups.mean(-1, keepdim=True)
+        centred = groups - mean
         # Two sets join by their sums of products about their own means, and the distance of these.
-        step = mean - self._mean
-        total = self.count + count
-        self._sum = self._sum + covariance * count + step @ step.mT * (self.count * count / total)
+        step, total = mean - self._mean, self.count + count
+        self._sum = self._sum + centred @ centred.mT + step @ step.mT * (self.count * count / total)
         self._mean = self._mean + step * (count / total)
         self.count = total
 
     def matrices(self) -> Tensor:
         """(C/g, g, g), in float64 on the CPU."""
-        return self._sum / self.count
+        return self._sum.cpu() / self.count
 
 
 class Spectra(NamedTuple):
     """A norm layer's covariances."""
 
     before: Tensor  #: (C/g, g, g), of the base norm's output x̃
-    after: Tensor | None  #: (C/g, g, g), of CE's output y before residual add and rectifier; None without CE
+    after: Tensor | None = None  #: (C/g, g, g), of CE's output y before residual add and rectifier; None without CE
 
 
 @torch.no_grad()
@@ -77,26 +76,19 @@ def covariances(
     for name, layer in layers.items():
         if getattr(layer, "norm", layer).training:
             raise ValueError(f"{name} is in training mode; expected a network in eval mode (model.eval())")
-    found: dict[str, tuple[Covariance, Covariance | None]] = {}
+    found: dict[str, list[Covariance]] = {}
 
-    def measure(name: str, layer: nn.Module, x: Tensor, output: Tensor) -> None:
+    def measure(name: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
         if output.dim() != 4:
             return
-        if name not in found:
-            own = getattr(layer, "bd", None)
-            size = ops.fit_group_size(x.shape[1], group_size) if own is None else own.group_size
-            found[name] = Covariance(size), Covariance(size) if isinstance(layer, CENorm) else None
-        before, after = found[name]
-        if after is None:
-            before.add(output)
-        else:
-            before.add(layer.norm(x))
-            after.add(layer.forward(x))  # again, without the residual and the rectifier that the output may contain
+        # CE is computed again, without the residual and the rectifier that its output may contain.
+        maps = (layer.norm(args[0]), layer.forward(args[0])) if isinstance(layer, CENorm) else (output,)
+        own = getattr(layer, "bd", None)
+        size = ops.fit_group_size(output.shape[1], group_size) if own is None else own.group_size
+        for covariance, of in zip(found.setdefault(name, [Covariance(size) for _ in maps]), maps, strict=True):
+            covariance.add(of)
 
-    def of(name: str) -> Callable:
-        return lambda layer, args, output: measure(name, layer, args[0], output)
-
-    handles = [layer.register_forward_hook(of(name)) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(partial(measure, name)) for name, layer in layers.items()]
     try:
         for run in passes:
             run()
@@ -104,9 +96,9 @@ def covariances(
         for handle in handles:
             handle.remove()
     return {
-        name: Spectra(before.matrices(), None if after is None else after.matrices())
-        for name, (before, after) in found.items()
-        if before.count
+        name: Spectra(*(covariance.matrices() for covariance in sides))
+        for name, sides in found.items()
+        if sides[0].count
     }
 
 

@@ -38,7 +38,7 @@ def unseen(convolution: nn.Module, ce: nn.Module) -> bool:
     )
 
 
-def equalize(module: ConvModule, ce_cfg: dict) -> None:
+def equalize_conv_module(module: ConvModule, ce_cfg: dict) -> None:
     """Put CE into a ConvModule, in place of its norm and under its name.
 
     Args:
@@ -50,8 +50,8 @@ def equalize(module: ConvModule, ce_cfg: dict) -> None:
     """
     if type(module) is not ConvModule or not module.with_norm:
         raise ValueError(
-            f"equalize takes mmcv's ConvModule itself, with a norm, got {module!r}; give the ConvModule a norm_cfg, or "
-            "put a CENorm into the module in place of its norm"
+            f"equalize_conv_module takes mmcv's ConvModule itself, with a norm, got {module!r}; give the ConvModule a "
+            "norm_cfg, or put a CENorm into the module in place of its norm"
         )
     module.add_module(module.norm_name, CENorm(module.out_channels, **ce_cfg))
     module.__class__ = CEConvModule  # the convolution and the rectifier stay the library's

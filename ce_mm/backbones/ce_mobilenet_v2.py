@@ -5,7 +5,7 @@ from mmpretrain.models.backbones import MobileNetV2
 from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
 
 from ce_mm.backbones.arguments import ce_arguments, norm_arguments
-from ce_mm.backbones.ce_conv_module import equalize
+from ce_mm.backbones.ce_conv_module import equalize_conv_module
 from ce_mm.backbones.norm_eval import NormEval
 
 
@@ -28,5 +28,5 @@ class CEMobileNetV2(NormEval, MobileNetV2):
         super().__init__(widen_factor, norm_cfg=norm_cfg, **kwargs)
         for block in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
             depthwise = block.conv[-2]  # before it stands the expansion, which the first block has not; behind, one 1×1
-            equalize(depthwise, ce_cfg)
+            equalize_conv_module(depthwise, ce_cfg)
         self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ce_mm.backbones.arguments import ce_arguments, norm_arguments
-from ce_mm.backbones.ce_conv_module import RECTIFIERS, equalize, unseen
+from ce_mm.backbones.ce_conv_module import RECTIFIERS, equalize_conv_module, unseen
 from ce_mm.backbones.norm_eval import NormEval
 from ce_mm.backbones.rectifier import replace_rectifiers
 from ce_mm.layers import CENorm
@@ -122,7 +122,7 @@ class CEResNet(NormEval, ResNet):
     def _make_stem_layer(self, in_channels: int, stem_channels: int) -> None:
         super()._make_stem_layer(in_channels, stem_channels)
         if self.deep_stem:
-            equalize(self.stem[-1], self._ce_stem_cfg)
+            equalize_conv_module(self.stem[-1], self._ce_stem_cfg)
         else:
             self.add_module(self.norm1_name, CENorm(stem_channels, **self._ce_stem_cfg))
 

@@ -8,7 +8,7 @@ from mmpretrain.models.backbones import ShuffleNetV2
 from mmpretrain.models.backbones.shufflenet_v2 import InvertedResidual
 
 from ce_mm.backbones.arguments import ce_arguments, norm_arguments
-from ce_mm.backbones.ce_conv_module import equalize
+from ce_mm.backbones.ce_conv_module import equalize_conv_module
 from ce_mm.backbones.norm_eval import NormEval
 
 
@@ -29,5 +29,5 @@ class CEShuffleNetV2(NormEval, ShuffleNetV2):
         ce_cfg = dict(norm=norm_cfg) | ce_arguments(ce_cfg)
         super().__init__(widen_factor, norm_cfg=norm_cfg, **kwargs)
         for unit in [module for module in self.modules() if isinstance(module, InvertedResidual)]:
-            equalize(unit.branch2[-1], ce_cfg)
+            equalize_conv_module(unit.branch2[-1], ce_cfg)
         self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked

@@ -9,7 +9,7 @@ from mmcv.cnn import ConvModule
 from mmpretrain.models.backbones import VGG
 
 from ce_mm.backbones.arguments import ce_arguments, norm_arguments
-from ce_mm.backbones.ce_conv_module import equalize
+from ce_mm.backbones.ce_conv_module import equalize_conv_module
 from ce_mm.backbones.norm_eval import NormEval
 from ce_mm.backbones.rectifier import replace_rectifiers
 
@@ -43,5 +43,5 @@ class CEVGG(NormEval, VGG):
             replace_rectifiers(self, act_cfg)
         for module in self.features:
             if isinstance(module, ConvModule):
-                equalize(module, ce_cfg)
+                equalize_conv_module(module, ce_cfg)
         self._freeze_stages()  # mmpretrain's waits for train(), which comes after DDP has looked

@@ -4,7 +4,6 @@ The names are mmpretrain's, of a network with CE or without. What leaves no trac
 ``iterations``, the ``style`` of a ResNet) cannot be told and stays at its default.
 """
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -21,7 +20,10 @@ from ce_mm.layers.ce_norm import BRANCHES
 #: What CE itself holds, beside its base norm, at the end of a name.
 OWN = re.compile(r"\.(mix|bd\.[^.]+|ir\..+)$")
 _STEM = re.compile(r"((?:stem\.2\.)?[a-z]+1?)\.(?:bd|ir)\.")
-_CE_STAGES = (True, True, True, False)
+_DEFAULTS = dict(
+    in_channels=3, stem_channels=64, base_channels=64, deep_stem=False, avg_down=False, widen_factor=1.0,
+    ce_stages=(True, True, True, False), ce_cfg={}, ce_stem_cfg={}, branches=BRANCHES, group_size=16, reduction=4,
+)  # fmt: skip
 _SHUFFLENET_WIDTHS = {48: 0.5, 116: 1.0, 176: 1.5, 244: 2.0}
 
 
@@ -32,8 +34,6 @@ def has_ce(name: str) -> bool:
 
 def describe(weights: Mapping[str, Tensor], widen_factor: object = None) -> dict:
     """The config of the CE backbone that fits.
-
-    Where a size can be read from several weights, most of them decide: one that is wrong is found when they are loaded.
 
     Args:
         weights: a backbone's, by mmpretrain's names, without prefix.
@@ -53,7 +53,7 @@ def describe(weights: Mapping[str, Tensor], widen_factor: object = None) -> dict
     }
     for pattern, family in families.items():
         if any(re.fullmatch(pattern, name) for name in weights):
-            return family(weights)
+            return _without_defaults(family(weights))
     raise CheckpointError(
         f"these are not the weights of a ResNet, MobileNetV2, ShuffleNetV2 or VGG (the first name is "
         f"{next(iter(weights), None)!r}); only those exist here with CE"
@@ -74,23 +74,19 @@ def _resnet(weights: Mapping[str, Tensor]) -> dict:
             f"stages; expected one of depth {', '.join(map(str, sorted(depths.values())))}"
         )
     deep_stem = any(name.startswith("stem.") for name in weights)
-    first, last = ("stem.0.conv", r"stem\.2\.conv") if deep_stem else ("conv1", "conv1")
-    stem_channels = _most_common(weights, {
-        rf"{last}\.weight": (0, 1), r"layer1\.0\.(conv1|downsample\.\d)\.weight": (1, 1),
-        r"(stem\.2\.)?[a-z]+1?(\.norm)?\.(weight|bias|running_mean|running_var)": (0, 1),
-    })  # fmt: skip
-    inner = {rf"layer{stage + 1}\.\d+\.conv1\.weight": (0, 2**stage) for stage in range(4)}
-    base_channels = _most_common(weights, inner)
-    config = dict(type="CEResNet", depth=depths[blocks])
-    config |= _differing(in_channels=(_sizes(weights, f"{first}.weight", 4)[1], 3))
-    config |= _differing(stem_channels=(stem_channels, 64))
-    config |= _differing(base_channels=(base_channels, 64))
-    config |= _differing(deep_stem=(deep_stem, False))
-    # With avg_down the convolution of a shortcut stands behind a pool.
-    config |= _differing(avg_down=(any(".downsample.2." in name for name in weights), False))
-    if any(map(has_ce, weights)):
-        stages = tuple(any(n.startswith(f"layer{stage}.") and has_ce(n) for n in weights) for stage in (1, 2, 3, 4))
-        config |= _differing(ce_stages=(stages, _CE_STAGES))
+    first, last = ("stem.0.conv", "stem.2.conv") if deep_stem else ("conv1", "conv1")
+    config = dict(
+        type="CEResNet",
+        depth=depths[blocks],
+        in_channels=_sizes(weights, f"{first}.weight", 4)[1],
+        stem_channels=_sizes(weights, f"{last}.weight", 4)[0],
+        base_channels=_sizes(weights, "layer1.0.conv1.weight", 4)[0],
+        deep_stem=deep_stem,
+        # With avg_down the convolution of a shortcut stands behind a pool.
+        avg_down=any(".downsample.2." in name for name in weights),
+    )
+    if equalized := list(filter(has_ce, weights)):
+        config["ce_stages"] = tuple(any(n.startswith(f"layer{stage}.") for n in equalized) for stage in (1, 2, 3, 4))
     # The stem's CE layer is bn1, gn1, ..., in a deep stem stem.2.bn, ...
     stem = next((match[1] for match in map(_STEM.match, weights) if match), None)
     return config | _ce_settings(weights, stem)
@@ -99,9 +95,9 @@ def _resnet(weights: Mapping[str, Tensor]) -> dict:
 def _mobilenet_v2(weights: Mapping[str, Tensor], hint: object) -> dict:
     channels = [channels for _, channels, _, _ in CEMobileNetV2.arch_settings]
     # The last convolution of a block; the first stage does not expand, so that it comes earlier there.
-    lasts = {rf"layer{stage}\.\d+\.conv\.{2 if stage > 1 else 1}": size for stage, size in enumerate(channels, 1)}
+    lasts = {f"layer{stage}.0.conv.{2 if stage > 1 else 1}": size for stage, size in enumerate(channels, 1)}
     places = {"conv1": 32} | lasts
-    widths = {place: _most_common(weights, {rf"{place}\.(conv\.weight|bn\..*)": (0, 1)}) for place in places}
+    widths = {place: _sizes(weights, f"{place}.conv.weight", 4)[0] for place in places}
 
     def fits(factor: float) -> bool:
         return all(make_divisible(size * factor, 8) == widths[place] for place, size in places.items())
@@ -111,19 +107,18 @@ def _mobilenet_v2(weights: Mapping[str, Tensor], hint: object) -> dict:
     usual = sorted((step / 20 for step in range(1, 101)), key=lambda factor: abs(factor - estimate))
     for factor in known + usual:
         if fits(factor):
-            return dict(type="CEMobileNetV2") | _differing(widen_factor=(factor, 1.0)) | _ce_settings(weights)
+            return dict(type="CEMobileNetV2", widen_factor=factor) | _ce_settings(weights)
     raise CheckpointError(
         f"no MobileNetV2 of widen_factor 0.05, 0.1, ... 5 has stages of {list(widths.values())} channels"
     )
 
 
 def _shufflenet_v2(weights: Mapping[str, Tensor]) -> dict:
-    width = 2 * _most_common(weights, {r"layers\.0\.\d+\.branch2\.2\.conv\.weight": (0, 1)})
+    width = 2 * _sizes(weights, "layers.0.0.branch2.2.conv.weight", 4)[0]
     if width not in _SHUFFLENET_WIDTHS:
         expected = ", ".join(map(str, _SHUFFLENET_WIDTHS))
         raise CheckpointError(f"no ShuffleNetV2 has {width} channels in its first stage; expected {expected}")
-    factor = _SHUFFLENET_WIDTHS[width]
-    return dict(type="CEShuffleNetV2") | _differing(widen_factor=(factor, 1.0)) | _ce_settings(weights)
+    return dict(type="CEShuffleNetV2", widen_factor=_SHUFFLENET_WIDTHS[width]) | _ce_settings(weights)
 
 
 def _vgg(weights: Mapping[str, Tensor]) -> dict:
@@ -140,62 +135,38 @@ def _ce_settings(weights: Mapping[str, Tensor], stem: str | None = None) -> dict
     """``ce_cfg``, and ``ce_stem_cfg`` where the layer called ``stem`` differs; nothing for weights without CE."""
     if not any(map(has_ce, weights)):
         return {}
-    groups, hidden = {}, {}
+    groups, hidden = {}, {}  # name of a layer -> its channels, and what the setting has made of them
     for name in weights:
-        layer, _, kind = name.rpartition(".bd.running_whitening")
-        if layer and not kind:
+        layer, _, part = name.rpartition(".bd.")
+        if part == "running_whitening":
             count, size, _ = _sizes(weights, name, 3)
             groups[layer] = (count * size, size)
-        layer, _, kind = name.rpartition(".ir.fc1.weight")
-        if layer and not kind:
+        layer, _, part = name.rpartition(".ir.")
+        if part == "fc1.weight":
             hidden[layer] = _sizes(weights, name, 2)[::-1]
     branches = tuple(branch for branch, layers in zip(BRANCHES, (groups, hidden), strict=True) if layers)
-    settings = _differing(branches=(branches, BRANCHES))
-    stem_settings = {}
-    for argument, default, layers, rule in (
-        ("group_size", 16, groups, ops.fit_group_size),
-        ("reduction", 4, hidden, lambda channels, reduction: channels // reduction),
+    settings, stem_settings = dict(branches=branches), {}
+    for argument, layers, rule in (
+        ("group_size", groups, ops.fit_group_size),
+        ("reduction", hidden, lambda channels, reduction: channels // reduction),
     ):
-        stages = [pair for layer, pair in layers.items() if layer != stem]
-        if not layers:
-            continue
-        value = _common(argument, default, stages or list(layers.values()), rule)
-        settings |= _differing(**{argument: (value, default)})
-        if stem in layers:
-            stem_settings |= _differing(**{argument: (_common(argument, value, [layers[stem]], rule), value)})
-    return _differing(ce_cfg=(settings, {}), ce_stem_cfg=(stem_settings, {}))
+        if layers:
+            stages = [pair for layer, pair in layers.items() if layer != stem]
+            value = settings[argument] = _value(_DEFAULTS[argument], stages or list(layers.values()), rule)
+            if stem in layers and _value(value, [layers[stem]], rule) != value:
+                stem_settings[argument] = _value(value, [layers[stem]], rule)
+    return dict(ce_cfg=_without_defaults(settings), ce_stem_cfg=stem_settings)
 
 
-def _common(argument: str, default: int, layers: list[tuple[int, int]], rule: Callable[[int, int], int]) -> int:
-    """The one value of an argument by which ``rule(channels, value)`` is what every layer has."""
-    if argument == "group_size":
-        candidates = [size for _, size in layers]
-    else:
-        candidates = [channels // max(size, 1) for channels, size in layers]
-    for value in (default, *sorted(set(candidates), reverse=True)):
-        if value > 0 and all(rule(channels, value) == size for channels, size in layers):
-            return value
-    raise CheckpointError(
-        f"no {argument} of CE gives these layers; (channels, {argument}'s result) are {sorted(set(layers))}"
-    )
+def _value(default: int, layers: list[tuple[int, int]], rule: Callable[[int, int], int]) -> int:
+    """The value of an argument by which ``rule(channels, value)`` is what layers have."""
+    if all(rule(channels, default) == size for channels, size in layers):
+        return default
+    return max(rule(channels, max(size, 1)) for channels, size in layers)
 
 
-def _most_common(weights: Mapping[str, Tensor], sizes: dict[str, tuple[int, int]]) -> int:
-    """The size that most weights tell: pattern of their names -> (dimension, how many times the size that is)."""
-    found = Counter(
-        max(value.shape[dimension] // times, 1)
-        for pattern, (dimension, times) in sizes.items()
-        for name, value in weights.items()
-        if re.fullmatch(pattern, name) and value.dim() > dimension
-    )
-    if not found:
-        raise CheckpointError(f"no weight has a name like {next(iter(sizes))}; expected all weights of the network")
-    return found.most_common(1)[0][0]
-
-
-def _differing(**arguments: tuple[object, object]) -> dict:
-    """Of ``name=(value, default)`` those that differ, as ``name=value``."""
-    return {name: value for name, (value, default) in arguments.items() if value != default}
+def _without_defaults(config: dict) -> dict:
+    return {name: value for name, value in config.items() if name not in _DEFAULTS or value != _DEFAULTS[name]}
 
 
 def _length(weights: Mapping[str, Tensor], prefix: str) -> int:

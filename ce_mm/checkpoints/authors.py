@@ -12,7 +12,6 @@ import torch
 from mmpretrain.models.backbones.resnet import Bottleneck
 from torch import Tensor
 
-from ce_mm import ops
 from ce_mm.backbones import CEResNet
 from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.layers.ce_norm import BRANCHES
@@ -35,10 +34,10 @@ _MEAN, _SCALE = "running_mean", "AR.running_scale"
 _THEIRS = re.compile(r"(?:(layer\d\.\d+)\.ce|ce1)\.(.+)")
 _CE_LAYER = re.compile(r"(backbone\.(.+))\.(?:mix|(?:norm|bd|ir)\..+)")
 #: What their code has fixed, of CE's settings and of the norm's, and what only training uses.
-_THEIR_SETTINGS = dict(correction=1, reduction=4, branches=BRANCHES, iterations=3, max_pool=False, eps=1e-5)
-_DEFAULTS = dict(correction=0)
+_FIXED = dict(correction=1, reduction=4, branches=BRANCHES, iterations=3, max_pool=False, eps=1e-5)
 _TRAINING = {"requires_grad", "momentum"}
-#: Arguments of CEResNet that are free: widths, and what does not change what the network computes in inference.
+#: Arguments of CEResNet that are fixed, and those that are free: widths, and what is looked at by itself.
+_NETWORK = dict(style="pytorch", strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1))
 _FREE = {"type", "depth", "in_channels", "stem_channels", "base_channels", "norm_cfg", "ce_cfg", "ce_stem_cfg"}
 
 
@@ -55,15 +54,12 @@ def from_authors(weights: Mapping[str, Tensor]) -> tuple[dict[str, tuple[str, Te
 
     Returns:
         their name -> (the name in an mmpretrain classifier, the value there); and the originals that this loses, by
-        their name.
+        their name, in float64.
 
     Raises:
         CheckpointError: a network of basic blocks, or a running_scale of 0 or not finite.
     """
-    ce, bottleneck = (
-        any(re.match(rf"layer\d\.\d+\.{part}\.", name) for name in weights) for part in ("ce", "(?:conv|bn)3")
-    )
-    if ce and not bottleneck:
+    if not any(re.match(r"layer\d\.\d+\.(conv|bn)3\.", name) for name in weights):
         raise CheckpointError(
             "these are the names of the CE authors' ResNet-18, of which there are two with the same names and other "
             "formulas (CE before or after the norm); only their bottleneck networks can be converted"
@@ -72,50 +68,20 @@ def from_authors(weights: Mapping[str, Tensor]) -> tuple[dict[str, tuple[str, Te
     for name, value in weights.items():
         match = _THEIRS.fullmatch(name)
         if match is None:
-            place = f"head.{name}" if name.startswith("fc.") else f"backbone.{name}"
-            mapped[name] = (place, value)
+            mapped[name] = (f"head.{name}" if name.startswith("fc.") else f"backbone.{name}", value)
             continue
-        if match[2] not in _PARTS:
+        layer, part = f"backbone.{match[1]}.bn3" if match[1] else "backbone.bn1", match[2]
+        if part not in _PARTS:
             raise CheckpointError(f"{name} is no name of the CE authors' layout; expected one of {', '.join(_PARTS)}")
-        if match[2] in (_MEAN, _SCALE):
-            originals[name] = value
-        if match[2] == _SCALE:
-            value = _reciprocal(name, value)
-        if match[2] != _MEAN:
-            mapped[name] = (f"{_place(match)}.{_PARTS[match[2]]}", value)
+        if part in (_MEAN, _SCALE):
+            originals[name] = value.double()
+        if part != _MEAN:
+            mapped[name] = (f"{layer}.{_PARTS[part]}", _reciprocal(name, value) if part == _SCALE else value)
     return mapped, originals
 
 
-def check_originals(originals: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Look at originals before they are kept, or given back.
-
-    Args:
-        originals: by the authors' names.
-        weights: by our names.
-
-    Raises:
-        CheckpointError: one is none of the authors' originals, of another shape or type, or not finite.
-    """
-    for name, value in originals.items():
-        match = _THEIRS.fullmatch(name)
-        if match is None or match[2] not in (_MEAN, _SCALE):
-            raise CheckpointError(f"{name} is kept for the CE authors' layout, but is no {_MEAN} or {_SCALE} there")
-        shape, whitening = (1,), weights.get(f"{_place(match)}.bd.running_whitening")
-        if match[2] == _MEAN:
-            shape = value.shape if whitening is None else (*whitening.shape[:2], 1)
-        if value.shape != shape or not value.is_floating_point() or value.dtype.itemsize < 2:
-            raise CheckpointError(f"{name} is {value.dtype} of shape {tuple(value.shape)}; expected floats of {shape}")
-        if not torch.isfinite(value).all():
-            raise CheckpointError(f"{name} holds NaN or infinite values; take a checkpoint from before that happened")
-
-
-def _place(theirs: re.Match) -> str:
-    """Where our CE layer is, for a match of ``_THEIRS``."""
-    return f"backbone.{theirs[1]}.bn3" if theirs[1] else "backbone.bn1"
-
-
 def to_authors(
-    weights: Mapping[str, Tensor], config: dict, originals: Mapping[str, Tensor], order: list[str]
+    weights: Mapping[str, Tensor], config: dict, originals: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Weights under the authors' names.
 
@@ -124,75 +90,68 @@ def to_authors(
         config: of its backbone.
         originals: what :func:`from_authors` gave, or nothing. A running_scale is used where ours is still its
             reciprocal, a running mean (which nothing uses) as it is.
-        order: the authors' names in the order in which the file had them, or nothing.
 
     Returns:
-        the weights; and their name -> our name.
+        the weights; and our name -> their name.
 
     Raises:
         CheckpointError: the authors' code could not hold this network, or would compute something else with it.
     """
-    _check_network(weights, config)
-    result, source = {}, {}
+    _check_network(config)
+    result, names = {}, {}
     for name, value in weights.items():
         match = _CE_LAYER.fullmatch(name)
         if match is None:
-            theirs = name.removeprefix("head.").removeprefix("backbone.")
-            result[theirs], source[theirs] = value, name
-        elif f"{match[2]}.weight" not in result:  # the whole layer where its first part is met
-            values, names = _layer(weights, *match.groups(), originals)
+            names[name] = name.removeprefix("head.").removeprefix("backbone.")
+            result[names[name]] = value
+        elif name not in names:  # the whole layer where its first part is met
+            values, source = _layer(weights, *match.groups(), originals)
             result |= values
-            source |= names
-    if set(order) == set(result):
-        result = {name: result[name] for name in order}
-    return result, source
+            names |= {ours: theirs for theirs, ours in source.items()}
+    return result, names
 
 
 def _layer(
     weights: Mapping[str, Tensor], ours: str, theirs: str, originals: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """One CENorm as the authors' norm and CE: the values, and the names of ours that they are."""
-    source = {f"{theirs}.{part}": f"{ours}.norm.{part}" for part in _NORM}
-    values = {name: weights[own] for name, own in source.items()}
     ce = "ce1" if theirs == "bn1" else theirs.removesuffix("bn3") + "ce"
-    for part, own in _PARTS.items():
-        name, original = f"{ce}.{part}", originals.get(f"{ce}.{part}")
-        if part == _MEAN:
-            whitening = weights[f"{ours}.bd.running_whitening"]
-            zeros = whitening.new_zeros(*whitening.shape[:2], 1)
-            values[name] = original if original is not None and original.shape == zeros.shape else zeros
-            continue
-        value = weights[f"{ours}.{own}"]
-        values[name] = _scale(f"{ours}.{own}", value, original) if part == _SCALE else value
-        source[name] = f"{ours}.{own}"
-    return values, source
+    source = {f"{theirs}.{part}": f"{ours}.norm.{part}" for part in _NORM}
+    source |= {f"{ce}.{part}": f"{ours}.{own}" for part, own in _PARTS.items() if own}
+    values = {name: weights[own] for name, own in source.items()}
+    whitening, mean, scale = values[f"{ce}.running_wm"], f"{ce}.{_MEAN}", f"{ce}.{_SCALE}"
+    values[mean] = whitening.new_zeros(*whitening.shape[:2], 1)
+    kept = {
+        name: originals[name].to(whitening.dtype)
+        for name in (mean, scale)
+        if name in originals and originals[name].shape == values[name].shape
+    }
+    if scale not in kept or (_inverse(kept[scale]) != values[scale]).any():  # it was trained on
+        kept[scale] = _reciprocal(source[scale], values[scale])
+    values |= kept
+    order = [*(f"{theirs}.{part}" for part in _NORM), *(f"{ce}.{part}" for part in _PARTS)]
+    return {name: values[name] for name in order}, source
 
 
-def _check_network(weights: Mapping[str, Tensor], config: dict) -> None:
+def _check_network(config: dict) -> None:
     if config["type"] != "CEResNet" or not issubclass(CEResNet.arch_settings[config["depth"]][0], Bottleneck):
         raise CheckpointError(
             f"the CE authors' layout is that of a CEResNet with bottleneck blocks, but this is {config!r}; choose "
             "another target"
         )
     for name in sorted(set(config) - _FREE):
-        _refuse(f"{name}={config[name]!r}", "none")
-    norm = config.get("norm_cfg", dict(type="BN"))
-    stages = _DEFAULTS | dict(norm=norm) | config.get("ce_cfg", {})
-    for settings in (dict(norm=norm), stages, stages | config.get("ce_stem_cfg", {})):
-        for name, expected in _THEIR_SETTINGS.items():
+        if config[name] != _NETWORK.get(name):
+            _refuse(f"{name}={config[name]!r}", f"{name}={_NETWORK[name]!r}" if name in _NETWORK else "none")
+    norm = dict(norm=config.get("norm_cfg", dict(type="BN")))
+    stages = dict(correction=0) | norm | config.get("ce_cfg", {})
+    for settings in (norm, stages, stages | config.get("ce_stem_cfg", {})):
+        for name, expected in _FIXED.items():
             value = settings.get(name, expected)
             if (tuple(value) if isinstance(value, list) else value) != expected:
-                _refuse(f"{name}={settings[name]!r}", f"{name}={expected!r}")
-        norm = {name: value for name, value in (settings["norm"] or {}).items() if name not in _TRAINING}
-        if norm | dict(eps=norm.get("eps", 1e-5)) not in (dict(type=kind, eps=1e-5) for kind in ("BN", "SyncBN")):
+                _refuse(f"{name}={value!r}", f"{name}={expected!r}")
+        used = {name: value for name, value in (settings["norm"] or {}).items() if name not in _TRAINING}
+        if dict(eps=1e-5) | used not in (dict(type=kind, eps=1e-5) for kind in ("BN", "SyncBN")):
             _refuse(f"norm={settings['norm']!r}", "BN with eps=1e-05")
-    for name, value in weights.items():
-        layer, _, rest = name.rpartition(".bd.running_whitening")
-        if layer and not rest:
-            group, channels = value.shape[-1], value.shape[0] * value.shape[1]
-            expected = ops.fit_group_size(channels, 64 if layer == "backbone.bn1" else 16)
-            if group != expected:
-                _refuse(f"groups of {group} in {layer}", f"groups of {expected}")
 
 
 def _refuse(what: str, theirs: str) -> None:
@@ -208,15 +167,9 @@ def _inverse(scale: Tensor) -> Tensor:
 
 
 def _reciprocal(name: str, scale: Tensor) -> Tensor:
-    if not scale.is_floating_point() or not torch.isfinite(scale).all() or not torch.isfinite(_inverse(scale)).all():
+    if not scale.isfinite().all() or not _inverse(scale).isfinite().all():
         raise CheckpointError(
             f"{name} must be finite and not 0 (nor so close that its reciprocal is not finite), got {scale.tolist()}; "
             "it is an average that moves away from 0 with the first training step, so these weights were never trained"
         )
     return _inverse(scale)
-
-
-def _scale(name: str, ours: Tensor, original: Tensor | None) -> Tensor:
-    if original is not None and _inverse(original).dtype == ours.dtype and torch.equal(_inverse(original), ours):
-        return original
-    return _reciprocal(name, ours)

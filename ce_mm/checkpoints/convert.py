@@ -4,15 +4,14 @@
 """
 import os
 from pathlib import Path
+from pprint import pformat
 
-from mmengine.config import Config
 from torch import Tensor
 
 from ce_mm.checkpoints import authors, publishing
 from ce_mm.checkpoints.fitting import Fitted, fit
 from ce_mm.checkpoints.layouts import LAYOUTS, Network, read_network
-from ce_mm.checkpoints.reading import CheckpointError
-from ce_mm.checkpoints.recorded import holds_only
+from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
 from ce_mm.checkpoints.report import Report
 from ce_mm.files import DestinationError, check_folder
 from ce_mm.version import __version__
@@ -48,24 +47,9 @@ def convert(
     """
     source, destination = Path(source), Path(destination)
     _check_arguments(source, destination, layout, target, publish)
+    network, fitted, weights, names = _renamed(source, layout, target)
     try:
-        network = read_network(publishing.read(source), layout)
-        fitted = fit(network, classifier=target != "backbone")
-        weights, names = (
-            authors.to_authors(fitted.weights, network.config, network.originals, network.order)
-            if target == "authors"
-            else (fitted.weights, {name: name for name in fitted.weights})
-        )
-    except CheckpointError as error:
-        if str(error).startswith(f"{source}: "):
-            raise
-        raise CheckpointError(f"{source}: {error}") from error
-    except OSError as error:
-        raise CheckpointError(f"{source}: it cannot be read ({error.strerror or error})") from error
-
-    try:
-        meta = {} if target == "authors" else _meta(network, fitted, target)
-        content = publishing.serialise(weights, meta, destination.suffix)
+        content = publishing.serialise(weights, _meta(network, fitted, target), destination.suffix)
         digest = publishing.sha256(content)
         if publish:
             destination = publishing.published(destination, digest)
@@ -81,7 +65,35 @@ def convert(
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"{destination}: it cannot be written ({reason}); nothing was left there") from error
-    return _report(network, fitted, weights, names, source, target, digest, tuple(files), dry_run)
+
+    mapped = {old: names[ours] for old, ours in fitted.mapped.items()}
+    known = {*mapped.values(), *network.originals}
+    unused = [*network.left_out, *(name for name in network.source.values() if name not in mapped)]
+    return Report(
+        source=source,
+        layout=network.layout,
+        config=network.config,
+        mapped=mapped,
+        initialised=[name for name in weights if name not in known],
+        kept=[name for name in unused if name in network.originals],
+        left_out=[name for name in unused if name not in network.originals],
+        settings_known=network.settings_known,
+        sha256=digest,
+        files=tuple(files),
+        dry_run=dry_run,
+    )
+
+
+def _renamed(source: Path, layout: str, target: str) -> tuple[Network, Fitted, dict[str, Tensor], dict[str, str]]:
+    """What was read, that in its network, the weights by the names of the target, and name in the model -> there."""
+    try:
+        network = read_network(read_checkpoint(source), layout)
+        fitted = fit(network, classifier=target != "backbone")
+        if target == "authors":
+            return network, fitted, *authors.to_authors(fitted.weights, network.config, network.originals)
+        return network, fitted, fitted.weights, {name: name for name in fitted.weights}
+    except CheckpointError as error:
+        raise error if str(error).startswith(f"{source}: ") else CheckpointError(f"{source}: {error}") from error
 
 
 def _check_arguments(source: Path, destination: Path, layout: str, target: str, publish: bool) -> None:
@@ -105,9 +117,11 @@ def _check_place(path: Path, source: Path) -> None:
 
 def _meta(network: Network, fitted: Fitted, target: str) -> dict:
     """What is written beside the weights, and is understood when the file is converted again."""
-    meta = dict(ce_mm_version=__version__, cfg=_as_text(dict(model=fitted.model)))
+    if target == "authors":
+        return {}
+    meta = dict(ce_mm_version=__version__, cfg=_assignment("model", fitted.model))
     if network.originals:
-        meta["authors"] = dict(originals=network.originals, order=network.order)
+        meta["authors"] = dict(originals={name: value.tolist() for name, value in network.originals.items()})
     if network.classes and target == "classifier":
         meta["dataset_meta"] = dict(classes=network.classes)
     return meta
@@ -115,47 +129,13 @@ def _meta(network: Network, fitted: Fitted, target: str) -> dict:
 
 def _config_text(model: dict, weights: str) -> str:
     """A config that builds the network of these weights, wherever ce_mm is installed."""
-    config = dict(custom_imports=dict(imports=["ce_mm"], allow_failed_imports=False))
+    lines = [f"# The network of the weights in {ascii(weights)[1:-1]}."]
+    lines.append(_assignment("custom_imports", dict(imports=["ce_mm"], allow_failed_imports=False)))
     if "type" in model:
-        config["default_scope"] = "mmpretrain"
-    return f"# The network of the weights in {ascii(weights)[1:-1]}.\n{_as_text(config | dict(model=model))}"
+        lines.append(_assignment("default_scope", "mmpretrain"))
+    return "\n".join([*lines, _assignment("model", model), ""])
 
 
-def _as_text(config: dict) -> str:
-    text = Config(config).pretty_text
-    if not holds_only(text, config):  # mmengine does not escape everything, and whoever reads the text runs it
-        raise CheckpointError(f"{config!r} cannot be written as the text of a config; use plain values in it")
-    return text
-
-
-def _report(
-    network: Network,
-    fitted: Fitted,
-    weights: dict[str, Tensor],
-    names: dict[str, str],
-    source: Path,
-    target: str,
-    digest: str,
-    files: tuple[Path, ...],
-    dry_run: bool,
-) -> Report:
-    """``names``: name in the file written -> name in the model."""
-    written = {ours: name for name, ours in names.items()}
-    mapped = {old: written[ours] for old, ours in fitted.mapped.items()}
-    initialised = [written[ours] for ours in fitted.initialised]
-    not_ours = [name for name in weights if name not in names]  # the authors' unused running means
-    return Report(
-        source=source,
-        layout=network.layout,
-        target=target,
-        config=network.config,
-        mapped=mapped,
-        initialised=initialised + [name for name in not_ours if name not in network.originals],
-        kept=[name for name in network.left_out if name in network.originals],
-        left_out=[name for name in network.left_out if name not in network.originals]
-        + [name for name in network.source.values() if name not in mapped],
-        settings_known=network.settings_known,
-        sha256=digest,
-        files=files,
-        dry_run=dry_run,
-    )
+def _assignment(name: str, value: object) -> str:
+    """A line of a config. Not as mmengine writes it, which does not escape everything, and whoever reads it runs it."""
+    return f"{name} = {pformat(value, width=112, sort_dicts=False)}"

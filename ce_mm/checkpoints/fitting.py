@@ -2,13 +2,12 @@
 import copy
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ce_mm.checkpoints.architecture import OWN
 from ce_mm.checkpoints.layouts import Network
@@ -20,15 +19,13 @@ _WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 @dataclass(frozen=True)
 class Fitted:
-    """All weights of a model, in its order and by its names."""
+    """All weights of a model, in its order and by its names; those that the source has not are CE's starting values."""
 
     #: ``dict(type='ImageClassifier', ...)``, or ``dict(backbone=...)`` for the backbone alone.
     model: dict
     weights: dict[str, Tensor]
     #: Name in the source -> name in the model.
     mapped: dict[str, str]
-    #: The model's names whose values are CE's starting values, as the source had none.
-    initialised: list[str]
 
 
 def fit(network: Network, classifier: bool) -> Fitted:
@@ -43,37 +40,25 @@ def fit(network: Network, classifier: bool) -> Fitted:
         CheckpointError: a weight is missing, is one too many, has a wrong shape or type or is not finite, or the
             network's output for a random picture is not finite.
     """
-    config = _model_config(network, classifier)
-    with torch.device("meta"), _LinspaceWithValues():  # a few shapes in a file may describe a network of any size
-        expected = _build(config if classifier else config["backbone"]).state_dict()
-    mapped = _places(network, expected, classifier)
-    given = {mapped[source]: network.weights[name] for name, source in network.source.items() if source in mapped}
-    without_ce = not any(OWN.search(name) for name in given)
-    missing = [name for name in expected if name not in given]
-    may_start = [name for name in missing if name.endswith("num_batches_tracked") or (without_ce and OWN.search(name))]
-    _expect_none([name for name in missing if name not in may_start], "there is no value for", network)
-    for source, name in mapped.items():
-        _check_value(source, given[name], expected[name])
+    config = _model_config(network) if classifier else dict(backbone=network.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = _build(config if classifier else config["backbone"])
         picture = torch.rand(1, network.config.get("in_channels", 3), 64, 64)
-    weights = {name: given.get(name, value) for name, value in model.state_dict().items()}
+    initial = model.state_dict()
+    mapped = _places(network, initial, classifier)
+    given = {mapped[source]: network.weights[name] for name, source in network.source.items() if source in mapped}
+    without_ce = not any(OWN.search(name) for name in given)
+    needed = [n for n in initial if not (n.endswith("num_batches_tracked") or (without_ce and OWN.search(n)))]
+    _expect_none([name for name in needed if name not in given], "there is no value for", network)
+    for source, name in mapped.items():
+        _check_value(source, given[name], initial[name])
+    weights = {name: given.get(name, value) for name, value in initial.items()}
     _try(model, weights, picture, config)
-    return Fitted(config, weights, mapped, may_start)
+    return Fitted(config, weights, mapped)
 
 
-class _LinspaceWithValues(TorchFunctionMode):
-    """mmpretrain's ResNet asks torch.linspace for its numbers, which it has not on the meta device."""
-
-    def __torch_function__(self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None) -> object:
-        kwargs = kwargs or {}
-        return func(*args, **(kwargs | dict(device="cpu") if func is torch.linspace else kwargs))
-
-
-def _model_config(network: Network, classifier: bool) -> dict:
-    if not classifier:
-        return dict(backbone=network.config)
+def _model_config(network: Network) -> dict:
     if network.layout == "mmpretrain" and network.left_out:
         raise CheckpointError(
             f"{network.left_out[0]} has no place in a backbone, global average pooling and a linear classifier, so "
@@ -107,9 +92,9 @@ def _places(network: Network, initial: Mapping[str, Tensor], classifier: bool) -
     prefix = "" if classifier else "backbone."
     places, unknown = {}, []
     for name, source in network.source.items():
-        own = name.removeprefix(prefix)
         if not name.startswith(prefix):
             continue
+        own = name.removeprefix(prefix)
         own = own if own in initial else re.sub(r"\.(\w+)$", r".norm.\1", own)  # a norm that CE stands on here
         if own not in initial:
             unknown.append(source)
@@ -126,7 +111,7 @@ def _expect_none(names: list[str], complaint: str, network: Network) -> None:
         config = "" if network.settings_known else (
             " (the source records no config in meta['cfg'], so that base norms under CE are taken to be BN)"
         )
-        raise CheckpointError(f"{complaint} {names[0]}{more}; expected the weights of exactly this network{config}")
+        raise CheckpointError(f"{complaint} {names[0]}{more}; expected the weights of {network.config!r}{config}")
 
 
 def _check_value(name: str, value: Tensor, expected: Tensor) -> None:

@@ -1,26 +1,17 @@
 """Layouts of checkpoints, recognised by their names and brought under the names of an mmpretrain classifier."""
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ce_mm.checkpoints import authors, torchvision_names
-from ce_mm.checkpoints.allowed import CLASSES, check_config, parameters
 from ce_mm.checkpoints.architecture import describe, has_ce
-from ce_mm.checkpoints.reading import CheckpointError
-from ce_mm.checkpoints.recorded import recorded_model
+from ce_mm.checkpoints.reading import CheckpointError, weights_of
+from ce_mm.checkpoints.recorded import recorded_backbone, untraced
 
 LAYOUTS = ("auto", "authors", "mmpretrain", "mmdet", "backbone", "torchvision")
 _DETECTORS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.")
-#: Arguments that say how a backbone is trained or used, not what it is; and a VGG's own classifier.
-_USE = {
-    "frozen_stages", "norm_eval", "with_cp", "init_cfg", "pretrained", "out_indices", "zero_init_residual",
-    "num_classes",
-}  # fmt: skip
-#: Arguments of a plain network that change what it computes, and leave no trace in its weights.
-_PLAIN = ("style", "norm_cfg", "act_cfg", "strides", "dilations")
-_SIZES = ("type", "depth", "in_channels", "stem_channels", "base_channels", "expansion", "num_stages", "widen_factor")
 _VGG_CLASSIFIER = "backbone.classifier."
 
 
@@ -43,10 +34,9 @@ class Network:
     #: Whether all settings of CE are known, or those that leave no trace in weights are taken to be the defaults.
     settings_known: bool
     #: What :func:`authors.to_authors` needs to give back a file as it was.
-    originals: dict[str, Tensor] = field(default_factory=dict)
-    order: list[str] = field(default_factory=list)
+    originals: dict[str, Tensor]
     #: Names of the classes that the classifier tells apart, if the source says them.
-    classes: list[str] | None = None
+    classes: list[str] | None
 
 
 def read_network(checkpoint: dict, layout: str = "auto") -> Network:
@@ -60,26 +50,23 @@ def read_network(checkpoint: dict, layout: str = "auto") -> Network:
     Raises:
         CheckpointError: there are no weights, they are of no layout or network known here, or of another layout.
     """
-    weights = _weights(checkpoint)
+    weights = weights_of(checkpoint)
+    meta = checkpoint.get("meta") if isinstance(checkpoint.get("meta"), dict) else {}
     found = _layout(weights)
     if layout not in ("auto", found):
         raise CheckpointError(f"these are weights in the layout {found!r}, not {layout!r}; give 'auto' or {found!r}")
-    originals, order = {}, []
+    originals = _originals(meta)
     if found == "authors":
         mapped, originals = authors.from_authors(weights)
-        order = list(weights)
     elif found == "torchvision":
         mapped = {name: (new, weights[name]) for name, new in torchvision_names.mmpretrain_names(weights).items()}
+    elif found == "backbone":
+        mapped = {name: (f"backbone.{name}", value) for name, value in weights.items()}
     else:
-        kept = ("",) if found == "backbone" else ("backbone.", "head.fc.")
-        prefix = "backbone." if found == "backbone" else ""
-        mapped = {name: (prefix + name, value) for name, value in weights.items() if name.startswith(kept)}
-        originals, order = _kept_originals(checkpoint)
+        mapped = {name: (name, value) for name, value in weights.items() if name.startswith(("backbone.", "head.fc."))}
     mapped = {name: pair for name, pair in mapped.items() if not pair[0].startswith(_VGG_CLASSIFIER)}
-    ours = {place: value for place, value in mapped.values()}
-    backbone = {name.removeprefix("backbone."): value for name, value in ours.items() if name.startswith("backbone.")}
-    config, known = _config(checkpoint, backbone, found)
-    authors.check_originals(originals, ours)
+    ours = dict(mapped.values())
+    config, known = _config(recorded_backbone(meta), ours, found)
     return Network(
         layout=found,
         config=config,
@@ -88,31 +75,8 @@ def read_network(checkpoint: dict, layout: str = "auto") -> Network:
         left_out=[name for name in weights if name not in mapped],
         settings_known=known,
         originals=originals,
-        order=order,
-        classes=_classes(checkpoint),
+        classes=_classes(meta),
     )
-
-
-def _weights(checkpoint: dict) -> dict[str, Tensor]:
-    state = checkpoint.get("state_dict", checkpoint)
-    if not isinstance(state, dict) or not state:
-        raise CheckpointError(f"expected weights by name, but there is {type(state).__name__} without any")
-    weights = {}
-    for name, value in _tensors(state).items():
-        short = name.removeprefix("module.")
-        if short in weights:
-            raise CheckpointError(f"{short} is there twice, with and without 'module.' in front")
-        weights[short] = value.detach()
-    return weights
-
-
-def _tensors(state: dict) -> dict[str, Tensor]:
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"expected a tensor for every name, but {name!r:.99} is {type(value).__name__}")
-        if value.layout is not torch.strided or value.is_quantized or value.is_nested or value.is_meta:
-            raise CheckpointError(f"{name} is no plain tensor but sparse, quantized, nested or without values")
-    return state
 
 
 def _layout(weights: Mapping[str, Tensor]) -> str:
@@ -125,78 +89,31 @@ def _layout(weights: Mapping[str, Tensor]) -> str:
     return "torchvision" if torchvision_names.is_torchvision(weights) else "backbone"
 
 
-def _config(checkpoint: dict, weights: Mapping[str, Tensor], layout: str) -> tuple[dict, bool]:
-    """The backbone's config: as recorded in the checkpoint, or else told from the weights."""
-    recorded = (recorded_model(checkpoint) or {}).get("backbone")
-    recorded = recorded if isinstance(recorded, dict) else {}
-    kind = str(recorded.get("type")).rpartition(".")[2]
-    plain = not any(map(has_ce, weights))
+def _config(recorded: dict, weights: Mapping[str, Tensor], layout: str) -> tuple[dict, bool]:
+    """The backbone's config, and whether all of it is known: what weights tell, and what else is recorded of it."""
+    weights = {name.removeprefix("backbone."): value for name, value in weights.items() if name.startswith("backbone.")}
     config = describe(weights, recorded.get("widen_factor"))
-    if kind in CLASSES and not plain and layout != "authors":
-        recorded = {name: value for name, value in recorded.items() if name not in _USE} | dict(type=kind)
-        check_config(recorded)
-        recorded = _without_defaults(recorded)
-        _check_sizes(recorded, config)
-        return recorded, True
     if layout == "authors":
-        config["ce_cfg"] = config.get("ce_cfg", {}) | authors.CE_CFG
-    elif plain:
-        kept = {name: recorded[name] for name in _PLAIN if name in recorded and name in parameters(config["type"])}
-        check_config(config | kept)
-        config = _without_defaults(config | kept | dict(norm_cfg=_plain_norm(kept.get("norm_cfg"))))
-    return config, plain or layout == "authors"
+        return config | dict(ce_cfg=config.get("ce_cfg", {}) | authors.CE_CFG), True
+    ce = any(map(has_ce, weights))
+    kind = str(recorded.get("type")).rpartition(".")[2]
+    if kind.removeprefix("CE") == config["type"].removeprefix("CE"):
+        config |= untraced(recorded, ce)
+    return config, not ce or kind == config["type"]
 
 
-def _plain_norm(norm: dict | None) -> dict | None:
-    """A plain network's norm without how it was trained (frozen, on several processes)."""
-    if norm is None:
-        return None
-    return {name: value for name, value in norm.items() if name != "requires_grad"} | dict(
-        type="BN" if norm["type"] == "SyncBN" else norm["type"]
-    )
+def _originals(meta: dict) -> dict[str, Tensor]:
+    """What a conversion from the authors' layout has kept; what is no such thing is passed over."""
+    kept = meta.get("authors")
+    originals = kept.get("originals") if isinstance(kept, dict) else None
+    try:
+        return {name: torch.as_tensor(value, dtype=torch.float64, device="cpu") for name, value in originals.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return {}
 
 
-def _check_sizes(recorded: dict, described: dict) -> None:
-    """Before anything is built by a recorded config: a network of any size could be asked for there."""
-    for name in _SIZES:
-        if recorded.get(name) != described.get(name):
-            raise CheckpointError(
-                f"the config recorded in it says {name}={recorded.get(name, 'default')!r}, but its weights are those "
-                f"of {name}={described.get(name, 'default')!r}"
-            )
-
-
-def _without_defaults(config: dict) -> dict:
-    """What a recorded config says about the network itself, without arguments that are at their defaults."""
-    defaults = parameters(config["type"])
-    norms = (dict(type="BN"), dict(type="BN", requires_grad=True))
-
-    def same(value: object, default: object) -> bool:
-        return value == default or (isinstance(value, list) and tuple(value) == default)
-
-    return {
-        name: value
-        for name, value in config.items()
-        if value is not None
-        and not (name in defaults and same(value, defaults[name]))
-        and not (name == "norm_cfg" and value in norms)
-        and not (name in ("ce_cfg", "ce_stem_cfg") and not value)
-    }
-
-
-def _kept_originals(checkpoint: dict) -> tuple[dict[str, Tensor], list[str]]:
-    meta = checkpoint.get("meta")
-    kept = meta.get("authors") if isinstance(meta, dict) else None
-    if not isinstance(kept, dict) or not isinstance(kept.get("originals"), dict):
-        return {}, []
-    originals = _tensors(kept["originals"])
-    order = kept.get("order")
-    return originals, [name for name in order if isinstance(name, str)] if isinstance(order, list | tuple) else []
-
-
-def _classes(checkpoint: dict) -> list[str] | None:
-    meta = checkpoint.get("meta")
-    dataset = meta.get("dataset_meta") if isinstance(meta, dict) else None
+def _classes(meta: dict) -> list[str] | None:
+    dataset = meta.get("dataset_meta")
     classes = dataset.get("classes") if isinstance(dataset, dict) else None
     named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
     return list(classes) if named else None

@@ -1,28 +1,23 @@
 """Weights as files for others: one content for the same weights, the digits of its hash in its name, its config beside.
 
 A file holds the weights under ``state_dict`` and what belongs to them under ``meta``; no optimizer, no logs, no date.
-Its suffix says the format: PyTorch's (.pth) or safetensors'. There, ``meta`` is the text of a JSON object, as the
-format knows text alone, and the order of the names is lost.
+Its suffix says the format: PyTorch's (.pth) or safetensors', where ``meta`` is the text of a JSON object.
 """
-import base64
 import hashlib
 import io
 import json
-import os
 import re
 from contextlib import suppress
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
-from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
+from ce_mm.checkpoints.reading import META
 from ce_mm.files import placing, remove_abandoned
 
 SUFFIXES = (".pth", ".safetensors")
-_META = "ce_mm"  # one entry alone: safetensors writes several in an order of chance, and the hash would change
 
 
 def serialise(weights: dict[str, Tensor], meta: dict, suffix: str) -> bytes:
@@ -30,37 +25,15 @@ def serialise(weights: dict[str, Tensor], meta: dict, suffix: str) -> bytes:
 
     Args:
         weights: by name, each written by itself (no shared storage, no strides).
-        meta: plain values; under ``authors`` there may be tensors.
+        meta: plain values, which JSON knows.
         suffix: one of ``SUFFIXES``.
     """
-    weights = {name: _alone(value) for name, value in weights.items()}
-    if suffix == ".safetensors":
-        return save(weights, {_META: json.dumps(_as_text(meta))})
-    if "authors" in meta:
-        originals = {name: _alone(value) for name, value in meta["authors"]["originals"].items()}
-        meta = meta | dict(authors=meta["authors"] | dict(originals=originals))
+    weights = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+    if suffix == ".safetensors":  # which writes several entries in an order of chance, and the hash would change
+        return save(weights, {META: json.dumps(meta)})
     content = io.BytesIO()  # a file's name would be written into it
     torch.save(dict(meta=meta, state_dict=weights) if meta else dict(state_dict=weights), content)
     return content.getvalue()
-
-
-def read(path: Path) -> dict:
-    """Read a checkpoint of either format as data: a dict with ``state_dict`` and ``meta``, or the weights themselves.
-
-    Raises:
-        CheckpointError: it is missing, a folder, damaged, or holds more than data.
-    """
-    if path.suffix != ".safetensors" or not path.is_file():
-        return read_checkpoint(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            weights = {name: file.get_tensor(name) for name in file.offset_keys()}
-            texts = file.metadata() or {}
-        return dict(state_dict=weights, meta=_from_text(texts[_META]) if _META in texts else {})
-    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: it is damaged, cut short or no safetensors file at all ({error}); copy or download it again."
-        ) from None
 
 
 def sha256(content: bytes) -> str:
@@ -102,43 +75,16 @@ def write_all(files: dict[Path, bytes]) -> None:
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in files:
+        for path, content in files.items():
             remove_abandoned(path)
-        _write([pair for pair in files.items() if not is_there(*pair)], placed)
+            if not is_there(path, content):
+                with placing(path) as unfinished:
+                    unfinished.write_bytes(content)
+                placed.append(path)
     except BaseException:
         for path in placed:
             path.unlink(missing_ok=True)
         with suppress(OSError):
             for parent in made:
-                os.rmdir(parent)
+                parent.rmdir()
         raise
-
-
-def _write(files: list[tuple[Path, bytes]], placed: list[Path]) -> None:
-    """Each is moved into place only when all are written: the last first."""
-    if files:
-        (path, content), *rest = files
-        with placing(path) as unfinished:
-            unfinished.write_bytes(content)
-            _write(rest, placed)
-        placed.append(path)
-
-
-def _alone(value: Tensor) -> Tensor:
-    return value.detach().clone(memory_format=torch.contiguous_format)
-
-
-def _as_text(meta: dict) -> dict:
-    kept = meta.get("authors")
-    if kept is None:
-        return meta
-    originals = base64.b64encode(save({name: _alone(value) for name, value in kept["originals"].items()}))
-    return meta | dict(authors=dict(originals=originals.decode(), order=kept["order"]))
-
-
-def _from_text(text: str) -> dict:
-    """What :func:`_as_text` was given, before it became JSON."""
-    meta = json.loads(text)
-    if "authors" in meta:
-        meta["authors"]["originals"] = load(base64.b64decode(meta["authors"]["originals"]))
-    return meta

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
-# More lines than these become fewer, by writing N for all numbers.
-_RENAMINGS, _NAMES = 20, 6
+#: More lines than these become fewer, by writing N for all numbers.
+_MOST = 10
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,6 @@ class Report:
 
     source: Path
     layout: str
-    target: str
     #: Of the backbone: type and arguments.
     config: dict
     #: Name in the source -> name in the file written.
@@ -37,15 +36,14 @@ class Report:
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.config.items() if name != "type")
         lines = [f"{self.source}: layout {self.layout}, network {self.config['type']}({arguments})"]
-        renamings = [_renaming(*pair) for pair in self.mapped.items()]
-        lines += [f"{len(self.mapped)} tensors mapped:", *_counted(renamings, _RENAMINGS)]
         for what, names in (
+            ("mapped", [_renaming(*pair) for pair in self.mapped.items()]),
             ("initialised, as the source has none", self.initialised),
             ("kept in the metadata, for the way back", self.kept),
             ("left out", self.left_out),
         ):
             if names:
-                lines += [f"{len(names)} tensors {what}:", *_counted(names, _NAMES)]
+                lines += [f"{len(names)} tensors {what}:", *_counted(names)]
         if not self.settings_known:
             lines.append(
                 "note: the source records no config; settings of CE that leave no trace in weights (correction, "
@@ -67,8 +65,8 @@ def _renaming(old: str, new: str) -> str:
     return f"{'.'.join(old)} → {'.'.join(new)}"
 
 
-def _counted(lines: list[str], most: int) -> list[str]:
+def _counted(lines: list[str]) -> list[str]:
     """Equal lines as one with their number."""
-    if len(set(lines)) > most:
+    if len(set(lines)) > _MOST:
         lines = [re.sub(r"\d+", "N", line) for line in lines]
     return [f"{count:6d}  {line}" for line, count in Counter(lines).items()]

@@ -3,11 +3,8 @@
 mmengine finds out where it trips over it: with the weights already loaded, or at the first evaluation of an epoch.
 """
 import os
-from collections.abc import Callable
-from numbers import Integral, Real
+import reprlib
 from pathlib import Path
-
-from torch import Tensor
 
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
 
@@ -61,7 +58,7 @@ def read_resumable(path: str | os.PathLike, map_location: object = "cpu") -> dic
 
 
 def check_resumable(checkpoint: dict, name: object) -> None:
-    """Check that a checkpoint has all that mmengine and the hooks here read when they resume, each of its kind.
+    """Check that a checkpoint has what mmengine and the hooks here read when they resume, each of its kind.
 
     Args:
         checkpoint: its content.
@@ -75,7 +72,7 @@ def check_resumable(checkpoint: dict, name: object) -> None:
         for key in place.split("."):
             value = value.get(key, _ABSENT)
         if is_needed if value is _ABSENT else not is_right(value):
-            found = "is missing" if value is _ABSENT else f"is {_shown(value)}"
+            found = "is missing" if value is _ABSENT else f"is {reprlib.repr(value)}"
             raise CheckpointError(
                 f"{name}: no training can go on from it, as {place} {found}; expected {expected}, as in a checkpoint "
                 "that mmengine saved in a training. To start from its weights alone, give it as load_from, without "
@@ -83,63 +80,32 @@ def check_resumable(checkpoint: dict, name: object) -> None:
             )
 
 
-def _shown(value: object) -> str:
-    try:
-        return f"{value!r:.99}"
-    except (ValueError, RecursionError):  # a number of thousands of digits, a list in a list in a list
-        return f"{type(value).__name__} too large to be shown"
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and abs(value) < 2**63
+def _is_dict(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _is_count(value: object) -> bool:
-    return _is_whole(value) and value >= 0
+    return type(value) is int and value >= 0
 
 
-def _is_seed(value: object) -> bool:
-    return value is None or (_is_count(value) and value < 2**32)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) or (isinstance(value, Tensor) and value.numel() == 1)
-
-
-def _are_whole(values: object) -> bool:
-    return _is_a(list)(values) and all(map(_is_whole, values))
-
-
-def _are_schedules(values: object) -> bool:
-    lists = values.values() if isinstance(values, dict) else [values]
-    return all(isinstance(each, list) and all(map(_is_a(dict), each)) for each in lists)
-
-
-def _is_a(*kinds: type | None) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, kinds)
+def _are_counts(values: object) -> bool:
+    return isinstance(values, list) and all(map(_is_count, values))
 
 
 _ABSENT = object()
-_HUB, _INFO = "message_hub", "message_hub.runtime_info"
-_COUNT, _SEED = (_is_count, "a whole number"), (_is_seed, "a whole number below 2**32, or None")
-_DICT, _STEPS = (_is_a(dict), "a dict"), (_are_whole, "a list of whole numbers")
+_DICT, _COUNT = (_is_dict, "a dict"), (_is_count, "a whole number of 0 or more")
+_STEPS = (_are_counts, "a list of whole numbers")  # by which the hook here removes files
 #: Where, whether it must be there, what it may be, and that in words; what holds others stands before them.
 _ENTRIES = (
     ("meta", True, *_DICT),
     ("meta.epoch", True, *_COUNT),
     ("meta.iter", True, *_COUNT),
-    ("meta.seed", False, *_SEED),
-    ("meta.sampler_seed", False, *_SEED),
-    (_HUB, True, *_DICT),
-    (f"{_HUB}.log_scalars", True, *_DICT),
-    (f"{_HUB}.resumed_keys", True, *_DICT),
-    (_INFO, True, *_DICT),
-    (f"{_INFO}.last_ckpt", False, _is_a(str), "a path"),
-    (f"{_INFO}.best_ckpt", False, _is_a(str, type(None)), "a path or None"),
-    (f"{_INFO}.best_score", False, _is_number, "a number"),
-    (f"{_INFO}.keep_ckpt_ids", False, *_STEPS),
-    (f"{_INFO}.superseded_ckpt_ids", False, *_STEPS),
+    ("message_hub", True, *_DICT),
+    ("message_hub.log_scalars", True, *_DICT),
+    ("message_hub.resumed_keys", True, *_DICT),
+    ("message_hub.runtime_info", True, *_DICT),
+    ("message_hub.runtime_info.keep_ckpt_ids", False, *_STEPS),
+    ("message_hub.runtime_info.superseded_ckpt_ids", False, *_STEPS),
     ("state_dict", False, *_DICT),
     ("optimizer", False, *_DICT),
-    ("param_schedulers", False, _are_schedules, "a list of dicts, or a dict of such lists"),
 )

@@ -55,13 +55,14 @@ _weights_only_unpickler._get_user_allowed_globals = _allowed  # asked anew for e
 
 @cache
 def _of_mmengine() -> dict[str, Any]:
-    functions = {"_reconstruct": np.zeros(1).__reduce__()[0], "scalar": np.float64().__reduce__()[0]}
+    functions = {"_reconstruct": _empty_array, "scalar": np.float64().__reduce__()[0]}
     return {
         **{f"numpy.{core}.multiarray.{name}": value for core in ("core", "_core") for name, value in functions.items()},
-        "numpy.ndarray": np.ndarray,
+        "numpy.ndarray": "numpy.ndarray",  # only ever named, as an argument of _reconstruct
+        "an array": np.ndarray,  # what that gives may be filled
         "numpy.dtype": _number_type,
         **{f"{kind.__module__}.{kind.__qualname__}": kind for kind in map(type, _NUMBERS.values())},
-        "builtins.bytes": bytes,  # the content of an empty array
+        "builtins.bytes": partial(bytes, b""),  # the content of an empty array
         "mmengine.config.config.ConfigDict": ConfigDict,
         "mmengine.logging.history_buffer.HistoryBuffer": _ReadHistoryBuffer,
         _ONE_CYCLE: _ONE_CYCLE,
@@ -76,8 +77,8 @@ def _of_python() -> dict[str, Any]:
     calls = {
         "builtins.frozenset": frozenset,
         "builtins.range": range,
-        "builtins.slice": _slice,
-        "collections.defaultdict": _plain_dict,
+        "builtins.slice": slice,
+        "collections.defaultdict": lambda *factory: {},  # which torch would not fill
     }
     for kind in ("date", "datetime", "time", "timedelta", "timezone"):
         calls[f"datetime.{kind}"] = getattr(datetime, kind)
@@ -94,6 +95,11 @@ def _statistics() -> dict[str, str]:
     """The names of statistics that someone has registered, each as its name: they are pickled with each curve."""
     functions = HistoryBuffer._statistics_methods.values()
     return {name: name for name in (f"{function.__module__}.{function.__qualname__}" for function in functions)}
+
+
+def _empty_array(*kind_shape_and_type: object) -> np.ndarray:
+    """Stand for ``_reconstruct``: a pickle fills the array afterwards, and needs no room before."""
+    return np.empty(0)
 
 
 def _number_type(code: str, *align_and_copy: bool) -> np.dtype:
@@ -114,7 +120,7 @@ class _ReadHistoryBuffer(HistoryBuffer):
     into the class: a file could replace the mean of all HistoryBuffers of the process.
     """
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__({key: state[key] for key in ("max_length", "_log_history", "_count_history")})
         self.__class__ = HistoryBuffer
 
@@ -126,15 +132,3 @@ def _function(owner: object, name: str) -> Callable:
     if owner == _ONE_CYCLE and name in ("_annealing_cos", "_annealing_linear"):
         return getattr(OneCycleParamScheduler, name)
     raise UnpicklingError("GLOBAL builtins.getattr is asked for more than the functions that mmengine saves")
-
-
-def _plain_dict(*factory: object) -> dict:
-    """Stand for ``defaultdict``, which torch would not fill."""
-    return {}
-
-
-def _slice(*bounds: object) -> slice:
-    """Stand for ``slice``; slices in slices in slices would end the process when they are freed."""
-    if not all(bound is None or isinstance(bound, int) for bound in bounds):
-        raise UnpicklingError("GLOBAL builtins.slice is asked for more than whole numbers")
-    return slice(*bounds)

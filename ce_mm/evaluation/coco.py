@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import logging
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,26 +17,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ce_mm.evaluation.annotations import read_annotations
-from ce_mm.evaluation.results_file import ResultsError, find_category_ids, read_results
+from ce_mm.evaluation.results_file import SHAPES, ResultsError, find_category_ids, read_results
 from ce_mm.files import check_destination, replacing
 
-METRICS = ("bbox", "segm")
+METRICS = tuple(SHAPES)
 
-# pycocotools' twelve numbers in its order: mmdet's name, then IoU, size of the objects and detections a picture.
-NUMBERS = (
-    ("mAP", "0.50:0.95", "all", 100),
-    ("mAP_50", "0.50", "all", 100),
-    ("mAP_75", "0.75", "all", 100),
-    ("mAP_s", "0.50:0.95", "small", 100),
-    ("mAP_m", "0.50:0.95", "medium", 100),
-    ("mAP_l", "0.50:0.95", "large", 100),
-    ("AR@1", "0.50:0.95", "all", 1),
-    ("AR@10", "0.50:0.95", "all", 10),
-    ("AR@100", "0.50:0.95", "all", 100),
-    ("AR_s@100", "0.50:0.95", "small", 100),
-    ("AR_m@100", "0.50:0.95", "medium", 100),
-    ("AR_l@100", "0.50:0.95", "large", 100),
-)
+# mmdet's names of pycocotools' twelve numbers in its order.
+NUMBERS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
+NUMBERS += ("AR@1", "AR@10", "AR@100", "AR_s@100", "AR_m@100", "AR_l@100")
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +57,6 @@ def evaluate_coco(
         AnnotationError, ResultsError: input that cannot be evaluated.
         DestinationError: an ``out`` that cannot be written, or is one of the files to read; before any of them is read.
     """
-    metrics = tuple(dict.fromkeys(metrics))
     if not metrics or not set(metrics) <= set(METRICS):
         raise ResultsError(f"the metrics are {metrics!r}; expected one or more of {', '.join(METRICS)}")
     if out is not None:
@@ -87,35 +73,27 @@ def evaluate_coco(
     for metric in metrics:
         numbers |= _evaluate_metric(truth, detections[metric], category_ids, metric, per_category)
     if out is not None:
-        _write(out, numbers)
-        logger.info("written %s", out)
+        with replacing(out) as unfinished:
+            unfinished.write_text(json.dumps(numbers, indent=2) + "\n")
     return numbers
 
 
 def format_table(numbers: dict[str, float]) -> str:
     """The numbers of `evaluate_coco` as text: a row for each number and category, a column for each metric."""
     metrics = [metric for metric in METRICS if f"coco/{metric}_mAP" in numbers]
-    rows = [(f"{name:<10}{iou:<11}{size:<8}{limit:>7}", name) for name, iou, size, limit in NUMBERS]
-    lines = ["number    IoU        size    maxDets" + "".join(f"{metric:>9}" for metric in metrics)]
-    lines += [_row(label, numbers, metrics, name) for label, name in rows]
-    prefix, suffix = f"coco/{metrics[0]}_", "_precision"
-    names = [key[len(prefix) : -len(suffix)] for key in numbers if key.startswith(prefix) and key.endswith(suffix)]
-    if names:
-        width = max(len(lines[0]) - 9 * len(metrics), *map(len, names))
-        lines += ["", f"{'mAP by category':<{width}}" + "".join(f"{metric:>9}" for metric in metrics)]
-        lines += [_row(f"{name:<{width}}", numbers, metrics, name + suffix) for name in names]
+    prefix = f"coco/{metrics[0]}_"
+    names = [key.removeprefix(prefix) for key in numbers if key.startswith(prefix)]
+    width = max(map(len, names))
+    lines = [" " * width + "".join(f"{metric:>9}" for metric in metrics)]
+    for name in names:
+        lines.append(f"{name:<{width}}" + "".join(f"{numbers[f'coco/{metric}_{name}']:9.3f}" for metric in metrics))
     return "\n".join(lines)
 
 
-def _row(label: str, numbers: dict[str, float], metrics: list[str], name: str) -> str:
-    return label + "".join(f"{numbers[f'coco/{metric}_{name}']:9.3f}" for metric in metrics)
-
-
 def _read_truth(path: Path, metrics: Sequence[str]) -> dict[str, Any]:
-    shapes = {"bbox": "bbox", "segm": "segmentation"}
     fields = {
         "images": ("id", "height", "width") if "segm" in metrics else ("id",),
-        "annotations": ("id", "image_id", "category_id", "area", "iscrowd", *(shapes[metric] for metric in metrics)),
+        "annotations": ("id", "image_id", "category_id", "area", "iscrowd", *(SHAPES[metric] for metric in metrics)),
         "categories": ("id", "name"),
     }
     dataset = read_annotations(path, fields)
@@ -131,7 +109,7 @@ def _index(dataset: dict[str, Any]) -> COCO:
     coco = COCO()
     coco.dataset = {key: dataset[key] for key in ("images", "annotations")}
     coco.dataset["categories"] = [{key: category[key] for key in ("id", "name")} for category in dataset["categories"]]
-    with _silence():
+    with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     return coco
 
@@ -139,17 +117,15 @@ def _index(dataset: dict[str, Any]) -> COCO:
 def _evaluate_metric(
     truth: COCO, entries: list[dict[str, Any]], category_ids: list[int], metric: str, per_category: bool
 ) -> dict[str, float]:
-    started = time.monotonic()
     counts = (len(entries), len(truth.anns), len(truth.imgs))
     logger.info("%s: comparing %d results with %d objects in %d pictures", metric, *counts)
-    with _silence():
+    with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(truth, _index_detections(truth, entries), metric)
         evaluation.params.catIds = category_ids
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    names = [name for name, *_ in NUMBERS]
-    numbers = {f"coco/{metric}_{name}": float(value) for name, value in zip(names, evaluation.stats, strict=True)}
+    numbers = {f"coco/{metric}_{name}": float(value) for name, value in zip(NUMBERS, evaluation.stats, strict=True)}
     if per_category:
         # precision: IoU, recall, category, size, detections a picture
         for index, category_id in enumerate(evaluation.params.catIds):
@@ -157,20 +133,14 @@ def _evaluate_metric(
             present = precision[precision > -1]
             name = truth.cats[category_id]["name"]
             numbers[f"coco/{metric}_{name}_precision"] = float(np.mean(present)) if present.size else -1.0
-    logger.info("%s: done in %.1f s", metric, time.monotonic() - started)
     return numbers
 
 
 def _index_detections(truth: COCO, entries: list[dict[str, Any]]) -> COCO:
-    # loadRes takes the first result for an example, and fails where there is none.
-    return truth.loadRes(entries) if entries else _index(truth.dataset | {"annotations": []})
-
-
-def _silence() -> contextlib.AbstractContextManager[Any]:
-    return contextlib.redirect_stdout(io.StringIO())
-
-
-def _write(out: Path, numbers: dict[str, float]) -> None:
-    with replacing(out) as unfinished:
-        text = json.dumps(numbers, indent=2, ensure_ascii=False) + "\n"
-        unfinished.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character in a name
+    # loadRes takes the first result for an example, fails where there is none, and measures compressed masks only.
+    if not entries:
+        return _index(truth.dataset | {"annotations": []})
+    for entry in entries:
+        if "segmentation" in entry:
+            entry["segmentation"] = truth.annToRLE(entry)
+    return truth.loadRes(entries)

@@ -9,7 +9,6 @@ import re
 import reprlib
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,10 @@ MOST_PIXELS = 2**29
 _COMPRESSED = re.compile("([P-o]{0,5}[0-O])+")
 _MASK = "polygons (each a list of x, y, x, y, … in pixels, three points or more) or run lengths (size and counts)"
 
+#: A value in a message: not more of it than can be read.
 _short = reprlib.Repr()
 _short.maxlevel = 2
-
-
-def shown(value: Any) -> str:
-    """``value`` in a message: not more of it than can be read."""
-    try:
-        return _short.repr(value)
-    except ValueError:  # Python prints no integer of thousands of digits
-        return f"{type(value).__name__} of thousands of digits"
+shown = _short.repr
 
 
 def is_number(value: Any) -> bool:
@@ -51,21 +44,18 @@ def require_fields(entries: Iterable[Any], fields: Sequence[str], where: str, er
 
 
 def check_entries(
-    entries: Iterable[dict[str, Any]],
-    fields: Sequence[str],
-    dataset: dict[str, Any],
-    where: str,
-    error: type[ValueError],
+    entries: Sequence[Any], fields: Sequence[str], dataset: dict[str, Any], where: str, error: type[ValueError]
 ) -> None:
-    """Raise ``error`` for the first value that is not what COCO's format says.
+    """Raise ``error`` for the first entry that lacks a field, or has a value there that COCO's format does not allow.
 
     Args:
-        entries: pictures, categories, objects or results, each with all of ``fields`` (see `require_fields`).
-        fields: which values to look at, a segmentation after the image_id; those of no known field are passed over.
+        entries: pictures, categories, objects or results.
+        fields: which values to look at, a segmentation after the image_id; of fields not known here any value will do.
         dataset: what the annotation file holds. Its images and categories are those that an entry may belong to; for a
             segmentation the images need height and width.
         where: what to call the list in the error.
     """
+    require_fields(entries, fields, where, error)
     images = {image["id"]: image for image in dataset["images"]} if "image_id" in fields else {}
     categories = {category["id"] for category in dataset["categories"]} if "category_id" in fields else {}
     for index, entry in enumerate(entries):
@@ -82,9 +72,7 @@ def is_known(value: Any, ids: Iterable[Any]) -> bool:
     return isinstance(value, int | float | str) and value in ids
 
 
-def _fault(
-    field: str, entry: dict[str, Any], images: dict[Any, dict[str, Any]], categories: Iterable[Any]
-) -> str | None:
+def _fault(field: str, entry: dict[str, Any], images: dict[Any, Any], categories: Iterable[Any]) -> str | None:
     value = entry[field]
     match field:
         case "image_id" | "category_id":
@@ -99,11 +87,8 @@ def _fault(
         case "iscrowd":
             if not (isinstance(value, int | float) and value in (0, 1)):
                 return "is neither 0 nor 1"
-        case "name":
-            if not isinstance(value, str | int):
-                return "is no name"
-        case "file_name":
-            if not isinstance(value, str):
+        case "name" | "file_name":
+            if not isinstance(value, str if field == "file_name" else str | int):
                 return "is no name"
         case "segmentation":
             return _mask_fault(value, images[entry["image_id"]])
@@ -113,10 +98,8 @@ def _fault(
 def _mask_fault(mask: Any, image: dict[str, Any]) -> str | None:
     height, width = image["height"], image["width"]
     if not (type(height) is type(width) is int and min(height, width) > 0 and height * width <= MOST_PIXELS):
-        return (
-            f"belongs to a picture of height {shown(height)} and width {shown(width)}; expected whole numbers from 1 "
-            f"on, and at most {MOST_PIXELS} pixels"
-        )
+        has = f"belongs to a picture of height {shown(height)} and width {shown(width)}"
+        return f"{has}; expected whole numbers from 1 on, and at most {MOST_PIXELS} pixels"
     if isinstance(mask, list):
         return _polygons_fault(mask)
     if not isinstance(mask, dict):
@@ -134,9 +117,9 @@ def _mask_fault(mask: Any, image: dict[str, Any]) -> str | None:
 
 
 def _polygons_fault(polygons: list[Any]) -> str | None:
-    are_pairs = (isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in polygons)
+    are_points = (isinstance(p, list) and len(p) % 2 == 0 and all(map(is_number, p)) for p in polygons)
     # Three points are needed of the first polygon alone, by which pycocotools tells what it has got.
-    if not all(are_pairs) or not all(map(is_number, chain(*polygons))) or len(next(iter(polygons), [])) < 6:
+    if not all(are_points) or len(next(iter(polygons), [])) < 6:
         return f"is no mask; expected {_MASK}"
     for polygon in polygons:
         points = np.array(polygon, float).reshape(-1, 2)

@@ -1,12 +1,19 @@
-"""How far an exported network is from the model that it was made of, over random pictures of several sizes."""
+"""How far an exported file is from the model that it was made of, over random pictures of several sizes.
+
+The file runs in a process of its own with its runtime alone: what runs there needs nothing of this package.
+"""
 import math
-from collections.abc import Iterable, Iterator
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ce_mm.export.runtimes import Network, first_line
+from ce_mm.export import runtimes
 
 #: Pictures of odd sides among them: there, strides and pools round.
 SIZES = ((64, 64), (97, 161), (224, 192))
@@ -28,34 +35,38 @@ def random_pictures(channels: int, count: int = INPUTS) -> Iterator[Tensor]:
         yield (255 * (0.8 * smooth + 0.2 * fine)).round()
 
 
-def largest_difference(exported: Network, reference: Network, pictures: Iterable[Tensor]) -> float:
-    """The largest difference of an output over its own largest value, of all outputs and pictures.
+def run_alone(kind: str, path: Path, batches: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Run a file of a format on batches of pictures where neither ce_mm nor OpenMMLab can be imported.
 
     Raises:
-        ValueError: the reference does not run on these pictures or gives numbers that are not finite, or the exported
-            network gives other shapes.
+        ValueError: it cannot be loaded there, or fails on a batch.
     """
-    largest = 0.0
-    for batch in pictures:
-        shape = "×".join(map(str, batch.shape))
-        with torch.no_grad():
-            try:
-                expected = reference(batch)
-            except Exception as error:  # whatever the network's own code makes of its input
-                raise ValueError(
-                    f"the network does not run on pictures of {shape}: {first_line(error)}; only networks that take "
-                    "pictures of any size are exported"
-                ) from error
-            try:
-                actual = exported(batch)
-            except Exception as error:  # each runtime has its own
-                raise ValueError(f"the exported network fails on pictures of {shape}: {first_line(error)}") from error
-        shapes = [[tuple(y.shape) for y in outputs] for outputs in (actual, expected)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"of pictures of {shape}, the exported network gives {shapes[0]} instead of {shapes[1]}")
-        for ours, theirs in zip(actual, expected, strict=True):
-            largest = max(largest, relative_difference(ours.double(), theirs.double()))
-    return largest
+    with tempfile.TemporaryDirectory() as folder:
+        given, results = (f"{folder}/{name}.pth" for name in ("given", "results"))
+        torch.save(list(batches), given)
+        command = [sys.executable, "-P", runtimes.__file__, kind, str(path), given, results]
+        process = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if process.returncode != 0:
+            said = process.stderr.strip().splitlines()
+            raise ValueError(
+                f"exported as {kind}, the network does not run in a process without ce_mm and OpenMMLab: "
+                f"{said[-1] if said else 'no reason given'} (status {process.returncode})"
+            )
+        return torch.load(results, weights_only=True)
+
+
+def largest_difference(actual: Sequence[tuple[Tensor, ...]], expected: Sequence[tuple[Tensor, ...]]) -> float:
+    """The largest difference of an output over its own largest value, of all outputs of all batches.
+
+    Raises:
+        ValueError: what is expected is not finite, or the shapes differ.
+    """
+    shapes = [[[tuple(y.shape) for y in outputs] for outputs in batches] for batches in (actual, expected)]
+    for ours, theirs in zip(*shapes, strict=True):
+        if ours != theirs:
+            raise ValueError(f"the exported network gives {ours} where the model gives {theirs}")
+    pairs = [pair for batches in zip(actual, expected, strict=True) for pair in zip(*batches, strict=True)]
+    return max(relative_difference(ours.double(), theirs.double()) for ours, theirs in pairs)
 
 
 def relative_difference(actual: Tensor, expected: Tensor) -> float:

@@ -1,22 +1,19 @@
 """From a config and a checkpoint to a file for another runtime, checked against PyTorch before it is there."""
 import json
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from mmengine.runner import CheckpointLoader
+from torch import nn
 
 from ce_mm.analysis.instruments.source import Source
-from ce_mm.checkpoints.reading import read_checkpoint
 from ce_mm.export import subject
-from ce_mm.export.alone import running_alone
-from ce_mm.export.check import INPUTS, SIZES, largest_difference, random_pictures
+from ce_mm.export.check import SIZES, largest_difference, random_pictures, run_alone
 from ce_mm.export.formats import FORMATS, Format
 from ce_mm.export.runtimes import first_line
 from ce_mm.files import check_destination, placing, replacing
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.config import read_config
 
 #: The largest relative difference that a file may have.
 TOLERANCE = 1e-4
@@ -57,30 +54,29 @@ def export(
     file_format = _format(kind, out)
     check_destination(out, [Path(config), Path(checkpoint).expanduser()], overwrite)
     file_format.require(kind)
-    with tqdm(total=2 + INPUTS, desc="reading", leave=False, disable=None) as progress:
-        cfg = read_config(config)
-        if not isinstance(cfg.get("model"), dict) or "type" not in cfg.model:
+    cfg, model = read_config(config), Source(config, checkpoint).load_model()
+    chosen = subject.backbone(model, cfg) if backbone else subject.classifier(model, cfg)
+    metadata = chosen.metadata | ({} if backbone else _classes(checkpoint, model.head))
+    pictures = list(random_pictures(chosen.channels))
+    expected = [subject.run(chosen.reference, batch) for batch in pictures]
+    with (replacing if overwrite else placing)(out) as unfinished:
+        try:
+            example = torch.zeros(2, chosen.channels, *SIZES[1])
+            with torch.no_grad():
+                file_format.write(chosen.module, example, list(chosen.outputs), metadata, unfinished)
+        except OSError:  # a full disk says so itself
+            raise
+        except Exception as error:  # exporters raise anything about what they do not know
             raise ValueError(
-                f"{config} has no model with a type; expected the config that the model was trained with, which also "
-                "has the mean and standard deviation of its pictures"
+                f"the network cannot be exported as {kind} (it has to compute with operators that the format has): "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
+        difference = largest_difference(run_alone(kind, unfinished, pictures), expected)
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"exported as {kind}, the network differs from {config} by {difference:.1e} of the largest output; "
+                f"expected at most {TOLERANCE:.0e}; nothing was written"
             )
-        model = Source(config, checkpoint).load_model()
-        chosen = subject.backbone(model, cfg) if backbone else subject.classifier(model, cfg)
-        metadata = chosen.metadata | ({} if backbone else _classes(checkpoint, model.head))
-        progress.update()
-        with (replacing if overwrite else placing)(out) as unfinished:
-            progress.set_description("exporting")
-            _write(file_format, kind, chosen, metadata, unfinished)
-            progress.update()
-            progress.set_description("checking")
-            pictures = _counted(random_pictures(chosen.channels), progress)
-            with running_alone(kind, unfinished) as network:
-                difference = largest_difference(network, chosen.reference, pictures)
-            if not difference <= TOLERANCE:
-                raise ValueError(
-                    f"exported as {kind}, the network differs from {config} by {difference:.1e} of the largest output; "
-                    f"expected at most {TOLERANCE:.0e}; nothing was written"
-                )
     return Export(out, metadata, difference)
 
 
@@ -96,9 +92,7 @@ def _format(kind: str, out: Path) -> Format:
 
 def _classes(checkpoint: str, head: nn.Module) -> dict[str, str]:
     """The names of the classes, where the checkpoint has them."""
-    if not Path(checkpoint).is_file():  # it lies on another machine
-        return {}
-    recorded = read_checkpoint(checkpoint)
+    recorded = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu", logger="silent")
     for name in ("meta", "dataset_meta", "classes"):
         recorded = recorded.get(name) if isinstance(recorded, dict) else None
     if not isinstance(recorded, list | tuple) or not all(isinstance(name, str) for name in recorded):
@@ -106,23 +100,3 @@ def _classes(checkpoint: str, head: nn.Module) -> dict[str, str]:
     if len(recorded) != getattr(head, "num_classes", None):
         return {}
     return dict(classes=json.dumps(recorded, ensure_ascii=False))
-
-
-def _write(file_format: Format, kind: str, chosen: subject.Subject, metadata: dict[str, str], path: Path) -> None:
-    example = torch.zeros(2, chosen.channels, *SIZES[1])
-    try:
-        with torch.no_grad():
-            file_format.write(chosen.module, example, list(chosen.outputs), metadata, path)
-    except OSError:  # a full disk says so itself
-        raise
-    except Exception as error:  # exporters raise anything about what they do not know
-        raise ValueError(
-            f"the network cannot be exported as {kind} (it has to take pictures of any size, and to compute with "
-            f"operators that the format has): {type(error).__name__}: {first_line(error)}"
-        ) from error
-
-
-def _counted(pictures: Iterable[Tensor], progress: tqdm) -> Iterator[Tensor]:
-    for batch in pictures:
-        yield batch
-        progress.update()

@@ -6,7 +6,7 @@ the archive of the other two.
 import importlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.compat.requirements import MissingRequirementError
+from ce_mm.launching.config import one_line
+
+Metadata = dict[str, str]
 
 #: The file in an archive of PyTorch that holds the metadata.
 METADATA_FILE = "ce_mm.json"
@@ -36,33 +39,22 @@ class Format:
 
     suffix: str
     needs: tuple[str, ...]
-    write: Callable[[nn.Module, Tensor, Sequence[str], dict[str, str], Path], None]
+    write: Callable[[nn.Module, Tensor, Sequence[str], Metadata, Path], None]
 
     def require(self, name: str) -> None:
-        """Import the packages.
-
-        Args:
-            name: of the format, for the message.
-
-        Raises:
-            MissingRequirementError: for the first that is missing or fails at import.
-        """
+        """Raise MissingRequirementError where a package of the format of that name cannot be imported."""
         for package in self.needs:
             try:
                 importlib.import_module(package)
             except Exception as error:  # a broken installation may raise anything at import
-                missing = isinstance(error, ModuleNotFoundError) and error.name == package
-                found = "is not installed" if missing else f"fails at import ({type(error).__name__}: {error})"
                 raise MissingRequirementError(
-                    f'the format {name} needs the package {package}, which {found}; pip install "ce_mm[export]" brings '
-                    "it",
+                    f"the format {name} needs the package {package}, which cannot be imported ({one_line(error)}); "
+                    'pip install "ce_mm[export]" brings it',
                     name=package,
                 ) from error
 
 
-def _write_onnx(
-    module: nn.Module, example: Tensor, outputs: Sequence[str], metadata: dict[str, str], path: Path
-) -> None:
+def _write_onnx(module: nn.Module, example: Tensor, outputs: Sequence[str], metadata: Metadata, path: Path) -> None:
     import onnx
 
     program = torch.onnx.export(
@@ -88,28 +80,19 @@ def _write_onnx(
 
 
 def _write_torchscript(
-    module: nn.Module, example: Tensor, outputs: Sequence[str], metadata: dict[str, str], path: Path
+    module: nn.Module, example: Tensor, outputs: Sequence[str], metadata: Metadata, path: Path
 ) -> None:
     with warnings.catch_warnings():
         # What a tracer takes for constant, the check with other sizes finds.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         traced = torch.jit.trace(module, example, check_trace=False)
-        _refuse_foreign(_calls(traced.inlined_graph))
         with path.open("wb") as file:  # by a name, that would be in the file
             torch.jit.save(traced, file, _extra_files={METADATA_FILE: json.dumps(metadata, indent=1)})
 
 
-def _calls(block: torch.Graph | torch._C.Block) -> Iterator[str]:
-    """The operators of a graph of TorchScript, those of its branches and loops too."""
-    for node in block.nodes():
-        yield node.kind()
-        for inner in node.blocks():
-            yield from _calls(inner)
-
-
 def _write_exported_program(
-    module: nn.Module, example: Tensor, outputs: Sequence[str], metadata: dict[str, str], path: Path
+    module: nn.Module, example: Tensor, outputs: Sequence[str], metadata: Metadata, path: Path
 ) -> None:
     program = _program(module, example)
     with path.open("w+b") as file:  # by a name, it would have to end in .pt2
@@ -122,18 +105,13 @@ def _program(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram
     program = torch.export.export(module, (example,), dynamic_shapes=(axes,))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
-    called = (node.target for node in program.graph.nodes if node.op == "call_function")
-    _refuse_foreign(target.name() for target in called if isinstance(target, torch._ops.OpOverload))
-    return program
-
-
-def _refuse_foreign(operators: Iterable[str]) -> None:
-    """Raise ValueError where a graph calls operators, ``namespace::name``, that a package has registered."""
-    foreign = sorted({name for name in operators if name.partition("::")[0] not in _OF_PYTORCH})
+    called = {node.target for node in program.graph.nodes if isinstance(node.target, torch._ops.OpOverload)}
+    foreign = sorted(target.name() for target in called if target.namespace not in _OF_PYTORCH)
     if foreign:
         raise ValueError(
             f"it calls {', '.join(foreign)}, which PyTorch has not by itself: a layer that is not of standard operators"
         )
+    return program
 
 
 FORMATS = {

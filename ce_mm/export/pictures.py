@@ -9,7 +9,7 @@ from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 from mmpretrain.models import ClsDataPreprocessor
 from torch import Tensor, nn
 
-from ce_mm.launching.preflight import dicts, type_name
+from ce_mm.launching.config import dicts, type_name
 
 #: Step of a pipeline -> the setting by which it changes RGB to BGR, or back.
 _SWAPS = {"NumpyToPIL": "to_rgb", "PILToNumpy": "to_bgr", "ToNumpy": "to_bgr"}
@@ -39,8 +39,8 @@ class Preparation(nn.Module):
             swaps = False
         else:
             raise ValueError(
-                f"the data_preprocessor {type(preprocessor).__name__} cannot be exported; expected ClsDataPreprocessor "
-                "or ImgDataPreprocessor (DetDataPreprocessor is one)"
+                f"the data_preprocessor {type(preprocessor).__name__} cannot be exported; expected "
+                "ClsDataPreprocessor, DetDataPreprocessor or another ImgDataPreprocessor"
             )
         #: Whether the network takes RGB.
         self.to_rgb = reads_rgb != swaps

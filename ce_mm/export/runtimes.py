@@ -1,15 +1,11 @@
 """Exported files in their own runtimes, on the CPU.
 
-As a program, ``python -P runtimes.py KIND FILE``, it runs a file where neither ce_mm nor OpenMMLab can be imported, and
-so imports nothing of them. It reads batches of pictures from stdin and writes what the file makes of each to stdout;
-first it says whether the file could be loaded at all.
+As a program, ``python -P runtimes.py KIND FILE BATCHES RESULTS``, it runs a file where neither ce_mm nor OpenMMLab can
+be imported, and so imports nothing of them: BATCHES is a list of pictures, and RESULTS what the file makes of each.
 """
-import io
-import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -17,7 +13,7 @@ from torch import Tensor
 Network = Callable[[Tensor], tuple[Tensor, ...]]
 
 #: What an exported file does without.
-WITHOUT = ("ce_mm", "mmengine", "mmcv", "mmdet", "mmpretrain")
+WITHOUT = ("ce_mm", "mmengine", "mmcv", "mmdet", "mmpretrain", "torchvision")
 
 
 def load_onnx(path: str) -> Network:
@@ -47,45 +43,25 @@ def load_exported_program(path: str) -> Network:
 LOADERS = {"onnx": load_onnx, "torchscript": load_torchscript, "exported-program": load_exported_program}
 
 
-def send(stream: BinaryIO, value: Tensor | tuple[Tensor, ...] | str) -> None:
-    """Write a value for :func:`receive` at the other end."""
-    content = io.BytesIO()
-    torch.save(value, content)
-    stream.write(content.tell().to_bytes(8, "little"))
-    stream.write(content.getbuffer())
-    stream.flush()
-
-
-def receive(stream: BinaryIO) -> Any:
-    """What was sent, or None where the other end has closed the stream."""
-    size = int.from_bytes(stream.read(8), "little")
-    return torch.load(io.BytesIO(stream.read(size)), weights_only=True) if size else None
-
-
 def first_line(error: Exception) -> str:
     """The first line of what an error says, or its type where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def main() -> None:
-    """Load the file, and answer each batch; what fails is answered by the first line of its error."""
-    kind, path = sys.argv[1:]
+    """Load the file and run it; what fails is one line on stderr, the last, and status 1."""
+    kind, file, batches, results = sys.argv[1:]
     sys.modules.update(dict.fromkeys(WITHOUT))  # importing one of them fails from here on
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a runtime prints is no answer
+    step, outputs = "loading it", []
     try:
-        network = LOADERS[kind](path)
-    except Exception as error:  # each runtime has its own
-        send(answers, first_line(error))
-        return
-    send(answers, "")
-    while (pictures := receive(sys.stdin.buffer)) is not None:
-        try:
+        network = LOADERS[kind](file)
+        for pictures in torch.load(batches, weights_only=True):
+            step = f"pictures of {'×'.join(map(str, pictures.shape))}"
             with torch.no_grad():
-                answer = tuple(network(pictures))
-        except Exception as error:
-            answer = first_line(error)
-        send(answers, answer)
+                outputs.append(tuple(network(pictures)))
+    except Exception as error:  # each runtime has its own
+        sys.exit(f"{step}: {first_line(error)}")
+    torch.save(outputs, results)
 
 
 if __name__ == "__main__":

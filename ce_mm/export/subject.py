@@ -1,6 +1,5 @@
 """What an exported file computes, and what the model itself computes of the same pictures, to be held against it."""
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 
 from ce_mm import __version__
 from ce_mm.export.pictures import Preparation, reads_rgb
-from ce_mm.export.runtimes import first_line
-from ce_mm.launching.preflight import dicts, type_name
+from ce_mm.export.runtimes import Network, first_line
+from ce_mm.launching.config import dicts, type_name
 from ce_mm.layers import fold
 
 #: Of a picture whose maps tell the strides.
@@ -29,7 +28,7 @@ class Subject:
     #: Of standard operators, in eval mode, CE folded.
     module: nn.Module
     #: The same by the model as it was trained, with its own data_preprocessor.
-    reference: Callable[[Tensor], tuple[Tensor, ...]]
+    reference: Network
     #: C.
     channels: int
     #: Name -> what it is, for each tensor.
@@ -45,7 +44,11 @@ def classifier(model: nn.Module, config: Config) -> Subject:
         ValueError: the model is no such classifier, or it cannot be exported; the message says why, and what can.
     """
     if not isinstance(model, ImageClassifier):
-        raise ValueError(_no_classifier(model))
+        raise ValueError(
+            f"a {type(model).__name__} cannot be exported whole; expected mmpretrain's ImageClassifier (a detector "
+            "decides on the values of boxes while it runs, which no exporter records); export its backbone with "
+            "--backbone"
+        )
     head = model.head
     # The head itself makes a list of samples of its logits, which cannot be exported. These are the two usual ways.
     predicts = getattr(type(head), "_get_predictions", None)
@@ -59,78 +62,71 @@ def classifier(model: nn.Module, config: Config) -> Subject:
             f"a classifier with {kind} cannot be exported whole; expected a head that scores one label or several "
             "(ClsHead or MultiLabelClsHead, or one built on them); export its backbone with --backbone"
         )
-    rgb = reads_rgb(config)
-    module = _Classifier(Preparation(getattr(model, "data_preprocessor", None), rgb), fold(model), to_scores)
 
     def reference(pictures: Tensor) -> tuple[Tensor, ...]:
-        features = model.extract_feat(_prepared(model, pictures, rgb))
+        features = model.extract_feat(_prepared(model, pictures, config))
         samples = head.predict(features)
         return torch.stack([sample.pred_score for sample in samples]), head(features)
 
     outputs = dict(scores=f"float32 (batch, classes), {meaning}", logits="float32 (batch, classes)")
-    return _subject(module, reference, outputs, config)
+    return _subject(model, model, to_scores, reference, outputs, config)
 
 
 def backbone(model: nn.Module, config: Config) -> Subject:
     """The backbone of a classifier or a detector, with an output ``map0``, ``map1``, ... for each of its maps.
 
     Raises:
-        ValueError: the model has no backbone.
+        ValueError: the model has no backbone, or it does not run, or gives something else than maps.
     """
     if not isinstance(getattr(model, "backbone", None), nn.Module):
         raise ValueError(f"a {type(model).__name__} has no backbone to export")
-    rgb = reads_rgb(config)
-    module = _Backbone(Preparation(getattr(model, "data_preprocessor", None), rgb), fold(model.backbone))
 
     def reference(pictures: Tensor) -> tuple[Tensor, ...]:
-        return _as_tuple(model.backbone(_prepared(model, pictures, rgb)))
+        return _as_tuple(model.backbone(_prepared(model, pictures, config)))
 
     outputs = {}
-    for number, y in enumerate(_maps(reference, _channels(model.backbone))):
+    for number, y in enumerate(run(reference, torch.zeros(1, _channels(model.backbone), SIDE, SIDE))):
+        if not isinstance(y, Tensor) or y.dim() != 4:
+            raise ValueError(f"the backbone {type(model.backbone).__name__} gives other things than maps (N, C, H, W)")
         outputs[f"map{number}"] = f"float32 (batch, {y.shape[1]}, h, w), stride {SIDE // y.shape[2]}"
-    return _subject(module, reference, outputs, config)
+    return _subject(model, model.backbone, None, reference, outputs, config)
 
 
-class _Classifier(nn.Module):
-    def __init__(self, preparation: Preparation, network: nn.Module, to_scores: nn.Module) -> None:
+def run(reference: Network, pictures: Tensor) -> tuple[Tensor, ...]:
+    """What the model itself computes of a batch.
+
+    Raises:
+        ValueError: it fails.
+    """
+    try:
+        with torch.no_grad():
+            return reference(pictures)
+    except Exception as error:  # whatever the network's own code makes of its input
+        raise ValueError(
+            f"the network does not run on pictures of {'×'.join(map(str, pictures.shape))}: {first_line(error)}; only "
+            "networks that take pictures of any size are exported"
+        ) from error
+
+
+class _Exported(nn.Module):
+    """From pictures to scores and logits, or, without scores, to all that the network gives."""
+
+    def __init__(self, preparation: Preparation, network: nn.Module, to_scores: nn.Module | None) -> None:
         super().__init__()
         self.preparation, self.network, self.to_scores = preparation, network, to_scores
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.network(self.preparation(pictures), mode="tensor")
-        return self.to_scores(logits), logits
-
-
-class _Backbone(nn.Module):
-    def __init__(self, preparation: Preparation, network: nn.Module) -> None:
-        super().__init__()
-        self.preparation, self.network = preparation, network
-
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        return _as_tuple(self.network(self.preparation(pictures)))
-
-
-def _maps(backbone: Callable[[Tensor], tuple[Tensor, ...]], channels: int) -> tuple[Tensor, ...]:
-    """What a backbone gives of a picture of :data:`SIDE` × :data:`SIDE`."""
-    try:
-        with torch.no_grad():
-            maps = backbone(torch.zeros(1, channels, SIDE, SIDE))
-    except Exception as error:  # whatever the network's own code makes of its input
-        raise ValueError(f"the backbone does not run on a picture of {SIDE}×{SIDE}: {first_line(error)}") from error
-    for y in maps:
-        if not isinstance(y, Tensor) or y.dim() != 4:
-            found = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-            raise ValueError(f"the backbone gives {found}; expected maps (N, C, H, W)")
-    return maps
+        y = self.network(self.preparation(pictures))
+        return _as_tuple(y) if self.to_scores is None else (self.to_scores(y), y)
 
 
 def _as_tuple(maps: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (maps,) if isinstance(maps, Tensor) else tuple(maps)
 
 
-def _prepared(model: nn.Module, pictures: Tensor, rgb: bool) -> Tensor:
+def _prepared(model: nn.Module, pictures: Tensor, config: Config) -> Tensor:
     """What the model's own data_preprocessor makes of RGB pictures, which it may expect as BGR."""
-    given = pictures if rgb or pictures.shape[1] != 3 else pictures.flip(1)
+    given = pictures if reads_rgb(config) or pictures.shape[1] != 3 else pictures.flip(1)
     return model.data_preprocessor(dict(inputs=given), training=False)["inputs"]
 
 
@@ -139,10 +135,17 @@ def _channels(network: nn.Module) -> int:
     return next((module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)), 3)
 
 
-def _subject(module: nn.Module, reference: Callable, outputs: dict[str, str], config: Config) -> Subject:
-    module.eval().requires_grad_(False)
-    channels = _channels(module.network)
-    preparation = module.preparation
+def _subject(
+    model: nn.Module,
+    network: nn.Module,
+    to_scores: nn.Module | None,
+    reference: Network,
+    outputs: dict[str, str],
+    config: Config,
+) -> Subject:
+    preparation = Preparation(model.data_preprocessor, reads_rgb(config))
+    module = _Exported(preparation, fold(network), to_scores).eval().requires_grad_(False)
+    channels = _channels(network)
     order = ", RGB" if channels == 3 else ""
     inside = "mean and std are applied inside" if preparation.mean is not None else "taken as they are"
     if preparation.divisor > 1:
@@ -162,15 +165,3 @@ def _test_pipeline(config: Config) -> list[dict]:
     nodes = dicts(config.get("test_dataloader"))
     steps = next((node["pipeline"] for node in nodes if isinstance(node.get("pipeline"), list)), [])
     return [dict(step) for step in steps if isinstance(step, dict) and type_name(step) not in _NOT_OF_PICTURES]
-
-
-def _no_classifier(model: nn.Module) -> str:
-    name = type(model).__name__
-    offer = "; export its backbone with --backbone" if hasattr(model, "backbone") else ""
-    if any(base.__module__.startswith("mmdet.") for base in type(model).__mro__):
-        return (
-            f"{name} is a detector, which cannot be exported whole without mmdeploy: mmdet decides on the values of "
-            "boxes while it runs (how many are valid, how many are left after NMS), which no exporter records, and "
-            f"NMS and RoIAlign have no operators of PyTorch's own{offer}"
-        )
-    return f"{name} is no classifier; expected mmpretrain's ImageClassifier{offer}"

@@ -1,8 +1,8 @@
 """The running averages of norms as they were before a step, to go back to where the step left NaN or infinity.
 
 PyTorch's norms move their averages by every batch. The values are kept, not the tensors: others replace those
-(PreciseBNHook, ``model.to``). All norms of a device make one vector, so that a hundred of them take as few calls of
-PyTorch as one does, and no call waits for the device.
+(PreciseBNHook). All norms together make one vector, so that a hundred of them take as few calls of PyTorch as one
+does, and no call waits for the device.
 """
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,15 +18,19 @@ class KeptAverages:
     A norm goes back as a whole: where its variance is infinite, its mean is of the same bad batch.
 
     Args:
-        norms: with running averages, all on one device and of one type. What they hold now is kept.
+        norms: with running averages, all on one device. What they hold now is kept.
     """
 
     def __init__(self, norms: Sequence[_NormBase]) -> None:
-        self._places = [(norm, name) for norm in norms for name in _averages(norm)]
+        self._places = [
+            (index, norm, name)
+            for index, norm in enumerate(norms)
+            for name in ("running_mean", "running_var", "num_batches_tracked")[: 3 if norm.momentum is None else 2]
+        ]
         self._tensors = self._look_up()
-        self._values = torch.cat(self._vectors())
-        lengths = (sum(getattr(norm, name).numel() for name in _averages(norm)) for norm in norms)
-        self._owners = _owners(tuple(lengths), self._values.device)
+        self._values = torch.cat(torch.atleast_1d(self._tensors))
+        self._sizes = [tensor.numel() for tensor in self._tensors]
+        self._owners = _owners(tuple(index for index, _, _ in self._places), tuple(self._sizes), self._values.device)
         self._number = len(norms)
 
     def replaced(self) -> bool:
@@ -41,28 +45,18 @@ class KeptAverages:
             Whether each norm was finite, a bool (norms,).
         """
         self._tensors = self._look_up()
-        vectors = self._vectors()
+        vectors = torch.atleast_1d(self._tensors)
         values = torch.cat(vectors)
-        kept, owners = self._values.to(values.device), self._owners.to(values.device)
-        spoilt = values.new_zeros(self._number).index_add_(0, owners, values * 0)  # 0 or NaN
-        finite = spoilt == 0
-        self._values = torch.where(finite.index_select(0, owners), values, kept)
-        torch._foreach_copy_(vectors, self._values.split([vector.numel() for vector in vectors]))
+        finite = values.new_zeros(self._number).index_add_(0, self._owners, values * 0) == 0  # a sum of 0 or NaN
+        self._values = torch.where(finite.index_select(0, self._owners), values, self._values)
+        torch._foreach_copy_(vectors, self._values.split(self._sizes))
         return finite
 
     def _look_up(self) -> list[Tensor]:
-        return [getattr(norm, name) for norm, name in self._places]
-
-    def _vectors(self) -> list[Tensor]:
-        return [tensor if tensor.dim() else tensor.view(1) for tensor in self._tensors]
-
-
-def _averages(norm: _NormBase) -> list[str]:
-    weight = ["num_batches_tracked"] if norm.momentum is None else []
-    return ["running_mean", "running_var", *weight]
+        return [getattr(norm, name) for _, norm, name in self._places]
 
 
 @lru_cache(maxsize=16)
-def _owners(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+def _owners(norms: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> Tensor:
     """Of which norm each value is."""
-    return torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(device)
+    return torch.tensor(norms).repeat_interleave(torch.tensor(sizes)).to(device)

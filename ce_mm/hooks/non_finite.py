@@ -5,9 +5,9 @@ inside a CENorm without branches, so theirs are put back here. Where all norms a
 device is asked, and the processes tell each other, once per ``interval`` iterations, not at every one.
 """
 import logging
-import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
@@ -19,9 +19,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.parameter import is_lazy
 
-from ce_mm.hooks.finite_record import FiniteRecord, Label, alike
 from ce_mm.hooks.kept_averages import KeptAverages
 from ce_mm.layers import CENorm, SwitchableNorm
+
+#: The place of a norm or loss among the others, and its name.
+Label = tuple[int, str]
+#: An iteration, and values (labels,) that should be finite, or flags that say whether they were.
+Seen = tuple[int, Sequence[Label], Tensor]
 
 
 class NonFiniteHook(Hook):
@@ -42,9 +46,10 @@ class NonFiniteHook(Hook):
             raise ValueError(f"NonFiniteHook's interval must be a whole number of at least 1, got {interval!r}")
         self.interval = interval
         self.after_others = _AfterOthers(self)
-        self.norms, self.losses = FiniteRecord(), FiniteRecord()
         self.guarded: dict[Label, CENorm | SwitchableNorm] = {}
-        self.kept: list[tuple[list[Label], KeptAverages]] = []
+        self.kept: tuple[list[Label], KeptAverages] | None = None
+        self.norms: list[Seen] = []
+        self.losses: list[Seen] = []
 
     def before_train(self, runner: Runner) -> None:
         """Come a second time, after the hooks that take averages of their own and before the checkpoint is saved."""
@@ -55,17 +60,17 @@ class NonFiniteHook(Hook):
         """Find the norms, which others may have replaced since the last time, and keep their averages."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.guarded, plain = _norms(model)
-        self.kept = [
-            (labels, KeptAverages([plain[label] for label in labels]))
-            for labels in alike(plain, lambda label: plain[label].running_mean)
-        ]
+        self.kept = (list(plain), KeptAverages(list(plain.values()))) if plain else None
 
     @torch.no_grad()
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Put back what is not finite, remember who saw it, and report every ``interval`` iterations."""
         self.look_at_norms(runner.iter + 1)
-        losses = _losses(outputs, "" if isinstance(outputs, Mapping) else "loss")
-        self.losses.add_scalars(runner.iter + 1, {(i, name): loss for i, (name, loss) in enumerate(losses)})
+        losses = list(_losses(outputs, "" if isinstance(outputs, Mapping) else "loss"))
+        if losses:
+            device = max((loss.device for _, loss in losses), key=lambda device: device.type != "cpu")
+            labels = [(place, name) for place, (name, _) in enumerate(losses)]
+            self.losses.append((runner.iter + 1, labels, torch.stack([loss.to(device) for _, loss in losses])))
         if self.every_n_train_iters(runner, self.interval):
             self._report()
 
@@ -75,51 +80,27 @@ class NonFiniteHook(Hook):
 
     def look_at_norms(self, iteration: int) -> None:
         """Put back what is not finite, and remember who saw it."""
-        seen = {label: norm.finite for label, norm in self.guarded.items() if norm.finite is not None}
-        self.norms.add_scalars(iteration, seen)
-        for label in seen:
+        flags = {label: norm.finite for label, norm in self.guarded.items() if norm.finite is not None}
+        if flags:
+            self.norms.append((iteration, list(flags), torch.stack(list(flags.values()))))
+        for label in flags:
             self.guarded[label].finite = None
-        for labels, averages in self.kept:
-            self.norms.add(iteration, labels, averages.put_back())
+        if self.kept is not None:
+            labels, averages = self.kept
+            self.norms.append((iteration, labels, averages.put_back()))
+
+    def look_at_replaced(self, iteration: int) -> None:
+        """Look at the norms once more where one has other tensors than this hook has seen."""
+        if self.kept is not None and self.kept[1].replaced():
+            self.look_at_norms(iteration)
 
     def _report(self) -> None:
         """One line by the first process, if a batch was bad in any."""
-        layers, losses = self.norms.take(), self.losses.take()
-        bad = sorted(layers.keys() | losses.keys())
-        first = min(bad, default=None)
-        of_all = all_gather_object(_Found(bad, layers.get(first, []), losses.get(first, [])))
-        if any(found.iterations for found in of_all):
-            norms = len(self.guarded) + sum(len(labels) for labels, _ in self.kept)
+        of_all = all_gather_object((not_finite(self.norms), not_finite(self.losses)))
+        self.norms, self.losses = [], []
+        if any(layers or losses for layers, losses in of_all):
+            norms = len(self.guarded) + (len(self.kept[0]) if self.kept else 0)
             print_log(_sentences(of_all, norms), logger="current", level=logging.WARNING)
-
-
-class _Found(NamedTuple):
-    """What one process found."""
-
-    iterations: list[int]
-    layers: list[Label]  # at the first of them
-    losses: list[Label]
-
-
-def _sentences(of_all: list[_Found], norms: int) -> str:
-    bad = sorted(set().union(*(found.iterations for found in of_all)))
-    ranks = [rank for rank, found in enumerate(of_all) if bad[0] in found.iterations]
-    layers = _names(label for rank in ranks for label in of_all[rank].layers)
-    losses = _names(label for rank in ranks for label in of_all[rank].losses)
-    where = f"of rank {', '.join(map(str, ranks))} " if len(of_all) > 1 else ""
-    places = [f"first in {layers[0]}, {len(layers)} of {norms} norm layers in all"] if layers else []
-    places += [f"in {', '.join(losses)}"] if losses else []
-    text = f"NaN or infinite values at iteration {bad[0]} {where}{' and '.join(places)}."
-    if len(bad) > 1:
-        some = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
-        text += f" There were {len(bad)} such iterations ({some})."
-    if layers:
-        text += " Running averages keep their last finite values."
-    return text
-
-
-def _names(labels: Iterable[Label]) -> list[str]:
-    return [name for _, name in sorted(set(labels))]
 
 
 class _AfterOthers(Hook):
@@ -131,12 +112,42 @@ class _AfterOthers(Hook):
         self.hook = hook
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if any(averages.replaced() for _, averages in self.hook.kept):
-            self.hook.look_at_norms(runner.iter + 1)
+        self.hook.look_at_replaced(runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if any(averages.replaced() for _, averages in self.hook.kept):
-            self.hook.look_at_norms(runner.iter)
+        self.hook.look_at_replaced(runner.iter)
+
+
+def not_finite(seen: list[Seen]) -> dict[int, list[Label]]:
+    """The labels of what was not finite, by iteration; here the device is waited for."""
+    bad = defaultdict(list)
+    if seen:
+        values = torch.cat([values.cpu() for _, _, values in seen])
+        finite = values if values.dtype == torch.bool else values.isfinite()
+        places = ((iteration, label) for iteration, labels, _ in seen for label in labels)
+        for (iteration, label), is_finite in zip(places, finite.tolist(), strict=True):
+            if not is_finite:
+                bad[iteration].append(label)
+    return dict(bad)
+
+
+def _sentences(of_all: list[tuple[dict, dict]], norms: int) -> str:
+    bad = sorted({iteration for found in of_all for labels in found for iteration in labels})
+    ranks = [rank for rank, found in enumerate(of_all) if any(bad[0] in labels for labels in found)]
+    layers, losses = (
+        [name for _, name in sorted({label for found in of_all for label in found[part].get(bad[0], ())})]
+        for part in (0, 1)
+    )
+    where = f"of rank {', '.join(map(str, ranks))} " if len(of_all) > 1 else ""
+    places = [f"first in {layers[0]}, {len(layers)} of {norms} norm layers in all"] if layers else []
+    places += [f"in {', '.join(losses)}"] if losses else []
+    text = f"NaN or infinite values at iteration {bad[0]} {where}{' and '.join(places)}."
+    if len(bad) > 1:
+        some = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        text += f" There were {len(bad)} such iterations ({some})."
+    if layers:
+        text += " Running averages keep their last finite values."
+    return text
 
 
 def _norms(model: nn.Module) -> tuple[dict[Label, CENorm | SwitchableNorm], dict[Label, _NormBase]]:
@@ -156,16 +167,14 @@ def _norms(model: nn.Module) -> tuple[dict[Label, CENorm | SwitchableNorm], dict
 
 
 def _losses(outputs: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Every loss among what a train step returned, with its name, as a number or a flag that says if it is finite."""
+    """Every loss among what a train step returned, with its name, as a number () that is finite if all of it is."""
     if isinstance(outputs, Mapping):
         for key, value in outputs.items():
             yield from _losses(value, f"{name}.{key}" if name else str(key))
     elif isinstance(outputs, (list, tuple)):
         for i, value in enumerate(outputs):
             yield from _losses(value, f"{name}.{i}")
-    elif "loss" not in name:
-        return
-    elif isinstance(outputs, float):
-        yield name, torch.tensor(math.isfinite(outputs))
-    elif isinstance(outputs, Tensor) and outputs.is_floating_point():
+    elif "loss" in name and isinstance(outputs, float):
+        yield name, torch.tensor(outputs, dtype=torch.float64)
+    elif "loss" in name and isinstance(outputs, Tensor) and outputs.is_floating_point():
         yield name, outputs if outputs.dim() == 0 else (outputs * 0).sum()

@@ -10,13 +10,15 @@ checkpoint of another folder says of that folder means nothing in this one.
 """
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from mmengine.dist import barrier, broadcast_object_list, is_main_process
-from mmengine.fileio import BaseStorageBackend, FileClient, LocalBackend
+from mmengine.fileio import FileClient, LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
@@ -47,46 +49,31 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Take over what is known of this folder, and remove what a killed run left half-written or superseded."""
-        hub = runner.message_hub
+        hub, start = runner.message_hub, self._start(runner)
         known = dict(hub.runtime_info)
-        start = self._start(runner) or known.get("last_ckpt")
         hub.update_info("keep_ckpt_ids", [])  # or mmengine would remove here what last_checkpoint may name
         super().before_train(runner)
-        if runner.iter == 0 or not self._lies_here(start):
+        if start is None or os.path.realpath(os.path.dirname(start)) != os.path.realpath(self.out_dir):
             known = {}
-        if "last_ckpt" in known:  # mmengine forgets it, and would not save a checkpoint that knows of a new best
-            self.last_ckpt = self._own(known["last_ckpt"], self._is_step)
-        self._take_over_best(runner, known)
-        steps = known.get("keep_ckpt_ids", [])
-        surplus = steps[: -self.max_keep_ckpts] if self.max_keep_ckpts > 0 else []
-        steps = steps[len(surplus) :]
-        hub.update_info("keep_ckpt_ids", steps)
-        if self.max_keep_ckpts > 0:
-            self.keep_ckpt_ids.extend(steps)
-        self._run = _agreed(new_run())
+        else:  # mmengine forgets it, and would not save a checkpoint that knows of a new best
+            self.last_ckpt = self._path(os.path.basename(start))
+        step, best = self._names()
+        bests, entries = self._bests()
+        for key, entry in entries.items():
+            name = os.path.basename(known.get(entry) or "")
+            bests[key] = self._path(name) if re.fullmatch(best, name) and self._exists(self._path(name)) else None
+            hub.update_info(entry, bests[key])
+        superseded = self._keep(runner, known.get("keep_ckpt_ids", []))
+        run = [new_run()]
+        broadcast_object_list(run)  # that of the first process, in all of them
+        self._run = run[0]
         if is_main_process():
             if self._is_local():
                 for folder in {Path(self.out_dir), Path(runner.work_dir)}:
-                    remove_unfinished(folder, lambda name: name == LAST or self._is_step(name) or self._is_best(name))
-            self._remove_superseded(runner, [*known.get("superseded_ckpt_ids", []), *surplus])
-
-    def _take_over_best(self, runner: Runner, known: dict) -> None:
-        for metric in self.key_indicators if self.save_best else ():
-            alone = len(self.key_indicators) == 1
-            entry = "best_ckpt" if alone else f"best_ckpt_{metric}"
-            path = self._own(known.get(entry), self._is_best)
-            if alone:
-                self.best_ckpt_path = path
-            else:
-                self.best_ckpt_path_dict[metric] = path
-            if entry in runner.message_hub.runtime_info:
-                runner.message_hub.update_info(entry, path)
-
-    def _remove_superseded(self, runner: Runner, steps: list[int]) -> None:
-        paths = {self._path(self.filename_tmpl.format(step)) for step in steps} - {self.last_ckpt}
-        if self.last_ckpt is not None and any(map(self._exists, paths)):
-            self._name_last(runner)  # a run may start from a newer one than it names
-            self._remove(paths)
+                    remove_unfinished(folder, re.compile(f"{LAST}|{step}|{best}").fullmatch)
+            if self.last_ckpt is not None and any(map(self._exists, superseded)):
+                self._name_last(runner)  # a run may start from a newer one than it names
+                self._remove(superseded)
 
     def _save_checkpoint(self, runner: Runner) -> None:
         super()._save_checkpoint(self._that_saves_whole(runner))
@@ -95,28 +82,20 @@ class SafeCheckpointHook(CheckpointHook):
         """As mmengine's, but the previous best stays until the new one, and the checkpoint that knows it, are whole."""
         if "file_backend" not in vars(self):
             return  # an evaluation by itself: there is no training whose best it could be
-        backend, saves = self.file_backend, self._that_saves_whole(runner)
-        self.file_backend = later = _RemovesLater(backend)
-        try:
-            super()._save_best_checkpoint(saves, metrics)
-        finally:
-            self.file_backend = backend
+        bests, entries = self._bests()
+        previous = {key: bests[key] for key in entries}
+        bests |= dict.fromkeys(entries)  # for all that mmengine knows, there is none to remove
+        super()._save_best_checkpoint(self._that_saves_whole(runner), metrics)
+        bests |= {key: bests[key] or path for key, path in previous.items()}
         if is_main_process():
-            best = vars(self).get("best_ckpt_path_dict", {}).values() or [vars(self).get("best_ckpt_path")]
-            self._remove(path for path in later.waiting if path not in best)
+            self._remove({*previous.values()} - {None, *(bests[key] for key in entries)})
 
     def _save_checkpoint_with_step(self, runner: "Runner | _SavesWhole", step: int, meta: dict) -> None:
         """In place of mmengine's: it removes first, saves next, and writes ``last_checkpoint`` in place."""
-        superseded = []
-        if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
-            if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
-                superseded.append(self.keep_ckpt_ids.popleft())
-            self.keep_ckpt_ids.append(step)
-            runner.message_hub.update_info("keep_ckpt_ids", list(self.keep_ckpt_ids))
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self._path(filename)
         runner.message_hub.update_info("last_ckpt", self.last_ckpt)
-        runner.message_hub.update_info("superseded_ckpt_ids", superseded)
+        superseded = self._keep(runner, dict.fromkeys([*vars(self).get("keep_ckpt_ids", []), step]))
         runner.save_checkpoint(
             self.out_dir,
             filename,
@@ -130,7 +109,7 @@ class SafeCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             self._name_last(runner)
-            self._remove({self._path(self.filename_tmpl.format(old)) for old in superseded} - {self.last_ckpt})
+            self._remove(superseded)
 
     def _publish_model(self, runner: Runner, ckpt_path: str | None) -> None:
         if ckpt_path is not None:  # as of a metric that has no best here
@@ -142,29 +121,32 @@ class SafeCheckpointHook(CheckpointHook):
             return runner._resume or None
         return runner._load_from or latest_checkpoint(runner.work_dir, self.out_dir)
 
-    def _lies_here(self, path: str | None) -> bool:
-        """Whether a checkpoint is among those of this run, which then are meant by what it says."""
-        if path is None or not self._is_local():
-            return path is not None and path == self._path(os.path.basename(path))
-        return os.path.realpath(os.path.dirname(path)) == os.path.realpath(self.out_dir)
+    def _keep(self, runner: "Runner | _SavesWhole", steps: Iterable[int]) -> set[str]:
+        """Keep the newest of these steps, and return the paths of the others.
 
-    def _own(self, path: str | None, is_ours: Callable[[str], bool]) -> str | None:
-        """The checkpoint of that name in this run's folder, if it is one of its own and there."""
-        name = os.path.basename(path or "")
-        return self._path(name) if is_ours(name) and self._exists(self._path(name)) else None
+        A checkpoint says which steps there were as it was saved: a run that is killed before it has removed those that
+        are too many leaves that to the next.
+        """
+        if self.max_keep_ckpts <= 0:
+            return set()
+        steps = list(steps)
+        runner.message_hub.update_info("keep_ckpt_ids", steps)
+        self.keep_ckpt_ids = deque(steps, self.max_keep_ckpts)
+        return {self._path(self.filename_tmpl.format(old)) for old in steps[: -self.max_keep_ckpts]} - {self.last_ckpt}
 
-    def _is_step(self, name: str) -> bool:
-        """Whether such a run saves a step under that name: ``epoch_7.pth``."""
-        return name in self._steps(name)
+    def _bests(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Where mmengine keeps the paths of the best checkpoints; each key there, and its entry in the message hub."""
+        if not self.save_best:
+            return {}, {}
+        if len(self.key_indicators) == 1:
+            return vars(self), {"best_ckpt_path": "best_ckpt"}
+        return self.best_ckpt_path_dict, {metric: f"best_ckpt_{metric}" for metric in self.key_indicators}
 
-    def _is_best(self, name: str) -> bool:
-        """Whether such a run saves a best checkpoint under that name: ``best_acc_epoch_7.pth``."""
-        return name.startswith("best_") and name.endswith(tuple(f"_{step}" for step in self._steps(name)))
-
-    def _steps(self, name: str) -> list[str]:
-        """What the template makes of each number in a name, and of one that it leaves out."""
-        numbers = [0, *map(int, re.findall(r"\d{1,18}", name))]
-        return [self.filename_tmpl.format(number).replace("/", "_") for number in numbers]
+    def _names(self) -> tuple[str, str]:
+        """What such a run saves steps and bests under, as patterns: ``epoch_7.pth``, ``best_acc_epoch_7.pth``."""
+        parts = Formatter().parse(self.filename_tmpl.replace("/", "_"))
+        step = "".join(re.escape(text) + (r"\d+" if field is not None else "") for text, field, _, _ in parts)
+        return step, f"best_.+_{step}"
 
     def _is_local(self) -> bool:
         backend = self.file_backend
@@ -193,13 +175,6 @@ class SafeCheckpointHook(CheckpointHook):
                 self.file_backend.rmtree(path)
 
 
-def _agreed(value: str) -> str:
-    """That of the first process, in all of them."""
-    values = [value]
-    broadcast_object_list(values)
-    return values[0]
-
-
 class _SavesWhole:
     """A runner, but for how it saves."""
 
@@ -215,19 +190,3 @@ class _SavesWhole:
             self._runner.save_checkpoint(out_dir, str(temporary.relative_to(out_dir)), *args, **kwargs)
             if temporary.is_dir():  # with a part from every rank
                 barrier()
-
-
-class _RemovesLater:
-    """A file backend, but for when it removes."""
-
-    def __init__(self, backend: BaseStorageBackend | FileClient) -> None:
-        self._backend = backend
-        self.waiting = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def remove(self, path: str) -> None:
-        self.waiting.append(path)
-
-    rmtree = remove

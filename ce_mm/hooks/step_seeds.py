@@ -14,8 +14,7 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from ce_mm.hooks.seeded_batches import PlacingSampler, seed_batches, skips
-from ce_mm.hooks.seeding import seed_generators
+from ce_mm.hooks.seeding import seed_batches, seed_generators
 
 _STEPS, _BATCHES, _BEFORE_EPOCH = range(3)
 
@@ -28,8 +27,8 @@ class StepSeedsHook(Hook):
 
     * a checkpoint inside an epoch of an epoch-based training: mmengine begins that epoch anew;
     * a checkpoint between two steps of an optimizer that accumulates gradients: they are not saved;
-    * batches made by workers from a data set that is iterated or takes no attributes, a batch sampler that is not built
-      on a sampler, or a sampler of other things than whole numbers; or by a loader that is not PyTorch's.
+    * batches made by workers from a data set that is iterated or takes no attributes, or by a loader that is not
+      PyTorch's.
 
     What only a validation knows is not said: killed before the validation of an epoch ended, mmengine does not make up
     for it, and a schedule (ReduceOnPlateau) or best checkpoint that depends on it may differ.
@@ -37,57 +36,39 @@ class StepSeedsHook(Hook):
 
     priority = "VERY_HIGH"  # before anyone draws a number
 
-    def __init__(self) -> None:
-        self.resumed_sampler_seed = None
-        self.sampler = None
-        self.unplaced_is_news = False
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Save what mmengine forgets: the seed by which the sampler shuffles, which may not be the runner's."""
-        checkpoint["meta"]["sampler_seed"] = next((s.seed for s in _seeded_samplers(runner.train_dataloader)), None)
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep it until it is known whether the training goes on from here."""
-        meta = checkpoint.get("meta")  # of any kind, where the checkpoint was not made here
-        seed = meta.get("sampler_seed") if isinstance(meta, dict) else None
-        self.resumed_sampler_seed = seed if isinstance(seed, int) else None
-
     def before_train(self, runner: Runner) -> None:
-        """Shuffle as before, place the batches, and say in which cases the run will differ."""
-        loader = runner.train_dataloader
-        if runner.iter > 0:
-            if self.resumed_sampler_seed is not None:
-                for sampler in _seeded_samplers(loader):
-                    sampler.seed = self.resumed_sampler_seed
+        """Shuffle as before, number the batches, and say in which cases the run will differ."""
+        loader, hub = runner.train_dataloader, runner.message_hub
+        samplers = _seeded_samplers(loader)
+        if runner.iter > 0:  # resumed, with what the hub knew; but mmengine would shuffle by a new seed
+            seed = hub.runtime_info.get("sampler_seed")
+            for sampler in samplers if isinstance(seed, int) else ():
+                sampler.seed = seed
             self._warn_of_unfinished(runner)
-        self.sampler = seed_batches(loader, runner.seed, _BATCHES, get_rank())
-        self.unplaced_is_news = not isinstance(loader, DataLoader) or loader.num_workers > 0
-        self._warn_of_unplaced()
+        for sampler in samplers[:1]:
+            hub.update_info("sampler_seed", sampler.seed)
+        self.batches = seed_batches(loader, runner.seed, _BATCHES, get_rank())
+        if self.batches is None and not (isinstance(loader, DataLoader) and loader.num_workers == 0):
+            _warn("The batches' random numbers depend on the workers' history here (an iterable data set, one without "
+                  "attributes, or a loader that is not PyTorch's): after a resume they will differ; with PyTorch's "
+                  "loader and num_workers=0 they do not.")
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Number the indices of this epoch; an iteration-based training is one."""
+        """Give batches the number of their iteration; an iteration-based training is one epoch."""
         seed_generators(runner.seed, _BEFORE_EPOCH, runner.iter, get_rank())
-        if self.sampler is None:
+        if self.batches is None:
             return
-        loader = runner.train_dataloader
-        if isinstance(runner.train_loop, IterBasedTrainLoop):
-            self.sampler.start = 0
-            self.sampler.drawn = runner.iter * loader.batch_sampler.batch_size if skips(loader) else 0
-        else:
-            self.sampler.start, self.sampler.drawn = runner.iter, 0
+        loop, self.batches.next = runner.train_loop, runner.iter
+        if isinstance(loop, IterBasedTrainLoop):
+            iterator = loop.dataloader_iterator
+            if getattr(iterator, "_iterator", None) is not None:  # the original mmengine's begins as the loop is built
+                loop.dataloader_iterator = type(iterator)(loop.dataloader)
+            if not hasattr(loop.dataloader.sampler, "skip"):  # then mmengine draws those that the training has had
+                self.batches.next = 0
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the step: augmentation of the batch, dropout, sampling of proposals."""
-        self._warn_of_unplaced()
         seed_generators(runner.seed, _STEPS, runner.iter, get_rank())
-
-    def _warn_of_unplaced(self) -> None:
-        if self.unplaced_is_news and (self.sampler is None or self.sampler.unplaced):
-            self.unplaced_is_news = False
-            _warn("The batches' random numbers depend on the workers' history here (an iterable data set or one with "
-                  "__slots__, a batch sampler without a sampler, a sampler of other things than whole numbers, or a "
-                  "loader that is not PyTorch's): after a resume they will differ; with PyTorch's loader and "
-                  "num_workers=0 they do not.")
 
     def _warn_of_unfinished(self, runner: Runner) -> None:
         by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)  # another may have a loader without a length
@@ -106,8 +87,7 @@ class StepSeedsHook(Hook):
 def _seeded_samplers(loader: DataLoader) -> list:
     batches = getattr(loader, "batch_sampler", None)
     samplers = [getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)]
-    samplers = [s.sampler if isinstance(s, PlacingSampler) else s for s in samplers]
-    return [s for s in samplers if isinstance(getattr(s, "seed", None), int)]
+    return [sampler for sampler in samplers if isinstance(getattr(sampler, "seed", None), int)]
 
 
 def _warn(text: str) -> None:

@@ -1,5 +1,10 @@
 """Reading a config, and finding one's way in it, whether its types are names or, in a pure Python config, classes."""
+import logging
+import os
+import traceback
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,30 @@ def read_config(path: str, options: dict | None = None) -> Config:
     return cfg
 
 
+@contextmanager
+def trial(complaint: str, scope: str | None) -> Iterator[None]:
+    """Run a block in a scope of mmengine's, without what it would print and log: that is for the run itself to say.
+
+    Raises:
+        PreflightError: the block fails; ``complaint``, why, and where.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable()
+    try:
+        with (
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),
+            warnings.catch_warnings(action="ignore"),
+            DefaultScope.overwrite_default_scope(scope),
+        ):
+            yield
+    except Exception as error:  # whatever upstream's code or the user's makes of its settings
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise PreflightError(f"{complaint}: {one_line(error)} ({place.filename}, line {place.lineno})") from error
+    finally:
+        logging.disable(disabled)
+
+
 def one_line(error: Exception) -> str:
     """What an error of other code says, and its kind, in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -65,13 +94,22 @@ def default_scope(cfg: Config) -> str | None:
     return cfg.get("default_scope", "mmengine")
 
 
-def registered(registry: Registry, node: dict, scope: str | None) -> Any:
-    """What the type of a setting stands for, seen from a scope: the class or function; None if nothing has its name."""
+def registered(registry: Registry, node: dict, scope: str | None, setting: str | None = None) -> Any:
+    """What the type of a setting stands for, seen from a scope: a class or function; None if nothing has its name.
+
+    Raises:
+        PreflightError: nothing has its name, and ``setting`` says where it stands.
+    """
     kind = node.get("type")
-    if not isinstance(kind, str):
-        return kind
-    with DefaultScope.overwrite_default_scope(scope), registry.switch_scope_and_registry(None) as nearest:
-        return nearest.get(kind)
+    if isinstance(kind, str):
+        with DefaultScope.overwrite_default_scope(scope), registry.switch_scope_and_registry(None) as nearest:
+            kind = nearest.get(kind)
+    if kind is None and setting is not None:
+        raise PreflightError(
+            f"{setting}: the type {node.get('type')!r} is unknown in {scope}; expected a registered name (one of your "
+            "own: put its module into custom_imports)"
+        )
+    return kind
 
 
 def inherits(kind: Any, name: str, *methods: str) -> bool:
@@ -86,10 +124,13 @@ def dicts(node: Any) -> Iterator[dict]:
     """All dicts in a tree of dicts and lists, the outer ones first."""
     if isinstance(node, dict):
         yield node
-        node = [value for _, value in node.items()]
-    if isinstance(node, list | tuple):
-        for child in node:
-            yield from dicts(child)
+    for child in children(node):
+        yield from dicts(child)
+
+
+def children(node: Any) -> list:
+    """What a dict or list holds; nothing of anything else."""
+    return list(node.values()) if isinstance(node, dict) else list(node) if isinstance(node, list | tuple) else []
 
 
 def type_name(node: dict) -> str:

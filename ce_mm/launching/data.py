@@ -8,13 +8,22 @@ import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS
 
 from ce_mm.evaluation.annotations import AnnotationError, check_annotation_file
-from ce_mm.launching.config import PreflightError, default_scope, dicts, inherits, is_local, registered, type_name
-from ce_mm.launching.trial import trial
+from ce_mm.launching.config import (
+    PreflightError,
+    default_scope,
+    dicts,
+    inherits,
+    is_local,
+    registered,
+    trial,
+    type_name,
+)
 
 
 def check_data(part: str, cfg: Config) -> None:
@@ -27,36 +36,31 @@ def check_data(part: str, cfg: Config) -> None:
         PreflightError: for the first of these that fails: annotation files and picture folders of the dataloader, what
             those of validation and test make of bad pictures, annotation files of their evaluators.
     """
-    scope = default_scope(cfg)
-    for dataset in _datasets(cfg.get(f"{part}_dataloader")):
-        _check_dataset(dataset, f"{part}_dataloader", scope)
-    if part != "train":
-        _check_that_no_picture_is_left_out(cfg.get(f"{part}_dataloader"), f"{part}_dataloader")
+    scope, setting = default_scope(cfg), f"{part}_dataloader"
+    for dataset in _datasets(cfg.get(setting)):
+        _check_dataset(dataset, setting, scope)
+    for step in dicts(cfg.get(setting)) if part != "train" else ():
+        if type_name(step) == "LoadImage" and step.get("on_error") == "skip":
+            raise PreflightError(
+                f"{setting}: LoadImage's on_error='skip' would leave pictures out of the figures, or put others in "
+                "their place; set on_error='refuse' there"
+            )
     for evaluator in dicts(cfg.get(f"{part}_evaluator")):
         _check_evaluator(evaluator, f"{part}_evaluator", scope)
 
 
-def _datasets(dataloader: dict | None) -> Iterator[dict]:
-    """The datasets of a dataloader that wrap no other one."""
-    todo = [dataloader]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, list | tuple):
-            todo.extend(node)
-        elif isinstance(node, dict):
-            inner = [node[key] for key in ("dataset", "datasets") if key in node]
-            todo.extend(inner)
-            if not inner:
-                yield node
+def _datasets(node: Any) -> Iterator[dict]:
+    """The data sets of a dataloader that wrap no other one."""
+    if isinstance(node, dict):
+        inner = [node[key] for key in ("dataset", "datasets") if key in node]
+        yield from _datasets(inner) if inner else (node,)
+    elif isinstance(node, list | tuple):
+        for child in node:
+            yield from _datasets(child)
 
 
 def _check_dataset(dataset: dict, setting: str, scope: str | None) -> None:
-    kind = registered(DATASETS, dataset, scope)
-    if kind is None:
-        raise PreflightError(
-            f"the dataset type {dataset.get('type')!r} is unknown in {scope}; expected a registered name "
-            "(a dataset of your own: put its module into custom_imports)"
-        )
+    kind = registered(DATASETS, dataset, scope, setting)
     if not _is_on_disk(dataset) or dataset.get("download", "download" in inspect.signature(kind).parameters):
         return
     missing = _missing(dataset)
@@ -90,15 +94,6 @@ def _missing(dataset: dict) -> str | None:
         if is_local(folder) and not os.path.isdir(folder):
             return f"{folder}: there is no such picture folder (data_root and data_prefix)"
     return None
-
-
-def _check_that_no_picture_is_left_out(dataloader: dict | None, setting: str) -> None:
-    for step in dicts(dataloader):
-        if type_name(step) == "LoadImage" and step.get("on_error") == "skip":
-            raise PreflightError(
-                f"{setting}: LoadImage's on_error='skip' would leave pictures out of the figures, or put others in "
-                "their place; set on_error='refuse' there"
-            )
 
 
 def _check_evaluator(evaluator: dict, setting: str, scope: str | None) -> None:

@@ -32,22 +32,12 @@ def launch(task: Task, argv: Sequence[str]) -> int:
         argv: the arguments without the program's name. The config among them decides whose options the others are.
 
     Returns:
-        0, or 2 after one line on stderr if the run could not start. Upstream's parser exits by itself.
+        0, or 2 after one line on stderr if the run could not start. Upstream's parser exits by itself, with the usage
+        where it refuses the command line.
     """
     sys.argv = [f"{task}.py", *argv]  # upstream's parser reads it
-    usage = (
-        f"usage: python tools/{task}.py CONFIG [...]\n"
-        f"The rest is as for mmdet's or mmpretrain's own tools/{task}.py, whichever CONFIG is for;\n"
-        f"python tools/{task}.py CONFIG --help lists it."
-    )
     try:
-        config = find_config(task, argv)
-        if config is None and {"-h", "--help"} & set(argv):
-            print(usage)
-            return 0
-        if config is None:
-            raise PreflightError(f"no config file is given (*{', *'.join(CONFIG_SUFFIXES)})\n{usage}")
-        tool = load_tool(scope_of(read_config(config)), task)
+        tool = load_tool(scope_of(read_config(find_config(task, argv))), task)
         check(task, settled_config(tool))
     except (PreflightError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,34 +47,30 @@ def launch(task: Task, argv: Sequence[str]) -> int:
     return 0
 
 
-def find_config(task: Task, argv: Sequence[str]) -> str | None:
-    """The config of a command line, as upstream's parser sees it; None if there is none.
+def find_config(task: Task, argv: Sequence[str]) -> str:
+    """The config of a command line, as upstream's parser sees it.
 
-    Where that parser refuses the command line, or is asked for help, it is the first argument that ends like a config:
-    for it the parser is to say so.
+    Where that parser refuses the command line, or is asked for help, it is the first argument that ends like a config,
+    as the parser of that config's library is to say so; without one, mmpretrain's or mmdet's says it at once.
 
     Raises:
         PreflightError: ``--cfg-options`` has taken something that sets nothing, the config behind it for example.
         MissingRequirementError: neither library is installed.
     """
-    tool = _any_tool(task)
+    try:
+        tool = load_tool("mmpretrain", task)  # whose parser knows all options that mmdet's does
+    except MissingRequirementError:
+        tool = load_tool("mmdet", task)
     try:
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             return tool.parse_args().config
     except SystemExit:
-        return next((word for word in argv if word.endswith(CONFIG_SUFFIXES) and not word.startswith("-")), None)
+        likely = next((word for word in argv if word.endswith(CONFIG_SUFFIXES) and not word.startswith("-")), None)
+        return likely or tool.parse_args().config
     except ValueError:
         raise PreflightError(
             "--cfg-options takes all words up to the next option, and one of them is no KEY=VALUE; put the config first"
         ) from None
-
-
-def _any_tool(task: Task) -> ModuleType:
-    """The one with the most options that is installed: mmpretrain's parser knows all that mmdet's does."""
-    try:
-        return load_tool("mmpretrain", task)
-    except MissingRequirementError:
-        return load_tool("mmdet", task)
 
 
 def load_tool(scope: str, task: Task) -> ModuleType:

@@ -3,6 +3,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 
 import torch
@@ -15,8 +16,7 @@ from torch import Tensor, nn
 
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
 from ce_mm.checkpoints.resuming import latest_checkpoint, read_resumable
-from ce_mm.launching.config import PreflightError, default_scope, inherits, is_local, type_name
-from ce_mm.launching.trial import trial
+from ce_mm.launching.config import PreflightError, default_scope, inherits, is_local, trial, type_name
 
 
 def check_training(cfg: Config) -> None:
@@ -27,21 +27,20 @@ def check_training(cfg: Config) -> None:
             reading the checkpoints of its init_cfg, the fit of any weights of these checkpoints, building the
             optimizer.
     """
-    setting, path = _start(cfg)
-    start = None
+    resumes, start = cfg.get("resume"), {}
+    setting = "--resume" if resumes else "load_from"
+    path = _start(cfg)
     if is_local(path) and not (cfg.get("runner_type") and os.path.isdir(path)):  # of parts, as FlexibleRunner saves
-        start = _read(path, setting, read_resumable if cfg.get("resume") else read_checkpoint)
+        start = _read(path, setting, read_resumable if resumes else read_checkpoint)
     model = _build_model(cfg)
     for name, module, checkpoint in _pretrained(model, "model"):
         _read(checkpoint, f"init_cfg of {name}")
         if path is None:
             _check_that_some_arrive(module, module.init_weights, f"init_cfg of {name}: {checkpoint}", cfg)
-    if start is not None:
-        weights = _weights(start)
-        _check_that_some_arrive(
-            model, lambda: load_state_dict(model, weights, logger="silent"), f"{setting}: {path}", cfg
-        )
-    _check_optimizer(model, cfg, start.get("optimizer") if start is not None and cfg.get("resume") else None)
+    if start:
+        load = partial(load_state_dict, model, _weights(start), logger="silent")
+        _check_that_some_arrive(model, load, f"{setting}: {path}", cfg)
+    _check_optimizer(model, cfg, start.get("optimizer") if resumes else None)
 
 
 def check_fit(cfg: Config) -> nn.Module:
@@ -66,11 +65,7 @@ def check_fit(cfg: Config) -> nn.Module:
 
 
 def _build_model(cfg: Config) -> nn.Module:
-    """The model of a config, on the CPU, as mmengine's Runner would build it.
-
-    Raises:
-        PreflightError: it cannot be built.
-    """
+    """The model of a config, on the CPU, as mmengine's Runner would build it."""
     settings = cfg.model.copy()
     if cfg.get("data_preprocessor") is not None:
         settings.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
@@ -79,13 +74,13 @@ def _build_model(cfg: Config) -> nn.Module:
         return MODELS.build(settings)
 
 
-def _start(cfg: Config) -> tuple[str, str | None]:
-    """(setting, path) of the checkpoint that training starts from; None for the path if there is none."""
+def _start(cfg: Config) -> str | None:
+    """The checkpoint that training starts from; None if there is none."""
     if not cfg.get("resume") or cfg.get("load_from") is not None:
-        return "--resume" if cfg.get("resume") else "load_from", cfg.get("load_from")
+        return cfg.get("load_from")
     hook = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
     try:
-        return "--resume", latest_checkpoint(cfg.work_dir, hook.get("out_dir"))
+        return latest_checkpoint(cfg.work_dir, hook.get("out_dir"))
     except CheckpointError as error:
         raise PreflightError(f"--resume: {error}") from error
 
@@ -138,12 +133,13 @@ def _check_optimizer(model: nn.Module, cfg: Config, state: dict | None) -> None:
     settings = cfg.optim_wrapper
     if cfg.get("runner_type") is not None or not ({"optimizer", "constructor"} & set(settings)):
         return  # other runners build it in their own way
-    if type_name(settings.get("optimizer") or {}) != "ZeroRedundancyOptimizer":  # which needs its other processes
-        with trial("optim_wrapper cannot be built", default_scope(cfg)):
-            wrapper = build_optim_wrapper(model, settings)
-        if state is not None:
-            with trial("--resume: the optimizer cannot go on from the checkpoint's state", default_scope(cfg)):
-                wrapper.load_state_dict(state)
+    if type_name(settings.get("optimizer") or {}) == "ZeroRedundancyOptimizer":
+        return  # it needs its other processes
+    with trial("optim_wrapper cannot be built", default_scope(cfg)):
+        wrapper = build_optim_wrapper(model, settings)
+    if state is not None:
+        with trial("--resume: the optimizer cannot go on from the checkpoint's state", default_scope(cfg)):
+            wrapper.load_state_dict(state)
 
 
 def _check_that_views_merge(model: BaseTTAModel) -> None:
@@ -162,23 +158,15 @@ def _check_weights(model: nn.Module, weights: dict[str, Tensor], complaint: str)
         found = model.load_state_dict({k: v for k, v in weights.items() if k not in reshaped}, strict=False)
     except RuntimeError as error:
         raise PreflightError(f"{complaint}: {error}") from error
-    missing = [name for name in found.missing_keys if name not in reshaped and not _may_differ(name)]
-    unexpected = [name for name in found.unexpected_keys if not _may_differ(name)]
-    if not (missing or unexpected or reshaped):
-        return
-    faults = []
-    if missing:
-        faults.append(f"{len(missing)} missing keys (first: {missing[0]})")
-    if unexpected:
-        faults.append(f"{len(unexpected)} unexpected keys (first: {unexpected[0]})")
-    if reshaped:
-        first = reshaped[0]
-        faults.append(
-            f"{len(reshaped)} weights of another shape (first: {first}, {tuple(weights[first].shape)} in the "
-            f"checkpoint, {tuple(own[first].shape)} in the model)"
-        )
-    raise PreflightError(f"{complaint}: {', '.join(faults)}; expected weights of the same architecture")
-
-
-def _may_differ(name: str) -> bool:
-    return name.endswith("num_batches_tracked") or name.startswith("data_preprocessor.")
+    may_differ = re.compile(r"data_preprocessor\..*|.*num_batches_tracked").fullmatch
+    kinds = {
+        "missing keys": [name for name in found.missing_keys if name not in reshaped and not may_differ(name)],
+        "unexpected keys": [name for name in found.unexpected_keys if not may_differ(name)],
+        "weights of another shape": [
+            f"{name}, {tuple(weights[name].shape)} in the checkpoint, {tuple(own[name].shape)} in the model"
+            for name in reshaped
+        ],
+    }
+    faults = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names]
+    if faults:
+        raise PreflightError(f"{complaint}: {', '.join(faults)}; expected weights of the same architecture")

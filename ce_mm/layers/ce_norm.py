@@ -160,7 +160,8 @@ class CENorm(nn.Module):
         with ops.full_precision(x.device.type):
             base = self.base
             source = self._source(x, base)
-            moments = ops.moments(x, **asked) if (asked := self._asked(x, base, source)) else self._unread(x)
+            asked = self._asked(x, base, source)
+            moments = self._unread(x, base) if asked is None else ops.moments(x, **asked)
             known, seen = self._known(x, base, source, moments)
             coefficients, found = ops.coefficients(moments, base, self.bd, self.ir, self.mix, known, seen)
             self._learn(base, source, found, moments.shift)
@@ -191,7 +192,7 @@ class CENorm(nn.Module):
     def _asked(self, x: Tensor, base: Kind, source: Source) -> dict[str, Any] | None:
         """The arguments for ``ops.moments``, or None where nothing depends on the moments of x."""
         bd, learns = self.bd, source is not Source.AVERAGES
-        if not (learns or self.ir is not None or base.per_sample or base.synchronised):
+        if not (learns or self.ir is not None or base.per_sample or base.synchronised or base.guess is None):
             return None
         # SyncBN alone adds up over processes what all take about one shift.
         common = base.synchronised and source is not Source.PROCESSES
@@ -207,10 +208,10 @@ class CENorm(nn.Module):
         """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""
         return self.bd.max_pool and x.shape[0] > 0 and min(x.shape[2:]) >= 2
 
-    def _unread(self, x: Tensor) -> ops.Moments:
-        """What there is without a read of x, for a batch norm in inference: a shift by its buffers."""
-        work, norm = ops.compute_dtype(x.dtype), self.norm
-        shift = ops.needed_shift(norm.running_mean.to(work), norm.running_var.to(work))
+    def _unread(self, x: Tensor, base: Kind) -> ops.Moments:
+        """What there is without a read of x, for a norm whose buffers tell all: a shift by them."""
+        mean, variance = (value.to(ops.compute_dtype(x.dtype)) for value in base.guess)
+        shift = ops.needed_shift(mean, variance)
         return ops.Moments(shift, None, None, None, x.shape[2] * x.shape[3])
 
     def _known(

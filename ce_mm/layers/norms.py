@@ -2,8 +2,8 @@
 
 A kind says its names in configs, the module that holds its parameters and buffers, its arithmetic
 (:mod:`ce_mm.ops.base_norms`), and what is left of it in a folded network. An instance is a kind with one norm, and is
-made anew for every batch, since tools replace norms (BN by SyncBN, and back). Another kind is a further class in
-:data:`KINDS`.
+made anew for every batch, since tools replace norms (BN by SyncBN, and back). Another kind is a further class, given
+to :func:`add_kind`.
 """
 import torch
 import torch.distributed as dist
@@ -22,6 +22,19 @@ from ce_mm.layers.folded_norms import (
 )
 from ce_mm.layers.switchable_norm import SwitchableNorm
 from ce_mm.ops import base_norms
+
+#: All kinds; where several fit a module or have a name, the last.
+KINDS: list["type[Kind]"] = []
+#: Those that are known by the exact class of a module and its ``track_running_stats``, without a search.
+EXACT: dict[tuple[type[nn.Module], bool | None], "type[Kind]"] = {}
+
+
+def add_kind(kind: "type[Kind]") -> "type[Kind]":
+    """Let CE stand on a further kind of norm; a decorator of its class. It goes before those that were there."""
+    KINDS.append(kind)
+    if kind.fits(kind.module) and not kind.synchronised:
+        EXACT[kind.module, kind.tracks] = kind
+    return kind
 
 
 class Kind(base_norms.BaseNorm):
@@ -70,6 +83,7 @@ class Kind(base_norms.BaseNorm):
         raise NotImplementedError
 
 
+@add_kind
 class BatchNorm(Kind, base_norms.BatchNorm):
     """BN, and SyncBN where it has its batch for itself."""
 
@@ -89,6 +103,7 @@ class BatchNorm(Kind, base_norms.BatchNorm):
         return FoldedMean(exact(norm.running_mean), like), a, beta
 
 
+@add_kind
 class SyncBatchNorm(BatchNorm, base_norms.SyncBatchNorm):
     """SyncBN in training in a group of more than one process."""
 
@@ -107,6 +122,7 @@ class SyncBatchNorm(BatchNorm, base_norms.SyncBatchNorm):
         return total[:-1] / total[-1].clamp(min=1)
 
 
+@add_kind
 class GroupNorm(Kind, base_norms.GroupNorm):
     """GN."""
 
@@ -129,10 +145,16 @@ class GroupNorm(Kind, base_norms.GroupNorm):
         return FoldedGroupNorm(self.norm, num_features, like, self.groups)
 
 
+@add_kind
 class LayerNorm(GroupNorm):
     """LN over C, H, W, as in the paper, which is GN with one group."""
 
     names = ("LN",)
+
+    @classmethod
+    def fits(cls, module: type[nn.Module]) -> bool:
+        """None is known by its class: such a module is a GN."""
+        return False
 
     @classmethod
     def build(cls, module: type[nn.Module], num_features: int, **arguments: object) -> nn.Module:
@@ -140,6 +162,7 @@ class LayerNorm(GroupNorm):
         return nn.GroupNorm(**dict(arguments, num_groups=1, num_channels=num_features))
 
 
+@add_kind
 class InstanceNorm(GroupNorm, base_norms.InstanceNorm):
     """IN."""
 
@@ -151,6 +174,7 @@ class InstanceNorm(GroupNorm, base_norms.InstanceNorm):
         return module(num_features, **arguments)
 
 
+@add_kind
 class Switchable(Kind, base_norms.SwitchableNorm):
     """SN."""
 
@@ -159,13 +183,6 @@ class Switchable(Kind, base_norms.SwitchableNorm):
     def folded(self, num_features: int, like: Tensor) -> FoldedSwitchableNorm:
         """As SN's."""
         return FoldedSwitchableNorm(self.norm, num_features, like)
-
-
-#: All kinds; where several fit a module or have a name, the last.
-KINDS: list[type[Kind]] = [BatchNorm, SyncBatchNorm, LayerNorm, GroupNorm, InstanceNorm, Switchable]
-
-#: Those that are known by the exact class of a module and its ``track_running_stats``, without a search.
-EXACT = {(kind.module, kind.tracks): kind for kind in KINDS if kind is not SyncBatchNorm}
 
 
 def kind_of(norm: nn.Module) -> type[Kind]:
@@ -218,7 +235,8 @@ def _is_sync_bn_of_mmcv(module: type[nn.Module]) -> bool:
 
 
 def _expected(got: object) -> str:
+    names = ", ".join(name for kind in KINDS for name in kind.names)
     return (
-        "CE's base norm must be BN or SyncBN with running statistics, GN, LN (over C, H, W), IN without running "
-        f"statistics, or SN, got {got!r}; set for example norm=dict(type='BN')"
+        f"CE's base norm must be one of {names}, or a class of such modules, BN and SN with running statistics and IN "
+        f"without, got {got!r}; set for example norm=dict(type='BN')"
     )

@@ -85,23 +85,29 @@ def largest_fitting_group(channels: int, group_size: int) -> int:
 
 
 def whitening_matrix(base: Tensor, group_size: int, iterations: int, eps: float, max_pool: bool) -> Tensor:
-    """Newton-Schulz inverse square root of the groups' trace-normalised covariance (eqs. 20 and 22), (C/g, g, g)."""
-    positions = base.shape[0] * base.shape[2] * base.shape[3]
+    """Σ^(-1/2) of every group, (C/g, g, g), of x̃ or of its 2×2 max pool."""
+    positions = base[:, 0].numel()
     if max_pool:
         base = F.max_pool2d(base, 2)
-        eps = eps * positions / (base.shape[0] * base.shape[2] * base.shape[3])
+        eps = eps * positions / base[:, 0].numel()
+    return newton_schulz(covariance(base, group_size, eps), iterations)
+
+
+def covariance(base: Tensor, group_size: int, eps: float) -> Tensor:
+    """Σ of every group over all samples and positions, plus ε I (eq. 20), (C/g, g, g)."""
+    rows = base.transpose(0, 1).reshape(-1, group_size, base[:, 0].numel())
+    centred = rows - rows.mean(dim=2, keepdim=True)
     identity = torch.eye(group_size, dtype=base.dtype, device=base.device)
-    result = []
-    for group in base.split(group_size, dim=1):
-        rows = group.permute(1, 0, 2, 3).reshape(group_size, -1)
-        centred = rows - rows.mean(dim=1, keepdim=True)
-        sigma = centred @ centred.T / rows.shape[1] + eps * identity
-        sigma = sigma / torch.trace(sigma)
-        root = identity
-        for _ in range(iterations):
-            root = (3 * root - root @ root @ root @ sigma) / 2
-        result.append(root)
-    return torch.stack(result)
+    return centred @ centred.mT / rows.shape[2] + eps * identity
+
+
+def newton_schulz(sigma: Tensor, iterations: int) -> Tensor:
+    """P_T of ``P_0 = I, P_k = (3 P_(k-1) - P_(k-1)³ Σ) / 2`` with the trace of Σ divided out (eq. 22), (C/g, g, g)."""
+    sigma = sigma / sigma.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
+    root = torch.eye(sigma.shape[1], dtype=sigma.dtype, device=sigma.device).expand_as(sigma)
+    for _ in range(iterations):
+        root = (3 * root - root @ root @ root @ sigma) / 2
+    return root
 
 
 def instance_variance(base: Tensor, correction: int) -> Tensor:

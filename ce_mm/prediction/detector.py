@@ -1,40 +1,32 @@
-"""mmdet's DetInferencer for a config file and a checkpoint, one step at a time: read, detect, say, draw.
+"""A detector on one picture: what it finds, as numbers and drawn by mmdet's visualizer.
 
-The steps are apart because a picture that cannot be read must not take the others with it, and because the inferencer,
-asked to write, gives two pictures of one name to one file. The model is built from the config file alone, never from
-the config that a checkpoint holds, and the weights are read as data (:mod:`ce_mm.compat.safe_load`).
+The model is built from the config file alone, never from the config that a checkpoint holds, and the weights are read
+as data (:mod:`ce_mm.compat.safe_load`). A picture is read and prepared as the config's test would.
 """
 import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from mmdet.apis import DetInferencer
+import torch
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
+from mmdet.structures.mask import encode_mask_results, mask2bbox
+from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
 from mmengine.registry import DefaultScope
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from ce_mm.launching.config import one_line, scope_of
-from ce_mm.launching.preflight import check_device, check_fit, read_config, type_name
+from ce_mm.analysis.instruments.source import Source
+from ce_mm.launching.config import default_scope, one_line, read_config, scope_of, trial, type_name
 from ce_mm.transforms import LoadImage, PictureError
 
 LOADERS = ("LoadImageFromFile", "LoadImage")
 HEAD = re.compile(r"(.*\.)?bbox_head(\.\d+)?|mask_head|panoptic_head")
 """Where in mmdet's detectors the labels come from; elsewhere (RPNs, masks in RoI heads) other counts may stand."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture that has been read."""
-
-    image: np.ndarray
-    """(H, W, 3), BGR, or (H, W), turned upright, as the config's pipeline reads it."""
-    data: dict
-    """What the config's pipeline makes of it."""
 
 
 class Detector:
@@ -58,97 +50,94 @@ class Detector:
                 f"{config}: it is of {scope_of(cfg)}; expected a detector of mmdet: what is drawn are boxes and masks, "
                 "which a classifier does not give"
             )
-        device = get_device() if device is None else device
-        check_device(device)
-        loader = _take_loader(cfg)
-        cfg.load_from = checkpoint
-        check_fit(cfg)
-        if cfg.get("data_preprocessor") is not None:
-            cfg.model.setdefault("data_preprocessor", cfg.data_preprocessor)  # as mmengine's Runner does
-        # Nothing that is drawn here belongs into the folders and services that a training logs to.
-        cfg.visualizer = {"type": "DetLocalVisualizer", **_dict(cfg.get("visualizer")), "vis_backends": None}
-        self._load = LoadImage(**loader)
-        try:
-            with DefaultScope.overwrite_default_scope("mmdet"):
-                self._inferencer = _Inferencer(cfg, checkpoint, device, show_progress=False)
-        except (ValueError, OSError):
-            raise
-        except Exception as error:  # whatever the code behind a config's types makes of their arguments
-            raise ValueError(f"{config}: mmdet's inferencer cannot be built of it ({one_line(error)})") from error
-        self._names = self._inferencer.model.dataset_meta.get("classes")
-        _check_names(self._names, self._inferencer.model, checkpoint)
+        self._load, steps = _test_pipeline(cfg)
+        self._model = Source(config, checkpoint, device=device or get_device()).load_model()
+        with trial(f"{config}: the test data, which prepare the pictures, cannot be built", default_scope(cfg)):
+            self._prepare = Compose(steps)
+            meta = DATASETS.build({**cfg.test_dataloader.dataset, "lazy_init": True}).metainfo
+        meta = dict(meta) | _recorded_meta(checkpoint)
+        self._names = meta.get("classes")
+        _check_names(self._names, self._model, checkpoint)
+        self._visualizer = DetLocalVisualizer()
+        self._visualizer.dataset_meta = meta
 
-    def read(self, path: Path) -> Picture:
-        """Read a picture as a test run would, and prepare it.
+    def detect(self, path: Path, score_threshold: float) -> tuple[list[dict], np.ndarray]:
+        """Find the objects with a score above a threshold in a picture.
+
+        Returns:
+            For each object, as the model orders them, a dict: ``label`` (from 0), ``name``, ``score``, ``bbox`` [x1,
+            y1, x2, y2] in pixels from the upper left corner, and, if the detector gives masks, ``mask`` as COCO's run
+            lengths, the counts as text. The picture (H, W, 3), RGB, uint8, turned upright, with these objects drawn.
 
         Raises:
-            PictureError: the picture cannot be read, or not be prepared.
+            PictureError: the picture cannot be read or prepared, or the network fails on it.
         """
-        image = self._load.transform(dict(img_path=str(path)))["img"]
+        image, data = self._read(path)
         try:
-            return Picture(image, self._inferencer.pipeline(image))
+            with torch.no_grad(), DefaultScope.overwrite_default_scope("mmdet"):
+                (sample,) = self._model.test_step(pseudo_collate([data]))
+        except Exception as error:  # out of memory, for example, or whatever else the network's code raises
+            raise PictureError(f"{path}: the network fails on this picture ({one_line(error)})") from error
+        sample = sample.cpu()
+        if not sample.pred_instances.bboxes.isfinite().all():
+            raise PictureError(f"{path}: the network finds boxes that are not finite; look at the checkpoint")
+        return self._describe(sample, score_threshold), self._draw(image, sample, score_threshold)
+
+    def _read(self, path: Path) -> tuple[np.ndarray, dict]:
+        """A picture as the pipeline reads it, (H, W, 3), BGR, or (H, W), and what it makes of it."""
+        loaded = self._load.transform(dict(img_path=str(path), img_id=0))
+        image = loaded["img"]
+        try:
+            return image, self._prepare(loaded)
         except Exception as error:  # a picture one pixel high that is scaled to nothing, for example
             raise PictureError(
                 f"{path}: the config's test pipeline cannot prepare this picture of {image.shape[1]}×{image.shape[0]} "
                 f"pixels ({one_line(error)})"
             ) from error
 
-    def detect(self, pictures: list[Picture]) -> list[DetDataSample]:
-        """Run the network on pictures as one batch."""
-        batch = self._inferencer.collate_fn([picture.data for picture in pictures])
-        with DefaultScope.overwrite_default_scope("mmdet"):
-            return self._inferencer.forward(batch)
-
-    def describe(self, sample: DetDataSample, score_threshold: float) -> list[dict]:
-        """The objects with a score above a threshold, as the model orders them.
-
-        Returns:
-            For each a dict: ``label`` (from 0), ``name``, ``score``, ``bbox`` [x1, y1, x2, y2] in pixels from the upper
-            left corner, and, if the detector gives masks, ``mask`` as COCO's run lengths, the counts as text.
-
-        Raises:
-            ValueError: a label has no name.
-        """
-        found = self._inferencer.pred2dict(sample)
-        masks = found.get("masks", [None] * len(found["labels"]))
-        objects = []
-        for label, score, box, mask in zip(found["labels"], found["scores"], found["bboxes"], masks, strict=True):
-            if not score > score_threshold:
-                continue
-            if label >= len(self._names):
-                raise ValueError(
-                    f"the detector found an object with label {label}, but checkpoint and config name "
-                    f"{len(self._names)} classes only; give the config's test data metainfo with all names"
-                )
-            entry = dict(label=label, name=self._names[label], score=score, bbox=box)
-            objects.append(entry if mask is None else entry | dict(mask=mask))
+    def _describe(self, sample: DetDataSample, score_threshold: float) -> list[dict]:
+        found = sample.pred_instances[sample.pred_instances.scores > score_threshold]
+        masks, boxes = found.get("masks"), found.bboxes
+        if masks is not None and not boxes.any():  # a detector of masks alone, such as SOLO
+            boxes = mask2bbox(masks)
+        labels = found.labels.tolist()
+        objects = [
+            dict(label=label, name=self._names[label], score=score, bbox=box)
+            for label, score, box in zip(labels, found.scores.tolist(), boxes.tolist(), strict=True)
+        ]
+        if masks is not None:
+            for entry, mask in zip(objects, encode_mask_results(masks.numpy()), strict=True):
+                entry["mask"] = dict(mask, counts=mask["counts"].decode())
         return objects
 
-    def draw(self, picture: Picture, sample: DetDataSample, score_threshold: float) -> np.ndarray:
-        """The picture (H, W, 3), RGB, uint8, with the objects above a threshold drawn by mmdet's visualizer."""
-        image = picture.image
-        image = image[..., 2::-1] if image.ndim == 3 else np.stack([image] * 3, axis=-1)
+    def _draw(self, image: np.ndarray, sample: DetDataSample, score_threshold: float) -> np.ndarray:
+        rgb = image[..., 2::-1] if image.ndim == 3 else np.stack([image] * 3, axis=-1)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".* is out of bounds")  # by a part of a pixel, where objects are cut off
-            drawn = self._inferencer.visualize([image], [sample], return_vis=True, pred_score_thr=score_threshold)
-        return drawn[0]
+            self._visualizer.add_datasample("", rgb, sample, draw_gt=False, pred_score_thr=score_threshold)
+        return self._visualizer.get_image()
 
 
-class _Inferencer(DetInferencer):
-    """Where a checkpoint records no names of classes, mmdet's own takes COCO's, whatever the config says."""
+def _test_pipeline(cfg: Config) -> tuple[LoadImage, list[dict]]:
+    """What reads a picture, and the steps behind it."""
+    pipeline = _dict(_dict(cfg.get("test_dataloader")).get("dataset")).get("pipeline")
+    first, *rest = pipeline if isinstance(pipeline, list) and pipeline else [None]
+    if not isinstance(first, dict) or type_name(first) not in LOADERS:
+        raise ValueError(
+            f"{cfg.filename}: it does not say how to prepare a picture; expected a test_dataloader with a dataset "
+            f"whose pipeline begins with {' or '.join(LOADERS)}"
+        )
+    # Not its backend_args: they are about where the data set lies.
+    settings = {key: first[key] for key in ("to_float32", "color_type", "imdecode_backend") if key in first}
+    return LoadImage(**settings), rest
 
-    def _load_weights_to_model(self, model: nn.Module, checkpoint: dict, cfg: Config) -> None:
-        meta = _dict(checkpoint.get("meta"))
-        recorded = {str(key).lower(): value for key, value in _dict(meta.get("dataset_meta", meta)).items()}
-        names = recorded.get("classes")
-        if names is None or (isinstance(names, list | tuple) and not names):
-            recorded = dict(DATASETS.build({**cfg.test_dataloader.dataset, "lazy_init": True}).metainfo)
-        weights = checkpoint.get("state_dict", checkpoint)
-        super()._load_weights_to_model(model, dict(state_dict=weights, meta=dict(dataset_meta=recorded)), cfg)
 
-
-def _dict(value: object) -> dict:
-    return value if isinstance(value, dict) else {}
+def _recorded_meta(checkpoint: str) -> dict:
+    """What a checkpoint says of its data, if it names the classes."""
+    recorded = CheckpointLoader.load_checkpoint(checkpoint, map_location="cpu", logger="silent")
+    meta = _dict(recorded.get("meta"))
+    meta = {str(key).lower(): value for key, value in _dict(meta.get("dataset_meta", meta)).items()}
+    return {} if meta.get("classes") is None else meta
 
 
 def _check_names(names: object, model: nn.Module, checkpoint: str) -> None:
@@ -164,18 +153,5 @@ def _check_names(names: object, model: nn.Module, checkpoint: str) -> None:
             )
 
 
-def _take_loader(cfg: Config) -> dict:
-    """The settings by which a config reads pictures; in the config stands mmdet's own loader instead.
-
-    The inferencer looks for that one's name, to replace it by one that takes arrays.
-    """
-    pipeline = _dict(_dict(cfg.get("test_dataloader")).get("dataset")).get("pipeline")
-    for index, step in enumerate(pipeline if isinstance(pipeline, list) else []):
-        if isinstance(step, dict) and type_name(step) in LOADERS:
-            pipeline[index] = dict(type="LoadImageFromFile")
-            # Not its backend_args: they are about where the data set lies.
-            return {key: step[key] for key in ("to_float32", "color_type", "imdecode_backend") if key in step}
-    raise ValueError(
-        f"{cfg.filename}: it does not say how to prepare a picture; expected a test_dataloader with a dataset whose "
-        f"pipeline begins with {' or '.join(LOADERS)}"
-    )
+def _dict(value: object) -> dict:
+    return value if isinstance(value, dict) else {}

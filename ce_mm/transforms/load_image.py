@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
-from torch.utils.data import get_worker_info
 
 from ce_mm.transforms.decoding import PictureError, check_size, read_picture
 
-WRITERS, SLOTS = 64, 1024
-"""So many workers have a row of their own, in which each remembers so many skipped files."""
+SLOTS = 65536
+"""So many skipped files are remembered; what is beyond may be named again."""
 
 
 class LoadImage(LoadImageFromFile):
@@ -53,9 +52,8 @@ class LoadImage(LoadImageFromFile):
             raise ValueError(f"LoadImage's on_error must be 'refuse' or 'skip', got {on_error!r}")
         super().__init__(to_float32, color_type, imdecode_backend, backend_args=backend_args)
         self.on_error = on_error
-        #: A number for each file that has been named, 0 for a free slot; in memory that worker processes share. A row
-        #: each, so that none writes over what another has just written.
-        self._named = torch.zeros(WRITERS, SLOTS, dtype=torch.int64).share_memory_() if on_error == "skip" else None
+        #: A number for each file that has been named, 0 for a free slot; in memory that worker processes share.
+        self._named = torch.zeros(SLOTS, dtype=torch.int64).share_memory_() if on_error == "skip" else None
 
     def transform(self, results: dict) -> dict | None:
         """Read ``results['img_path']``.
@@ -90,13 +88,13 @@ class LoadImage(LoadImageFromFile):
 
     def _is_new(self, path: str) -> bool:
         number = zlib.crc32(os.fsencode(path)) + 1
-        if (self._named == number).any():
-            return False
-        worker = get_worker_info()
-        row = self._named[worker.id % WRITERS if worker else 0]
-        free = (row == 0).nonzero()
-        if len(free):
-            row[free[0]] = number
+        for place in range(number, number + SLOTS):  # from its own slot to the first that is free
+            taken_by = self._named[place % SLOTS].item()
+            if taken_by == number:
+                return False
+            if taken_by == 0:
+                self._named[place % SLOTS] = number
+                break
         return True
 
     def __repr__(self) -> str:

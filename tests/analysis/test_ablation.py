@@ -77,11 +77,5 @@ def test_random_orders_are_those_of_their_seeds(network):
 
 
 def test_a_place_that_the_network_does_not_come_by_is_named(network):
-    said = f"'layer9' is no place that this network came by; expected some of {place(network)}"
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match="this network did not come by the places layer9"):
         with_zeroed(network, {"layer9": torch.ones(4, dtype=torch.bool)}, figure_of(network))
-
-
-def test_another_number_of_channels_is_refused(network):
-    with pytest.raises(ValueError, match="has 4 channels, but 5 are named"):
-        with_zeroed(network, {place(network): torch.ones(5, dtype=torch.bool)}, figure_of(network))

@@ -10,7 +10,6 @@ from ce_mm.analysis.channels import (
     channel_magnitudes,
     check_threshold,
     histogram,
-    inhibited_ratio,
     inhibited_ratios,
     mean_of_first,
 )
@@ -71,7 +70,8 @@ def test_folded_and_separate_rectifiers_give_the_same_magnitudes():
     norm.norm.bias.data.uniform_(-2, 1)
     folded, separate = magnitudes(Folded(norm), x)["norm"], magnitudes(nn.Sequential(norm, nn.ReLU()), x)["1"]
     torch.testing.assert_close(folded, separate)
-    assert 0 < inhibited_ratio(folded, 0.2) == inhibited_ratio(separate, 0.2) < 1
+    ratios = inhibited_ratios(dict(folded=folded, separate=separate), 0.2)
+    assert 0 < ratios["folded"] == ratios["separate"] < 1
 
 
 def test_maps_count_by_samples_and_positions():
@@ -81,7 +81,8 @@ def test_maps_count_by_samples_and_positions():
 
 
 def test_a_place_that_saw_empty_maps_alone_was_not_measured():
-    assert magnitudes(nn.Sequential(nn.ReLU()), torch.zeros(0, 1, 2, 2)) == {}
+    with pytest.raises(ValueError, match="this network has no rectified map to measure"):
+        magnitudes(nn.Sequential(nn.ReLU()), torch.zeros(0, 1, 2, 2))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -92,8 +93,9 @@ def test_sums_over_large_maps_are_taken_in_float32_at_least(dtype):
 
 
 def test_a_channel_at_the_threshold_is_not_inhibited():
-    assert inhibited_ratio(torch.tensor([0.0, 0.25, 0.5, 1.0]), 0.5) == 0.5
-    assert inhibited_ratio(torch.tensor([0.0, 1.0]), 0.0) == 0
+    found = dict(layer=torch.tensor([0.0, 0.25, 0.5, 1.0]))
+    assert inhibited_ratios(found, 0.5) == dict(layer=0.5)
+    assert inhibited_ratios(found, 0.0) == dict(layer=0)
 
 
 @pytest.mark.parametrize("threshold", [-0.01, math.nan])
@@ -109,6 +111,8 @@ def test_the_mean_counts_every_layer_once_and_the_first_alone():
 
 
 def test_a_histogram_counts_every_channel_once():
-    assert histogram(torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 99.0]), [0, 1, 2]) == [2, 2, 2]
+    values = [0.0, EDGES[1] / 2, EDGES[1], EDGES[2] * 0.99, EDGES[-1], 1e9]
+    counts = histogram(torch.tensor(values, dtype=torch.float64))
+    assert counts == [2, 2, *[0] * (len(EDGES) - 3), 2]
     values = torch.rand(100, dtype=torch.float64) * 200
     assert sum(histogram(values)) == 100 and len(histogram(values)) == len(EDGES)

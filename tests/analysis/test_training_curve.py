@@ -26,9 +26,9 @@ def write_run(work_dir: Path, name: str, rows: list[dict], broken_end: str = "")
 
 
 def curve(work_dir: Path) -> tuple[list, list]:
-    scalars = read_scalars(work_dir)
-    losses = [(row["iteration"], row["loss"]) for row in scalars.train]
-    return losses, [(row["iteration"], row["coco/bbox_mAP"]) for row in scalars.val]
+    train, val = read_scalars(work_dir)
+    losses = [(row["iteration"], row["loss"]) for row in train]
+    return losses, [(row["iteration"], row["coco/bbox_mAP"]) for row in val]
 
 
 def picture(path: Path) -> np.ndarray:
@@ -70,8 +70,7 @@ def test_a_line_cut_off_at_the_end_is_left_out(tmp_path):
 
 
 NOT_ROWS = [
-    "not json", "[1, 2]", '{"loss": 1.0}', '{"step": "1"}', '{"step": "a", "loss": 1.0}', '{"step": NaN}', "[" * 9**5,
-    "\0",
+    "not json", "[1, 2]", '{"loss": 1.0}', '{"step": "a", "loss": 1.0}', '{"step": NaN}', '{"step": null}', "\0",
 ]  # fmt: skip
 
 
@@ -139,11 +138,11 @@ def test_a_log_written_by_mmengine_is_read(tmp_path):
         log_level="WARNING",
     ).train()
 
-    scalars = read_scalars(tmp_path)
-    assert [row["iteration"] for row in scalars.train] == [1, 2, 3, 4, 5, 6]
-    assert scalars.train[0]["loss"] == pytest.approx(4.0)
-    assert {"loss_a", "loss_b", "lr"} <= set(scalars.train[0])
-    assert [(row["iteration"], row["coco/bbox_mAP"], row["coco/segm_mAP"]) for row in scalars.val] == [
+    train, val = read_scalars(tmp_path)
+    assert [row["iteration"] for row in train] == [1, 2, 3, 4, 5, 6]
+    assert train[0]["loss"] == pytest.approx(4.0)
+    assert {"loss_a", "loss_b", "lr"} <= set(train[0])
+    assert [(row["iteration"], row["coco/bbox_mAP"], row["coco/segm_mAP"]) for row in val] == [
         (3, 0.25, 0.125),
         (6, 0.25, 0.125),
     ]
@@ -157,13 +156,13 @@ def test_the_picture_has_a_second_panel_once_there_was_a_validation(tmp_path):
     assert picture(tmp_path / "b.png").shape[1] == 2 * picture(tmp_path / "a.png").shape[1]
 
 
-def test_the_picture_shows_loss_and_ap_and_title(tmp_path):
+def test_the_picture_shows_loss_and_ap(tmp_path):
     seen = []
-    for number, (loss, ap, title) in enumerate([(2.0, 0.2, "a"), (2.5, 0.2, "a"), (2.0, 0.4, "a"), (2.0, 0.2, "b")]):
+    for number, (loss, ap) in enumerate([(2.0, 0.2), (2.5, 0.2), (2.0, 0.4)]):
         write_run(tmp_path / str(number), "1", [train_row(50, 3.0), train_row(100, loss), val_row(1, ap)])
-        plot_training_curve(tmp_path / str(number), tmp_path / "curve.png", title)
+        plot_training_curve(tmp_path / str(number), tmp_path / "curve.png")
         seen.append(picture(tmp_path / "curve.png").tobytes())
-    assert len(set(seen)) == 4
+    assert len(set(seen)) == 3
 
 
 def test_losses_that_are_zero_or_not_finite_are_no_obstacle(tmp_path):
@@ -172,13 +171,13 @@ def test_losses_that_are_zero_or_not_finite_are_no_obstacle(tmp_path):
     assert picture(tmp_path / "curve.png").size
 
 
-@pytest.mark.parametrize("value", ["text", None, [1], 10**400], ids=["text", "null", "list", "huge"])
-def test_values_that_are_no_numbers_are_left_out(tmp_path, value):
+@pytest.mark.parametrize("value", ["text", None, [1]], ids=["text", "null", "list"])
+def test_values_that_are_no_numbers_are_not_drawn(tmp_path, value):
     of_map = val_row(1, 0.2) | {"coco/segm_mAP": value}
     rows = [train_row(50, 2.0), train_row(60, 1.0) | dict(lr=value, loss_cls=value), of_map]
     write_run(tmp_path, "1", rows)
     assert curve(tmp_path) == ([(50, 2.0), (60, 1.0)], [(60, 0.2)])
-    plot_training_curve(tmp_path, tmp_path / "curve.png", title="a$b_$")
+    plot_training_curve(tmp_path, tmp_path / "curve.png")
     assert picture(tmp_path / "curve.png").size
 
 
@@ -217,8 +216,8 @@ def run_tool(monkeypatch):
 
 def test_the_tool_draws_what_the_function_draws(tmp_path, run_tool):
     write_run(tmp_path / "run", "1", [train_row(50, 2.0), val_row(1, 0.2)])
-    run_tool(tmp_path / "run", tmp_path / "tool.png", "--title", "a run")
-    plot_training_curve(tmp_path / "run", tmp_path / "function.png", "a run")
+    run_tool(tmp_path / "run", tmp_path / "tool.png")
+    plot_training_curve(tmp_path / "run", tmp_path / "function.png")
     assert (picture(tmp_path / "tool.png") == picture(tmp_path / "function.png")).all()
 
 

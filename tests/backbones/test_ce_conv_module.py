@@ -5,7 +5,7 @@ import torch
 from mmcv.cnn import ConvModule
 from torch import nn
 
-from ce_mm.backbones import equalize
+from ce_mm.backbones import equalize_conv_module
 from ce_mm.layers import CENorm
 
 
@@ -13,7 +13,7 @@ def equalized(**kwargs):
     """A ConvModule with CE, and the same one as mmcv's own class runs it."""
     torch.manual_seed(0)
     module = ConvModule(4, 16, 3, padding=1, **dict(norm_cfg=dict(type="BN")) | kwargs).double()
-    equalize(module, dict(group_size=4))
+    equalize_conv_module(module, dict(group_size=4))
     plain = copy.deepcopy(module.double())
     plain.__class__ = ConvModule
     return module, plain, torch.randn(2, 4, 5, 6, dtype=torch.float64)
@@ -59,7 +59,7 @@ def test_parts_are_left_out_as_in_mmcv(parts):
 def test_the_convolution_and_the_name_of_the_norm_stay():
     plain = ConvModule(4, 16, 3, norm_cfg=dict(type="GN", num_groups=4))
     module = copy.deepcopy(plain)
-    equalize(module, dict(norm=dict(type="BN")))
+    equalize_conv_module(module, dict(norm=dict(type="BN")))
     assert isinstance(module, ConvModule)
     assert isinstance(module.gn, CENorm) and module.norm is module.gn
     assert torch.equal(module.conv.weight, plain.conv.weight)
@@ -76,6 +76,6 @@ class Scaled(ConvModule):
 )
 def test_what_is_no_plain_conv_module_with_a_norm_is_named(module):
     with pytest.raises(ValueError) as error:
-        equalize(module, dict())
+        equalize_conv_module(module, dict())
     assert repr(module) in str(error.value) and "norm_cfg" in str(error.value)
     assert type(module) in (ConvModule, Scaled, nn.Conv2d)

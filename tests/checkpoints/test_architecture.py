@@ -1,6 +1,4 @@
 """The config of a backbone is told from the names and shapes of its weights."""
-import re
-
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -44,15 +42,6 @@ def test_a_backbone_is_recognised(config):
     assert describe(MODELS.build(config).state_dict()) == told
 
 
-def test_a_weight_that_is_missing_or_wrong_does_not_make_it_another_backbone():
-    thin = dict(THIN, depth=50)
-    weights = MODELS.build(thin).state_dict()
-    for name, value in weights.items():
-        if re.match(r"layer1\.0\.(conv|bn[12]|downsample)", name) and value.dim():
-            assert describe({other: v for other, v in weights.items() if other != name}) == thin
-            assert describe(weights | {name: value[:3]}) == thin
-
-
 def changed(**changes):
     weights = MODELS.build(THIN).state_dict()
     for name, value in changes.items():
@@ -70,13 +59,11 @@ def changed(**changes):
         (changed(conv1__weight=None), "conv1.weight is missing"),
         (changed(conv1__weight=torch.zeros(3)), r"conv1.weight has the shape \(3,\); expected 4 dimensions"),
         (changed(**{"layer1__0__bn2__bd__running_whitening": torch.zeros(1, 8)}), "expected 3 dimensions"),
-        (changed(**{"layer1__0__bn2__bd__running_whitening": torch.zeros(2, 4, 4)}), "no group_size of CE"),
-        (changed(**{"layer1__0__bn2__ir__fc1__weight": torch.zeros(7, 8)}), "no reduction of CE"),
         ({f"layers.0.0.branch2.{n}.conv.weight": torch.zeros(9, 1, 1, 1) for n in (0, 2)}, "no ShuffleNetV2 has 18"),
         ({"features.0.conv.weight": torch.zeros(1)}, "no VGG has 1 convolutions"),
         ({f"features.{place}.conv.weight": torch.zeros(1) for place in range(8)}, "this VGG has no batch norm"),
     ],
-    ids=range(11),
+    ids=range(9),
 )  # fmt: skip
 def test_weights_of_no_such_backbone_are_refused(weights, message):
     with pytest.raises(CheckpointError, match=message):

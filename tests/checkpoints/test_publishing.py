@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ce_mm.checkpoints.publishing import SUFFIXES, is_misnamed, published, read, serialise, sha256, write_all
-from ce_mm.checkpoints.reading import CheckpointError
+from ce_mm.checkpoints.publishing import SUFFIXES, is_misnamed, published, serialise, sha256, write_all
+from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
 
 WEIGHTS = dict(b=torch.randn(3, 4), a=torch.tensor(7), c=torch.eye(2).expand(3, 2, 2), d=torch.randn(2).half())
-META = dict(source="x.pth", cfg="model = dict()", authors=dict(originals=dict(r=torch.randn(1)), order=["b", "a"]))
+META = dict(source="x.pth", cfg="model = {}", authors=dict(originals=dict(r=[0.1])))
 
 
 def same(found, expected):
@@ -23,12 +23,10 @@ def same(found, expected):
 def test_weights_and_meta_come_back(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(serialise(WEIGHTS, META, suffix))
-    found = read(path)
+    found = read_checkpoint(path)
     assert same(found["state_dict"], WEIGHTS)
     assert all(found["state_dict"][name].dtype is value.dtype for name, value in WEIGHTS.items())
-    originals = found["meta"]["authors"].pop("originals")
-    assert same(originals, META["authors"]["originals"])
-    assert found["meta"] == META | dict(authors=dict(order=["b", "a"]))
+    assert found["meta"] == META
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -40,12 +38,11 @@ def test_the_same_weights_make_the_same_bytes(suffix):
 def test_a_tensor_is_written_without_what_else_its_storage_holds():
     part = torch.zeros(1000, 1000)[0]
     assert len(serialise(dict(part=part), {}, ".pth")) < 10_000
-    assert len(serialise({}, dict(authors=dict(originals=dict(part=part), order=[])), ".pth")) < 10_000
 
 
 def test_safetensors_of_others_have_no_meta(tmp_path):
     save_file(dict(w=torch.ones(2)), tmp_path / "other.safetensors", metadata=dict(format="pt"))
-    assert read(tmp_path / "other.safetensors")["meta"] == {}
+    assert read_checkpoint(tmp_path / "other.safetensors")["meta"] == {}
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\xff" * 64, serialise(WEIGHTS, {}, ".safetensors")[:-1]])
@@ -53,16 +50,14 @@ def test_damaged_safetensors_are_refused(tmp_path, content):
     path = tmp_path / "damaged.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=f"^{path}: "):
-        read(path)
+        read_checkpoint(path)
 
 
-@pytest.mark.parametrize(
-    "meta", ["{", "3", '{"authors": {"originals": "?"}}', '{"authors": 3}', '{"authors": {}}', "[" * 100_000]
-)
+@pytest.mark.parametrize("meta", ["{", "[" * 100_000])
 def test_damaged_metadata_is_refused(tmp_path, meta):
     save_file(dict(w=torch.ones(2)), tmp_path / "damaged.safetensors", metadata=dict(ce_mm=meta))
-    with pytest.raises(CheckpointError, match="is damaged, cut short or no safetensors file"):
-        read(tmp_path / "damaged.safetensors")
+    with pytest.raises(CheckpointError, match="metadata is damaged"):
+        read_checkpoint(tmp_path / "damaged.safetensors")
 
 
 def test_a_published_name_has_the_first_eight_digits_of_the_hash(tmp_path):

@@ -4,6 +4,8 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
 from safetensors.torch import save_file
 
-from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
+from ce_mm.checkpoints.reading import CheckpointError, load_safely, read_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
@@ -148,6 +150,39 @@ def test_another_kind_of_file_is_said_to_be_no_checkpoint(tmp_path, content):
     assert "no checkpoint at all" in error_of(path) and "written by torch.save" in error_of(path)
 
 
+def test_a_record_without_the_bytes_of_its_checksum_is_refused_by_name(save):
+    path = save({"w": torch.full((9,), 3.0)})
+    path.write_bytes(path.read_bytes().replace(torch.tensor(3.0).numpy().tobytes(), b"\0\0\0\0"))
+    if zipfile.is_zipfile(path):
+        assert "Bad CRC-32 for file 'checkpoint/data/0'" in error_of(path) and "download it again" in error_of(path)
+    else:
+        assert torch.equal(read_checkpoint(path)["w"], torch.zeros(9))  # the older format has none
+
+
+@contextmanager
+def without_checksums() -> Iterator[None]:
+    torch.serialization.set_crc32_options(False)
+    try:
+        yield
+    finally:
+        torch.serialization.set_crc32_options(True)
+
+
+@pytest.mark.parametrize("saving", [without_checksums, torch.serialization.skip_data])
+def test_a_file_without_checksums_is_read(saving, tmp_path):
+    with saving():
+        torch.save({"w": torch.ones(9), "note": 1}, tmp_path / "good.pth")
+    assert read_checkpoint(tmp_path / "good.pth")["note"] == 1
+
+
+def test_a_file_is_read_from_its_position():
+    content = io.BytesIO(b"before")
+    content.seek(6)
+    torch.save({"w": torch.ones(2)}, content, _use_new_zipfile_serialization=False)
+    content.seek(6)
+    assert torch.equal(load_safely(torch.load, content)["w"], torch.ones(2))
+
+
 def test_a_torchscript_archive_is_no_checkpoint(tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "script.pth")
     assert "TorchScript program" in error_of(tmp_path / "script.pth")
@@ -166,7 +201,7 @@ def test_a_file_that_may_not_be_read_is_said_to_be_so(save, monkeypatch):
 def test_a_safetensors_file_is_read_by_its_name_or_said_to_be_damaged(tmp_path, kept):
     path = tmp_path / "weights.safetensors"
     save_file({"w": torch.arange(3.0)}, path)
-    assert torch.equal(read_checkpoint(path)["w"], torch.arange(3.0))
+    assert torch.equal(read_checkpoint(path)["state_dict"]["w"], torch.arange(3.0))
     path.write_bytes(path.read_bytes()[:kept])
     error_of(path)
 

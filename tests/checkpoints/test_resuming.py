@@ -75,8 +75,7 @@ def test_what_mmengine_saves_passes(entries):
 
 @pytest.mark.parametrize(
     ("entry", "value"),
-    [("keep_ckpt_ids", 5), ("keep_ckpt_ids", ["1"]), ("keep_ckpt_ids", [10**5000]), ("superseded_ckpt_ids", "1"),
-     ("superseded_ckpt_ids", ["/x"]), ("last_ckpt", None), ("best_ckpt", ["a"]), ("best_score", "high")],
+    [("keep_ckpt_ids", 5), ("keep_ckpt_ids", ["1"]), ("superseded_ckpt_ids", "1"), ("superseded_ckpt_ids", ["/x"])],
 )  # fmt: skip
 def test_each_entry_is_of_its_kind(entry, value):
     hub = HUB | dict(runtime_info={entry: value})
@@ -91,14 +90,11 @@ def test_each_entry_is_of_its_kind(entry, value):
         ("meta is 3", GOOD | dict(meta=3)),
         ("meta.epoch is missing", GOOD | dict(meta=dict(iter=1))),
         ("meta.epoch is True", GOOD | dict(meta=dict(epoch=True, iter=1))),
+        ("meta.iter is -1", GOOD | dict(meta=dict(epoch=1, iter=-1))),
         ("meta.iter is 1.5", GOOD | dict(meta=dict(epoch=1, iter=1.5))),
-        ("meta.seed is 'x'", GOOD | dict(meta=dict(epoch=1, iter=1, seed="x"))),
-        ("meta.seed is -1", GOOD | dict(meta=dict(epoch=1, iter=1, seed=-1))),
         ("message_hub is missing", dict(meta=GOOD["meta"])),
         ("message_hub.log_scalars is missing", GOOD | dict(message_hub={})),
         ("message_hub.resumed_keys is .*", GOOD | dict(message_hub=HUB | dict(resumed_keys=[]))),
-        ("param_schedulers is 5", GOOD | dict(param_schedulers=5)),
-        (r"param_schedulers is \[5\]", GOOD | dict(param_schedulers=[5])),
     ],
 )
 def test_what_is_missing_or_of_another_kind_is_named_with_the_way_out(place, checkpoint, tmp_path):

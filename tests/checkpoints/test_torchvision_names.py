@@ -8,8 +8,7 @@ from torch import nn
 
 from ce_mm.checkpoints.architecture import OWN
 from ce_mm.checkpoints.convert import convert
-from ce_mm.checkpoints.publishing import read
-from ce_mm.checkpoints.reading import CheckpointError
+from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
 
 # The smallest of each, and what it is here.
 NETWORKS = {
@@ -75,7 +74,7 @@ def test_only_ce_is_initialised_and_without_its_branches_the_outputs_are_equal(n
 
     backbone = MODELS.build(expected | dict(ce_cfg=dict(branches=())))
     backbone.eval()
-    found = backbone.load_state_dict(read(tmp_path / "ours.pth")["state_dict"], strict=False)
+    found = backbone.load_state_dict(read_checkpoint(tmp_path / "ours.pth")["state_dict"], strict=False)
     assert found.missing_keys == [] and sorted(found.unexpected_keys) == sorted(report.initialised)
     picture = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -87,7 +86,7 @@ def test_a_linear_classifier_comes_along(tmp_path):
     torch.save(model.state_dict(), tmp_path / "torchvision.pth")
     report = convert(tmp_path / "torchvision.pth", tmp_path / "ours.pth", target="classifier")
     assert report.left_out == [] and report.mapped["classifier.1.weight"] == "head.fc.weight"
-    weights = read(tmp_path / "ours.pth")["state_dict"]
+    weights = read_checkpoint(tmp_path / "ours.pth")["state_dict"]
     assert torch.equal(weights["head.fc.weight"], model.classifier[1].weight)
 
 
@@ -122,7 +121,7 @@ def test_plain_networks_of_mmpretrain_start_one_here_too(backbone, tmp_path):
     assert report.initialised and all(OWN.search(name) for name in report.initialised) and report.left_out == []
     same = MODELS.build(report.config | dict(ce_cfg=dict(branches=())))
     same.eval()
-    written = read(tmp_path / "ours.pth")["state_dict"]
+    written = read_checkpoint(tmp_path / "ours.pth")["state_dict"]
     same.load_state_dict({name: value for name, value in written.items() if name not in report.initialised})
     picture = torch.randn(2, backbone.get("in_channels", 3), 64, 64)
     with torch.no_grad():

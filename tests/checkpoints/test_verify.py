@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from ce_mm.backbones import CEResNet
 from ce_mm.checkpoints.publishing import sha256
+from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.checkpoints.verify import Finding, verify
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,7 +71,7 @@ def test_a_whitening_is_symmetric_to_rounding(weights):
     assert verify(weights) == []
     whitening[1, 2, 3] = 0.5
     (finding,) = verify(weights)
-    assert "holds 0.5 at [1, 2, 3] but 0 at [1, 3, 2]" in finding.problem
+    assert finding.problem.startswith("holds 0.5 at [1, 2, 3] and 1 more such value; expected symmetric matrices")
 
 
 def test_a_whitening_is_made_of_square_matrices(weights):
@@ -78,21 +79,12 @@ def test_a_whitening_is_made_of_square_matrices(weights):
     assert "is of shape (2, 16)" in verify(weights)[0].problem
 
 
-def test_the_buffers_of_a_trained_network_are_plausible(backbone, weights):
+def test_the_buffers_of_a_trained_network_are_plausible(weights):
     model = CEResNet(18, stem_channels=32, base_channels=32)
     model.load_state_dict(weights)
     for step in range(2):
         model(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(step)))
-    assert verify(model.state_dict(), backbone) == []
-
-
-@pytest.mark.parametrize("value, problem", [
-    ("text", "is of type str"), (torch.ones(2, device="meta"), "no plain numbers"),
-    (torch.eye(2).to_sparse(), "no plain numbers"),
-])  # fmt: skip
-def test_what_is_no_plain_tensor_is_named(weights, value, problem):
-    (finding,) = verify(weights | {"conv1.weight": value})
-    assert finding.name == "conv1.weight" and problem in finding.problem
+    assert verify(model.state_dict(), Config(dict(model=BACKBONE))) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.complex64])
@@ -106,14 +98,12 @@ def test_a_type_that_pytorch_cannot_compute_with_is_named():
     assert "float4_e2m1fn_x2" in finding.problem
 
 
-def test_a_name_with_and_without_module_is_named():
-    (finding,) = verify({"x": torch.ones(1), "module.x": torch.ones(1)})
-    assert str(finding) == "x: is there twice, with and without 'module.' in front"
-
-
-@pytest.mark.parametrize("checkpoint", [{}, {"state_dict": {}}])
-def test_no_weights_at_all_are_a_finding(checkpoint):
-    assert verify(checkpoint) == [Finding("state_dict", "holds nothing; expected weights, by their names")]
+@pytest.mark.parametrize(
+    "checkpoint", [{}, {"state_dict": {}}, {"w": 1}, {"x": torch.ones(1), "module.x": torch.ones(1)}]
+)
+def test_what_holds_no_weights_is_an_error(checkpoint):
+    with pytest.raises(CheckpointError, match=r"expected (weights|a tensor)|is there twice"):
+        verify(checkpoint)
 
 
 # --- against a model --------------------------------------------------------------------------------------------------
@@ -141,32 +131,24 @@ def test_a_whole_model_fits_its_config(path):
     ]
 
 
-def test_another_shape_and_another_type_are_named(backbone, weights):
+def test_another_shape_and_another_type_are_named(weights):
     weights["conv1.weight"] = weights["conv1.weight"][:3]
     weights["layer1.0.conv1.weight"] = weights["layer1.0.conv1.weight"].half()
     weights["layer1.0.conv2.weight"] = weights["layer1.0.conv2.weight"].int()
-    assert verify(weights, backbone) == [
+    assert verify(weights, Config(dict(model=BACKBONE))) == [
         Finding("conv1.weight", "is of shape (3, 3, 7, 7); expected (32, 3, 7, 7)"),
         Finding("layer1.0.conv1.weight", "is of type torch.float16; expected torch.float32"),
         Finding("layer1.0.conv2.weight", "is of type torch.int32; expected torch.float32"),
     ]
 
 
-def test_names_of_a_plain_network_are_taken_as_the_model_takes_them(backbone, weights):
+def test_names_of_a_plain_network_are_taken_as_the_model_takes_them(weights):
     for part in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
         weights[f"bn1.{part}"] = weights.pop(f"bn1.norm.{part}")
-    assert verify(weights, backbone) == []
+    assert verify(weights, Config(dict(model=BACKBONE))) == []
     weights["bn1.weight"] = weights["bn1.weight"][:3].double()
-    assert verify(weights, backbone) == [Finding("bn1.norm.weight", "is of shape (3); expected (32)")]
-
-
-def test_the_model_stays_as_it_is(backbone, weights):
-    before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    weights["conv1.weight"].fill_(7)
-    verify(weights, backbone)
-    after = backbone.state_dict()
-    assert all(torch.equal(before[name], value) for name, value in after.items())
-    assert all(parameter.requires_grad for parameter in backbone.parameters())
+    (finding,) = verify(weights, Config(dict(model=BACKBONE)))
+    assert "size mismatch for bn1.norm.weight" in str(finding) and "\n" not in str(finding)
 
 
 @pytest.mark.parametrize("model, message", [
@@ -231,7 +213,7 @@ def flipped(path: Path, value: torch.Tensor) -> Path:
 def test_a_weight_with_a_flipped_bit_is_told_by_the_checksum_beside_it(tool, weights, tmp_path):
     torch.save(dict(state_dict=weights), tmp_path / "bad.pth")
     code, lines, error = tool(flipped(tmp_path / "bad.pth", weights["conv1.weight"]))
-    assert code == 2 and lines == [] and "do not have its checksum; copy or download it again." in error
+    assert code == 2 and lines == [] and "Bad CRC-32" in error and "copy or download it again" in error
 
 
 def test_where_there_is_none_it_is_told_by_the_digits_in_the_name(tool, weights, tmp_path):

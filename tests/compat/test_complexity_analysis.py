@@ -3,9 +3,9 @@ import torch
 from mmengine.analysis import FlopAnalyzer, get_model_complexity_info
 from mmpretrain.models.backbones import ResNet
 
-from ce_mm.analysis.complexity import complexity
 from ce_mm.backbones import CEResNet
 from ce_mm.layers import CENorm
+from tools.evidence.complexity.counting import complexity
 
 SHAPE = (3, 64, 64)
 

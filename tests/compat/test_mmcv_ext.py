@@ -52,9 +52,7 @@ def python(script: str, **names: object) -> subprocess.CompletedProcess:
 def test_the_log_says_once_and_when_first_used_whose_operators_these_are():
     run = python("""
         import torch
-        import ce_mm.compat
-        ce_mm.compat.apply()
-        ce_mm.compat.apply()
+        import ce_mm
         import mmcv.ops
         print("before")
         for _ in range(2):

@@ -2,10 +2,11 @@
 import signal
 import subprocess
 
-import launched
 import pytest
-from dead_rank import outcome, send
-from launched import PATIENCE, Host, Training, dist_script, environment, free_port
+
+from tools.evidence.reliability import launched
+from tools.evidence.reliability.dead_rank import outcome, send
+from tools.evidence.reliability.launched import PATIENCE, Host, Training, dist_script, environment, free_port
 
 
 @pytest.fixture(scope="module")

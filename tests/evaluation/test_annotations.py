@@ -25,7 +25,7 @@ class TestABadFileGivesOneErrorThatNamesIt:
             read(tmp_path / "none.json")
 
     def test_folder(self, tmp_path: Path, read) -> None:
-        with pytest.raises(AnnotationError, match="is a folder"):
+        with pytest.raises(AnnotationError, match="is not a regular file"):
             read(tmp_path)
 
     def test_no_regular_file(self, tmp_path: Path, read) -> None:
@@ -33,15 +33,10 @@ class TestABadFileGivesOneErrorThatNamesIt:
         with pytest.raises(AnnotationError, match="not a regular file"):
             read(tmp_path / "pipe.json")
 
-    def test_forbidden(self, annotations: Path, read, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "access", lambda path, mode: path != annotations)  # root may read everything
-        with pytest.raises(AnnotationError, match="may not be read"):
-            read(annotations)
-
     @pytest.mark.parametrize(
         ("text", "fault"),
         [
-            ("", "is empty"),
+            ("", "not JSON"),
             ("images: 3", "not JSON"),
             ('{"images": [', "not JSON"),
             ("[" * 2_000_000, "not JSON"),
@@ -170,12 +165,7 @@ class TestALargeFile:
 
     def test_is_not_parsed(self, annotations: Path) -> None:
         annotations.write_text('\n {"images": "annotations": "categories" }\n')
-        check_annotation_file(annotations)
-
-    def test_must_not_be_empty(self, annotations: Path) -> None:
-        annotations.write_text("")
-        with pytest.raises(AnnotationError, match="is empty"):
-            check_annotation_file(annotations)
+        assert check_annotation_file(annotations) is None
 
     def test_that_broke_off_is_refused(self, annotations: Path) -> None:
         annotations.write_bytes(annotations.read_bytes()[:-1])
@@ -184,12 +174,5 @@ class TestALargeFile:
 
     def test_that_is_no_object_is_refused(self, annotations: Path, dataset: dict) -> None:
         annotations.write_text(json.dumps([dataset]))
-        with pytest.raises(AnnotationError, match="does not start with"):
-            check_annotation_file(annotations)
-
-    @pytest.mark.parametrize("key", ["images", "categories"])
-    def test_must_have_pictures_and_categories(self, annotations: Path, dataset: dict, key: str) -> None:
-        del dataset[key]
-        annotations.write_text(json.dumps(dataset))
-        with pytest.raises(AnnotationError, match=f"not COCO, {key} is missing"):
+        with pytest.raises(AnnotationError, match="no JSON object"):
             check_annotation_file(annotations)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ce_mm.checkpoints.reading import read_checkpoint
 from ce_mm.hooks import NonFiniteHook
+from ce_mm.hooks.non_finite import not_finite
 from ce_mm.layers import CENorm, SwitchableNorm
 
 
@@ -158,7 +159,7 @@ def test_a_loss_is_found_wherever_a_train_step_puts_it(outputs, name):
     for runner.iter, loss in enumerate((0.0, float("nan"))):
         hook.before_train_iter(runner, runner.iter)
         hook.after_train_iter(runner, runner.iter, outputs=outputs(torch.tensor(loss)))
-    assert {i: [name for _, name in labels] for i, labels in hook.losses.take().items()} == {2: [name]}
+    assert {i: [name for _, name in labels] for i, labels in not_finite(hook.losses).items()} == {2: [name]}
 
 
 @pytest.mark.parametrize("train_cfg", [dict(by_epoch=True, max_epochs=2), dict(by_epoch=False, max_iters=24)], ids=str)
@@ -209,3 +210,10 @@ def test_norms_may_be_others_in_each_iteration(change):
 def test_the_interval_is_a_whole_number_of_at_least_one(interval):
     with pytest.raises(ValueError, match=f"interval must be a whole number of at least 1, got {interval!r}"):
         NonFiniteHook(interval=interval)
+
+
+def test_a_number_that_changes_later_is_reported_as_it_was():
+    hook, runner, loss = NonFiniteHook(), SimpleNamespace(model=nn.ReLU(), iter=0), torch.tensor(float("nan"))
+    hook.after_train_iter(runner, 0, outputs=dict(loss=loss))
+    loss.zero_()
+    assert list(not_finite(hook.losses)) == [1]

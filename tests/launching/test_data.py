@@ -51,7 +51,7 @@ def test_data_that_is_not_there_is_named_with_its_dataloader(dataset, said):
 
 @pytest.mark.parametrize("kind", ["UnheardOf", "mmdet.UnheardOf"])
 def test_a_dataset_that_nobody_registered_is_named(kind):
-    with pytest.raises(PreflightError, match=f"dataset type '{kind}' is unknown in mmpretrain"):
+    with pytest.raises(PreflightError, match=f"^test_dataloader: the type '{kind}' is unknown in mmpretrain"):
         check_set(dict(type=kind))
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.model import BaseModule
+from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmpretrain.models import ClsHead, ImageClassifier, LeNet5
 from mmpretrain.registry import MODELS
 from small_run import MODEL, config, state_dict
@@ -191,9 +192,12 @@ def test_weights_that_a_module_translates_count_as_fitting():
     [
         (dict(optimizer=dict(type="SGD", lr=-1.0)), "optim_wrapper cannot be built: ValueError: Invalid learning rate"),
         (dict(optimizer=dict(type="SGD", lr=1.0), clip_grad=3), "optim_wrapper cannot be built: AssertionError"),
+        (dict(type="AmpOptimWrapper", optimizer=dict(type="SGD", lr=1.0)), "cannot be built: AssertionError: .* gpu"),
     ],
 )
-def test_an_optimizer_that_cannot_be_built_is_one_line(settings, said):
+def test_an_optimizer_that_cannot_be_built_is_one_line(settings, said, monkeypatch):
+    for name in ("cuda", "npu", "mlu", "musa"):
+        monkeypatch.setattr(amp_optimizer_wrapper, f"is_{name}_available", lambda: False)
     with pytest.raises(PreflightError, match=said) as refusal:
         check_training(config(optim_wrapper=settings))
     assert "\n" not in str(refusal.value)

@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from ce_mm.launching.preflight import read_config
+from ce_mm.launching.config import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """

@@ -8,6 +8,7 @@ import pickles
 import pytest
 import torch
 from mmdet.apis import DetInferencer
+from mmdet.models import MaskRCNN
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -94,7 +95,7 @@ def test_something_is_drawn_on_every_picture(formats, results):
 
 
 def test_without_objects_the_drawn_picture_is_the_picture(detector, formats, tmp_path):
-    report = predict(detector.config, detector.checkpoint, [formats[0]], tmp_path, 1.0, "cpu", batch_size=4)
+    report = predict(detector.config, detector.checkpoint, [formats[0]], tmp_path, 1.0, "cpu")
     assert report.objects == 0 and len(report.written) == len(formats[1])
     for path, written in report.written.items():
         assert json.loads(written.read_text())["objects"] == []
@@ -102,12 +103,12 @@ def test_without_objects_the_drawn_picture_is_the_picture(detector, formats, tmp
         assert np.abs(drawn.astype(float) - formats[1][path.name]).mean() < 8, path.name
 
 
-def test_pictures_of_one_name_and_different_sizes_share_a_batch_and_not_their_files(detector, scene, tmp_path):
+def test_pictures_of_one_name_do_not_share_their_files(detector, scene, tmp_path):
     for folder, size in (("x", (60, 40)), ("y", (30, 50))):
         (tmp_path / folder).mkdir()
         scene.resize(size).save(tmp_path / folder / "1.png")
     pictures, out = [tmp_path / "x", tmp_path / "y/*"], tmp_path / "out"
-    predict(detector.config, detector.checkpoint, pictures, out, 0, "cpu", batch_size=2)
+    predict(detector.config, detector.checkpoint, pictures, out, 0, "cpu")
     for folder, (width, height) in (("x", (60, 40)), ("y", (30, 50))):
         found = json.loads((out / folder / "1.json").read_text())
         assert (found["width"], found["height"]) == (width, height)
@@ -125,7 +126,7 @@ def test_what_cannot_be_used_is_named_at_the_end_and_the_rest_is_done(detector, 
     (pictures / "4.png").write_text("a list of shopping")
     Image.new("RGB", (4000, 1)).save(pictures / "5.png")  # scaled to a height of 0
     out = tmp_path / "out"
-    options = ["--out", out, "--score-thr", 0, "--device", "cpu", "--batch-size", 3]
+    options = ["--out", out, "--score-thr", 0, "--device", "cpu"]
     assert tool(detector.config, detector.checkpoint, pictures, *options) == 1
     assert sorted(path.name for path in out.iterdir()) == ["2.jpg", "2.json", "6.jpg", "6.json"]
     said = capsys.readouterr()
@@ -137,52 +138,66 @@ def test_what_cannot_be_used_is_named_at_the_end_and_the_rest_is_done(detector, 
         assert line.startswith(f"  {pictures}/{reason}")
 
 
-def test_a_picture_that_the_network_fails_on_is_named_and_the_rest_of_its_batch_is_done(
-    detector, scene, tmp_path, tool, monkeypatch, capsys
-):
-    detect, passes = Detector.detect, []
+@pytest.fixture
+def wider(monkeypatch):
+    """Have a function done with what the network finds in pictures wider than 100 pixels."""
 
-    def with_little_memory(self, pictures):
-        passes.append([picture.image.shape[1] for picture in pictures])
-        if max(passes[-1]) > 100:
-            raise torch.OutOfMemoryError("CUDA out of memory.\nTried")
-        return detect(self, pictures)
+    def do(function):
+        def test_step(self, data):
+            samples = run(self, data)
+            if samples[0].ori_shape[1] > 100:
+                function(samples[0])
+            return samples
 
-    monkeypatch.setattr(Detector, "detect", with_little_memory)
-    for name, width in dict(a=60, b=120, c=61, d=62).items():
+        monkeypatch.setattr(MaskRCNN, "test_step", test_step)
+
+    run = MaskRCNN.test_step
+    return do
+
+
+@pytest.fixture
+def pictures(scene, tmp_path):
+    """A pattern of three pictures, of which the second is wider than 100 pixels."""
+    for name, width in dict(a=60, b=120, c=61).items():
         scene.resize((width, 40)).save(tmp_path / f"{name}.png")
+    return tmp_path / "*.png"
+
+
+def test_a_picture_that_the_network_fails_on_is_named_and_the_rest_is_done(
+    detector, pictures, wider, tmp_path, tool, capsys
+):
+    def fail(sample):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried")
+
+    wider(fail)
     out = tmp_path / "out"
-    options = ["--out", out, "--device", "cpu", "--batch-size", 3]
-    assert tool(detector.config, detector.checkpoint, tmp_path / "*.png", *options) == 1
-    assert passes == [[60, 120, 61], [60], [120], [61], [62]]
-    assert sorted(path.name for path in out.glob("*.json")) == ["a.json", "c.json", "d.json"]
+    assert tool(detector.config, detector.checkpoint, pictures, "--out", out, "--device", "cpu") == 1
+    assert sorted(path.name for path in out.glob("*.json")) == ["a.json", "c.json"]
     said = capsys.readouterr().err
     reason = "the network fails on this picture (OutOfMemoryError: CUDA out of memory. Tried)"
     assert said[said.index("error:") :] == f"error: 1 pictures could not be used:\n  {tmp_path}/b.png: {reason}\n"
 
 
-def test_an_interruption_keeps_what_is_done(detector, scene, tmp_path, tool, monkeypatch, capsys):
-    for name in ("1.png", "2.png"):
-        scene.save(tmp_path / name)
-    detect, calls = Detector.detect, []
+def test_an_interruption_keeps_what_is_done(detector, pictures, wider, tmp_path, tool, capsys):
+    def interrupt(sample):
+        raise KeyboardInterrupt
 
-    def interrupted(self, pictures):
-        calls.append(pictures)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return detect(self, pictures)
-
-    monkeypatch.setattr(Detector, "detect", interrupted)
-    assert tool(detector.config, detector.checkpoint, tmp_path / "*.png", "--out", tmp_path / "out") == 130
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["1.jpg", "1.json"]
+    wider(interrupt)
+    assert tool(detector.config, detector.checkpoint, pictures, "--out", tmp_path / "out") == 130
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.jpg", "a.json"]
     assert "interrupted; what was finished is in" in capsys.readouterr().err
 
 
-def test_a_threshold_leaves_out_what_is_below_it(built, formats):
-    picture = built.read(formats[0] / "a.jpg")
-    (sample,) = built.detect([picture])
-    scores = [entry["score"] for entry in built.describe(sample, 0)]
-    assert [entry["score"] for entry in built.describe(sample, scores[1])] == scores[:1]
+def test_boxes_that_are_not_finite_are_named_and_the_rest_is_done(detector, pictures, wider, tmp_path):
+    wider(lambda sample: sample.pred_instances.bboxes.__setitem__((0, 2), torch.nan))
+    report = predict(detector.config, detector.checkpoint, [pictures], tmp_path / "out", 0, "cpu")
+    assert report.failed == [f"{tmp_path}/b.png: the network finds boxes that are not finite; look at the checkpoint"]
+    assert list(report.written) == [tmp_path / "a.png", tmp_path / "c.png"] and report.objects == 6
+
+
+def test_a_threshold_leaves_out_what_is_not_above_it(built, formats):
+    scores = [entry["score"] for entry in built.detect(formats[0] / "a.jpg", 0)[0]]
+    assert [entry["score"] for entry in built.detect(formats[0] / "a.jpg", scores[1])[0]] == scores[:1]
 
 
 def sample_of(**fields):
@@ -192,13 +207,16 @@ def sample_of(**fields):
 def test_a_detector_without_masks_gives_boxes(built):
     boxes = torch.tensor([[1.0, 2.0, 3.5, 4.0]])
     sample = sample_of(labels=torch.tensor([2]), scores=torch.tensor([0.5]), bboxes=boxes)
-    assert built.describe(sample, 0.3) == [dict(label=2, name="hoop", score=0.5, bbox=[1.0, 2.0, 3.5, 4.0])]
+    assert built._describe(sample, 0.3) == [dict(label=2, name="hoop", score=0.5, bbox=[1.0, 2.0, 3.5, 4.0])]
 
 
-def test_a_label_without_a_name_is_an_error(built):
-    sample = sample_of(labels=torch.tensor([6]), scores=torch.tensor([0.5]), bboxes=torch.zeros(1, 4))
-    with pytest.raises(ValueError, match="an object with label 6, but checkpoint and config name 6 classes only"):
-        built.describe(sample, 0.3)
+def test_a_detector_of_masks_alone_gives_the_boxes_around_them(built):
+    masks = torch.zeros(1, 5, 6, dtype=torch.bool)
+    masks[0, 1:3, 2:5] = True
+    sample = sample_of(labels=torch.tensor([2]), scores=torch.tensor([0.5]), bboxes=torch.zeros(1, 4), masks=masks)
+    (found,) = built._describe(sample, 0.3)
+    assert found["bbox"] == [2, 1, 5, 3]
+    assert coco_mask.decode(found["mask"]).sum() == 6
 
 
 def names_by(detector, checkpoint, folder):
@@ -206,7 +224,7 @@ def names_by(detector, checkpoint, folder):
     torch.save(checkpoint, folder / "weights.pth")
     built = Detector(detector.config, str(folder / "weights.pth"), "cpu")
     sample = sample_of(labels=torch.arange(6), scores=torch.ones(6), bboxes=torch.zeros(6, 4))
-    return tuple(entry["name"] for entry in built.describe(sample, 0))
+    return tuple(entry["name"] for entry in built._describe(sample, 0))
 
 
 @pytest.mark.parametrize("meta", [None, dict(dataset_meta={}), dict(dataset_meta=dict(classes=None))], ids=str)
@@ -247,7 +265,7 @@ def test_a_config_may_name_types_by_their_classes(detector, formats, tmp_path):
     (tmp_path / "config.py").write_text(
         f"from mmcv.transforms import LoadImageFromFile\nfrom mmdet.datasets.transforms import Resize\n{text}"
     )
-    assert Detector(str(tmp_path / "config.py"), detector.checkpoint, "cpu").read(formats[0] / "a.jpg").data
+    assert Detector(str(tmp_path / "config.py"), detector.checkpoint, "cpu").detect(formats[0] / "a.jpg", 0)[0]
 
 
 def test_a_config_may_read_with_load_image_and_log_where_it_likes(detector, formats, tmp_path):
@@ -298,7 +316,6 @@ def without(detector, folder, **changes):
         (dict(checkpoint="absent.pth"), "absent.pth: there is no such checkpoint"),
         (dict(pictures=["absent.png"]), "absent.png: there is no such picture"),
         (dict(score_threshold=30), "the score threshold must be from 0 to 1, as the scores are, got 30"),
-        (dict(batch_size=0), "the batch size must be at least 1, got 0"),
         (dict(device="cuda:99"), "the device 'cuda:99' cannot be used"),
     ],
 )
@@ -316,27 +333,12 @@ def test_a_config_that_does_not_say_how_to_prepare_a_picture_is_refused(detector
         predict(config, detector.checkpoint, [formats[0]], tmp_path / "out")
 
 
-def test_a_config_of_which_no_inferencer_can_be_built_is_refused(detector, formats, tmp_path):
-    config = without(detector, tmp_path, visualizer=dict(type="Nowhere"))
-    with pytest.raises(ValueError, match=r"changed\.py: mmdet's inferencer cannot be built of it \(.*Nowhere"):
+def test_a_config_whose_pipeline_cannot_be_built_is_refused(detector, formats, tmp_path):
+    pipeline = [dict(type="LoadImageFromFile"), dict(type="Nowhere")]
+    dataset = dict(Config.fromfile(detector.config).test_dataloader.dataset, pipeline=pipeline)
+    config = without(detector, tmp_path, test_dataloader=dict(dataset=dataset))
+    with pytest.raises(ValueError, match=r"changed\.py: the test data, which prepare .* cannot be built: .*Nowhere"):
         predict(config, detector.checkpoint, [formats[0]], tmp_path / "out")
-
-
-def test_boxes_that_are_not_finite_are_named_and_the_rest_is_done(detector, scene, tmp_path, monkeypatch):
-    detect = Detector.detect
-
-    def once_nan(self, pictures):
-        samples = detect(self, pictures)
-        if pictures[0].image.shape[1] == 70:
-            samples[0].pred_instances.bboxes[0, 2] = torch.nan
-        return samples
-
-    monkeypatch.setattr(Detector, "detect", once_nan)
-    scene.resize((70, 40)).save(tmp_path / "1.png")
-    scene.save(tmp_path / "2.png")
-    report = predict(detector.config, detector.checkpoint, [tmp_path], tmp_path / "out", 0, "cpu")
-    assert report.failed == [f"{tmp_path}/1.png: the network finds boxes that are not finite; look at the checkpoint"]
-    assert list(report.written) == [tmp_path / "2.png"] and report.objects == 3
 
 
 def test_weights_of_another_network_are_refused(detector, formats, tmp_path):

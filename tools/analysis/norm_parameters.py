@@ -5,13 +5,7 @@ python tools/analysis/norm_parameters.py configs/shapes/ce-resnet18_shapes.py wo
 import sys
 
 from ce_mm.analysis.instruments.command import instrument_parser, run
-from ce_mm.analysis.instruments.norm_parameters import norm_parameters, table
-
-
-def main() -> int:
-    """Parse the arguments, measure and print; bad input ends with one line and status 2."""
-    return run(instrument_parser(__doc__, with_data=False).parse_args(), norm_parameters, table)
-
+from ce_mm.analysis.instruments.norm_parameters import draw, measure
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(instrument_parser(__doc__, with_data=False), "norm_parameters", measure, draw))

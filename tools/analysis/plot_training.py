@@ -1,4 +1,4 @@
-"""Draw the training curve of a work dir: python tools/analysis/plot_training.py WORK_DIR OUT [--title TEXT]."""
+"""Draw the training curve of a work dir: python tools/analysis/plot_training.py WORK_DIR OUT."""
 
 import argparse
 import sys
@@ -12,10 +12,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work_dir", type=Path, help="where mmengine's training left its logs")
     parser.add_argument("out", type=Path, help="picture to write")
-    parser.add_argument("--title", help="a line above the picture")
     args = parser.parse_args()
     try:
-        plot_training_curve(args.work_dir, args.out, args.title)
+        plot_training_curve(args.work_dir, args.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

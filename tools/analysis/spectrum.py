@@ -3,22 +3,14 @@
 python tools/analysis/spectrum.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
 """
 import sys
-from functools import partial
 
 from ce_mm.analysis.instruments.command import instrument_parser, run
-from ce_mm.analysis.instruments.spectrum import spectrum, table
+from ce_mm.analysis.instruments.spectrum import draw, measure
 from ce_mm.analysis.spectrum import GROUP_SIZE
 
-
-def main() -> int:
-    """Parse the arguments, measure and print; bad input ends with one line and status 2."""
+if __name__ == "__main__":
     parser = instrument_parser(__doc__)
     parser.add_argument(
         "--group-size", type=int, default=GROUP_SIZE, help="for norms without CE's groups (default: %(default)s)"
     )
-    args = parser.parse_args()
-    return run(args, partial(spectrum, group_size=args.group_size), table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(parser, "spectrum", measure, draw))

@@ -1,27 +1,22 @@
-"""The command line that all instruments share: CONFIG CHECKPOINT, and where to write."""
+"""What all instruments share: CONFIG CHECKPOINT on the command line, and a folder with all numbers and a picture."""
 import argparse
+import json
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import DictAction
 
+from ce_mm.analysis import save_figure, tidy
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.compat.requirements import MissingRequirementError
-
-
-class _Settings(DictAction):
-    """mmengine's action, but for a traceback where a word has no ``=``."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, words: list, *rest: str) -> None:
-        wrong = [word for word in words if "=" not in word]
-        if wrong:
-            parser.error(f"--cfg-options: expected key=value, got {wrong[0]!r}")
-        super().__call__(parser, namespace, words, *rest)
+from ce_mm.files import check_folder, replacing
 
 
 def instrument_parser(description: str, with_data: bool = True) -> argparse.ArgumentParser:
-    """A parser with the arguments of a :class:`Source` and ``--out``.
+    """A parser with the arguments of a :class:`Source` and ``--out``, to which an instrument's own may be added.
 
     Args:
         description: of the command, as --help shows it.
@@ -33,50 +28,77 @@ def instrument_parser(description: str, with_data: bool = True) -> argparse.Argu
     if with_data:
         parser.add_argument("--samples", type=int, help="take so many pictures, spread evenly (default: all)")
         parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
-    parser.add_argument("--cfg-options", nargs="+", action=_Settings, help="settings to replace, key=value")
+    options = dict(nargs="+", type=_setting, action=DictAction)
+    parser.add_argument("--cfg-options", **options, help="settings to replace, key=value")
     parser.add_argument(
         "--out", type=Path, help="folder for the JSON file and the picture (default: analysis/ beside the checkpoint)"
     )
     return parser
 
 
-def run(
-    arguments: argparse.Namespace,
-    instrument: Callable[[Source, Path], dict],
-    table: Callable[[dict], str],
-) -> int:
-    """Use an instrument, and print what it found.
+def _setting(word: str) -> str:
+    if "=" not in word:
+        raise argparse.ArgumentTypeError(f"expected key=value, got {word!r}")
+    return word
+
+
+def run(parser: argparse.ArgumentParser, name: str, measure: Callable[..., dict], draw: Callable[[dict], Any]) -> int:
+    """Measure as the command line says, write NAME.json and NAME.png, and print the rows and the summary.
 
     Args:
-        arguments: what :func:`instrument_parser`'s parser gave.
-        instrument: takes what is to be measured and the folder to write to, and gives its report.
-        table: the report as text.
+        parser: of :func:`instrument_parser`, with the instrument's own arguments.
+        name: of the instrument.
+        measure: gives what is to be written of a :class:`Source` and these arguments, with a ``summary`` in words.
+        draw: makes a figure of it.
 
     Returns:
         0, or 2 after one line on stderr where the input is at fault.
     """
-    source = Source(
-        arguments.config,
-        arguments.checkpoint,
-        arguments.cfg_options,
-        getattr(arguments, "device", "cpu"),
-        getattr(arguments, "samples", None),
-    )
+    arguments = vars(parser.parse_args())
+    out = arguments.pop("out")
+    of_source = ("config", "checkpoint", "cfg_options", "device", "samples")
+    source = Source(**{name: arguments.pop(name) for name in of_source if name in arguments})
     try:
-        out = _folder(arguments)
-        print(table(instrument(source, out)))
+        out = out or _beside(source.checkpoint)
+        numbers, picture = out / f"{name}.json", out / f"{name}.png"
+        check_folder(out, [numbers.name, picture.name], [Path(source.config), Path(source.checkpoint)])
+        report = dict(instrument=name) | asdict(source) | measure(source, **arguments)
+        figure = draw(report)
+        for axis in figure.axes:
+            tidy(axis)
+        out.mkdir(parents=True, exist_ok=True)
+        with replacing(numbers) as unfinished:
+            unfinished.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        save_figure(figure, picture)
     except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    print(f"\nWritten to {out}")
+    tables = [table(value) for value in report.values() if isinstance(value, list) and value]
+    print(*tables, report["summary"], f"Written to {out}", sep="\n\n")
     return 0
 
 
-def _folder(arguments: argparse.Namespace) -> Path:
-    if arguments.out is not None:
-        return arguments.out
-    if "://" in arguments.checkpoint:
-        raise ValueError(f"{arguments.checkpoint} is on no disk here; say where to write: --out FOLDER")
-    return Path(arguments.checkpoint).parent / "analysis"
+def _beside(checkpoint: str) -> Path:
+    if "://" in checkpoint:
+        raise ValueError(f"{checkpoint} is on no disk here; say where to write: --out FOLDER")
+    return Path(checkpoint).parent / "analysis"
+
+
+def table(rows: list[dict]) -> str:
+    """Rows as text, under the names of what is one value in each: three digits of a float, - for None."""
+    heads = [head for head in rows[0] if not any(isinstance(row[head], list) for row in rows)]
+    cells = [[_text(row[head]) for head in heads] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in (heads, *cells))
+
+
+def _text(value: str | int | float | None) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def number_layers(axis, count: int, what: str) -> None:
+    """Label the axis to the right with numbers from 1, of layers for example."""
+    axis.set(xlim=(0.4, count + 0.6), xlabel=what)
+    axis.xaxis.get_major_locator().set_params(integer=True)

@@ -1,83 +1,43 @@
 """How unequal the channels of each group are, of the base norm's output and of CE's, over a data set."""
-from pathlib import Path
-
-from torch import Tensor
-
-from ce_mm.analysis.instruments.output import check_output, number_layers, tidy, write_report
+from ce_mm.analysis import panels
+from ce_mm.analysis.instruments.command import number_layers
 from ce_mm.analysis.instruments.source import Source
-from ce_mm.analysis.spectrum import GROUP_SIZE, covariances, eigenvalues, spread
-
-NAME = "spectrum"
+from ce_mm.analysis.spectrum import covariances, eigenvalues, spread
 
 
-def spectrum(source: Source, out: Path, group_size: int = GROUP_SIZE) -> dict:
-    """Measure, and write spectrum.json and .png.
+def measure(source: Source, group_size: int) -> dict:
+    """The spread of the eigenvalues in a group and the eigenvalues themselves, of each norm before and after CE.
 
     Args:
         source: what to measure.
-        out: folder to write to.
         group_size: for norms without batch decorrelation, which have no groups of their own.
-
-    Returns:
-        What the JSON file holds.
 
     Raises:
         ValueError: an argument is wrong, or the network has no norm of maps.
     """
     if group_size < 1:
         raise ValueError(f"expected a group of at least one channel, got {group_size}")
-    check_output(out, NAME, source)
     subject = source.load()
     found = covariances(subject.model, subject.passes(), group_size)
     if not found:
         raise ValueError("this network has no norm of maps; expected batch, group, instance norm, SN or CE")
-    report = dict(
-        instrument=NAME,
-        **source.describe(),
-        samples=subject.samples,
-        spread="standard deviation over mean of the eigenvalues of a group's covariance, averaged over the groups: 0 "
-        "where channels are uncorrelated and of one variance, sqrt(group_size - 1) where they are all the same",
-        before="of the base norm's output, over the pictures and positions, in eval mode",
-        after="of CE's output in front of residual add and rectifier; null where no CE follows",
-        layers=[
-            dict(
-                norm=name,
-                group_size=spectra.before.shape[-1],
-                groups=len(spectra.before),
-                before=_measures(spectra.before),
-                after=None if spectra.after is None else _measures(spectra.after),
-            )
-            for name, spectra in found.items()
-        ],
-    )
-    write_report(report, _draw(report), out, NAME)
-    return report
+    rows = []
+    for name, spectra in found.items():
+        before, after = (None if matrices is None else eigenvalues(matrices) for matrices in spectra)
+        rows.append(dict(norm=name, group_size=before.shape[-1], groups=len(before)))
+        for side, values in (("before", before), ("after", after)):
+            rows[-1][side] = None if values is None else spread(values)
+            rows[-1][f"eigenvalues_{side}"] = None if values is None else values.tolist()
+    summary = "before and after CE: spread (standard deviation / mean) of the eigenvalues in a group, over"
+    return dict(samples=subject.samples, layers=rows, summary=f"{summary} {subject.samples} pictures")
 
 
-def _measures(matrices: Tensor) -> dict:
-    values = eigenvalues(matrices)
-    return dict(spread=spread(values), eigenvalues=values.tolist())
-
-
-def table(report: dict) -> str:
-    """The report as text, a norm a line."""
-    width = max(len(row["norm"]) for row in report["layers"])
-    lines = [f"{'norm':{width}}  group size  spread before CE  after"]
-    for row in report["layers"]:
-        after = "     -" if row["after"] is None else f"{row['after']['spread']:6.3f}"
-        lines.append(f"{row['norm']:{width}}  {row['group_size']:10}  {row['before']['spread']:16.3f}  {after}")
-    lines.append(f"\nSpread of the eigenvalues in a group (standard deviation / mean), {report['samples']} pictures")
-    return "\n".join(lines)
-
-
-def _draw(report: dict):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.2), dpi=120, layout="constrained")
-    axis = figure.subplots()
+def draw(report: dict):
+    """The spread of each norm, and of CE behind it."""
+    figure, [axis] = panels(1)
     rows = list(enumerate(report["layers"], 1))
-    plain = [(number, row["before"]["spread"]) for number, row in rows if row["after"] is None]
-    ce = [(number, row["before"]["spread"], row["after"]["spread"]) for number, row in rows if row["after"]]
+    plain = [(number, row["before"]) for number, row in rows if row["after"] is None]
+    ce = [(number, row["before"], row["after"]) for number, row in rows if row["after"] is not None]
     if plain:
         axis.plot(*zip(*plain, strict=True), "o", color="0.7", ms=4, label="norm without CE")
     if ce:
@@ -87,5 +47,4 @@ def _draw(report: dict):
         axis.plot(places, after, "o", color="C0", ms=5, label="behind CE")
     axis.set(title="spread of the eigenvalues of Σ", ylabel="standard deviation / mean", ylim=(0, None))
     number_layers(axis, len(rows), "norm, in the order of the calls")
-    tidy(axis)
     return figure

@@ -1,15 +1,16 @@
 """``mmcv._ext``, mmcv's compiled operators, provided over torchvision and PyTorch where an installation lacks them.
 
 Detectors train without compiling mmcv, on CPU and CUDA. The files beside hold the operators, an idea each, under the
-names, with the arguments and the conventions of mmcv's C++ interface. Every operator that is not there raises, when
-called, an error that names it.
+names, with the arguments and the conventions of mmcv's C++ interface: every public function there is one. Every
+operator that is not there raises, when called, an error that names it.
 """
 import functools
 import importlib.abc
 import importlib.util
+import inspect
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import NoReturn
@@ -17,55 +18,14 @@ from typing import NoReturn
 import mmcv
 from mmengine.logging import print_log
 
-from ce_mm.compat.mmcv_ext import (
-    boxes,
-    carafe,
-    compilers,
-    deformable_attention,
-    deformable_convolution,
-    focal_loss,
-    masked_convolution,
-    roi_align,
-    roi_pool,
-    synchronised_norm,
-)
-
 NAME = "mmcv._ext"
+FILES = (
+    "boxes", "carafe", "deformable_attention", "deformable_convolution", "focal_loss", "masked_convolution",
+    "roi_align", "roi_pool", "synchronised_norm",
+)  # fmt: skip
 HOW_TO_COMPILE = (
     "To get mmcv's own, install a full (not lite) mmcv whose compiled operators fit this PyTorch and CUDA, "
     "as a ready wheel or built from source with MMCV_WITH_OPS=1."
-)
-OPERATORS = (
-    boxes.bbox_overlaps,
-    boxes.nms,
-    boxes.nms_match,
-    boxes.softnms,
-    carafe.carafe_forward,
-    carafe.carafe_backward,
-    carafe.carafe_naive_forward,
-    carafe.carafe_naive_backward,
-    deformable_attention.ms_deform_attn_forward,
-    deformable_attention.ms_deform_attn_backward,
-    deformable_convolution.deform_conv_forward,
-    deformable_convolution.deform_conv_backward_input,
-    deformable_convolution.deform_conv_backward_parameters,
-    deformable_convolution.modulated_deform_conv_forward,
-    deformable_convolution.modulated_deform_conv_backward,
-    focal_loss.sigmoid_focal_loss_forward,
-    focal_loss.sigmoid_focal_loss_backward,
-    focal_loss.softmax_focal_loss_forward,
-    focal_loss.softmax_focal_loss_backward,
-    masked_convolution.masked_im2col_forward,
-    masked_convolution.masked_col2im_forward,
-    roi_align.roi_align_forward,
-    roi_align.roi_align_backward,
-    roi_pool.roi_pool_forward,
-    roi_pool.roi_pool_backward,
-    synchronised_norm.sync_bn_forward_mean,
-    synchronised_norm.sync_bn_forward_var,
-    synchronised_norm.sync_bn_forward_output,
-    synchronised_norm.sync_bn_backward_param,
-    synchronised_norm.sync_bn_backward_data,
 )
 
 
@@ -89,9 +49,20 @@ class _Loader(importlib.abc.Loader):
     """Fills the module. mmcv and mmengine look for a spec with a loader to learn whether the operators exist."""
 
     def exec_module(self, module: ModuleType) -> None:
-        vars(module).update({operator.__name__: _announced(operator) for operator in OPERATORS})
-        vars(module).update({answer.__name__: answer for answer in (
-            compilers.get_compiler_version, compilers.get_compiling_cuda_version)}, __getattr__=_missing_operator)
+        # mmcv's reports of the environment ask what compiled it, and say this where mmcv._ext is absent.
+        for question in ("get_compiler_version", "get_compiling_cuda_version"):
+            setattr(module, question, lambda: "n/a")
+        for operator in _operators():
+            setattr(module, operator.__name__, _announced(operator))
+        module.__getattr__ = _missing_operator
+
+
+def _operators() -> Iterator[Callable]:
+    for file in FILES:
+        module = importlib.import_module(f"{__name__}.{file}")
+        for name, value in inspect.getmembers(module, inspect.isfunction):
+            if value.__module__ == module.__name__ and not name.startswith("_"):
+                yield value
 
 
 def _announced(operator: Callable) -> Callable:

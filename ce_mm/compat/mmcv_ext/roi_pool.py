@@ -1,34 +1,28 @@
 """RoI pooling (Girshick, 2015): the maximum of a feature map over each cell of a box.
 
 mmcv does not round the corners of the box, as torchvision's ``roi_pool`` does: a cell holds each pixel that it touches.
+Of both directions, for maps (N, C, H, W), floating point:
+    rois: (K, 5) as index of the picture, x1, y1, x2, y2 (which the box includes), in units of 1 / spatial_scale pixels.
+    argmax: (K, C, pooled_height, pooled_width), int32, counted along the rows of a map; -1 where there is no pixel.
 """
 import torch
+from torch import Tensor
 
-from ce_mm.compat.mmcv_ext.precision import at_least_float32
+from ce_mm.compat.mmcv_ext.numerics import at_least_float32
 
 OF_NO_PIXEL = -1
 
 
 def roi_pool_forward(
-    input: torch.Tensor,
-    rois: torch.Tensor,
-    output: torch.Tensor,
-    argmax: torch.Tensor,
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax: Tensor,
     pooled_height: int,
     pooled_width: int,
     spatial_scale: float,
 ) -> None:
-    """Overwrite ``output`` with the maxima and ``argmax`` with their places.
-
-    Args:
-        input: (N, C, H, W), floating point.
-        rois: (K, 5) as index of the picture, x1, y1, x2, y2 (which the box includes), in units of 1 / spatial_scale
-            pixels of ``input``.
-        output: (K, C, pooled_height, pooled_width), the dtype of ``input``; 0 where a cell has no pixel.
-        argmax: (K, C, pooled_height, pooled_width), int32, counted along the rows of a map; -1 where there is no pixel.
-        pooled_height, pooled_width: cells of a box.
-        spatial_scale: pixels of ``input`` per unit of ``rois``.
-    """
+    """Overwrite ``output`` with the maxima, 0 where a cell has no pixel, and ``argmax`` with their places."""
     output.zero_()
     argmax.fill_(OF_NO_PIXEL)
     corners = at_least_float32(rois[:, 1:]) * spatial_scale
@@ -40,15 +34,9 @@ def roi_pool_forward(
 
 
 def roi_pool_backward(
-    grad_output: torch.Tensor,
-    rois: torch.Tensor,
-    argmax: torch.Tensor,
-    grad_input: torch.Tensor,
-    pooled_height: int,
-    pooled_width: int,
-    spatial_scale: float,
+    grad_output: Tensor, rois: Tensor, argmax: Tensor, grad_input: Tensor, **settings: float
 ) -> None:
-    """Overwrite ``grad_input`` (N, C, H, W) with the gradient; see :func:`roi_pool_forward` for the other arguments."""
+    """Overwrite ``grad_input`` with the gradient, for which ``argmax`` says enough."""
     channels = torch.arange(grad_input.shape[1], device=rois.device)
     maps = rois[:, 0].long()[:, None] * grad_input.shape[1] + channels
     places = maps[:, :, None, None] * grad_input[0, 0].numel() + argmax
@@ -58,7 +46,7 @@ def roi_pool_backward(
     grad_input.copy_(gradient.view_as(grad_input))
 
 
-def _touched(start: torch.Tensor, end: torch.Tensor, cells: int, size: int) -> torch.Tensor:
+def _touched(start: Tensor, end: Tensor, cells: int, size: int) -> Tensor:
     """Which of ``size`` pixels each cell touches, along one axis: (K, cells, size), bool."""
     edges = start[:, None] + torch.arange(cells + 1, device=start.device) * ((end - start) / cells)[:, None]
     pixels = torch.arange(size, device=start.device)
@@ -66,9 +54,7 @@ def _touched(start: torch.Tensor, end: torch.Tensor, cells: int, size: int) -> t
     return touched & (start < end)[:, None, None]
 
 
-def _pool(
-    map: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, output: torch.Tensor, argmax: torch.Tensor
-) -> None:
+def _pool(map: Tensor, rows: Tensor, columns: Tensor, output: Tensor, argmax: Tensor) -> None:
     """Pool one box of a map (C, H, W): the maxima along each row first, then of these along each column."""
     in_rows, in_columns = (which.any(0).nonzero()[:, 0] for which in (rows, columns))
     if len(in_rows) == 0 or len(in_columns) == 0:

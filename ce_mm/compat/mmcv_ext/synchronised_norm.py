@@ -4,30 +4,30 @@ Shapes, of all:
     input, output, norm and their gradients: (N, C, positions); ``norm`` float32, the others of one dtype.
     mean, var, std, weight, bias, running_mean, running_var and their gradients: (C,), float32.
 """
-import torch
+from torch import Tensor
 
 
-def sync_bn_forward_mean(input: torch.Tensor, mean: torch.Tensor) -> None:
+def sync_bn_forward_mean(input: Tensor, mean: Tensor) -> None:
     """Overwrite ``mean``."""
     mean.copy_(input.float().mean((0, 2)))
 
 
-def sync_bn_forward_var(input: torch.Tensor, mean: torch.Tensor, var: torch.Tensor) -> None:
+def sync_bn_forward_var(input: Tensor, mean: Tensor, var: Tensor) -> None:
     """Overwrite ``var`` with the mean square distance from ``mean``."""
     var.copy_((input.float() - mean[:, None]).square().mean((0, 2)))
 
 
 def sync_bn_forward_output(
-    input: torch.Tensor,
-    mean: torch.Tensor,
-    var: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-    norm: torch.Tensor,
-    std: torch.Tensor,
-    output: torch.Tensor,
+    input: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    norm: Tensor,
+    std: Tensor,
+    output: Tensor,
     eps: float,
     momentum: float,
     group_size: int,
@@ -44,22 +44,20 @@ def sync_bn_forward_output(
     running_var.lerp_(var * (count / max(count - 1, 1)), momentum)
 
 
-def sync_bn_backward_param(
-    grad_output: torch.Tensor, norm: torch.Tensor, grad_weight: torch.Tensor, grad_bias: torch.Tensor
-) -> None:
+def sync_bn_backward_param(grad_output: Tensor, norm: Tensor, grad_weight: Tensor, grad_bias: Tensor) -> None:
     """Overwrite ``grad_weight`` and ``grad_bias``."""
     grad_weight.copy_((grad_output.float() * norm).sum((0, 2)))
     grad_bias.copy_(grad_output.float().sum((0, 2)))
 
 
 def sync_bn_backward_data(
-    grad_output: torch.Tensor,
-    weight: torch.Tensor,
-    grad_weight: torch.Tensor,
-    grad_bias: torch.Tensor,
-    norm: torch.Tensor,
-    std: torch.Tensor,
-    grad_input: torch.Tensor,
+    grad_output: Tensor,
+    weight: Tensor,
+    grad_weight: Tensor,
+    grad_bias: Tensor,
+    norm: Tensor,
+    std: Tensor,
+    grad_input: Tensor,
 ) -> None:
     """Overwrite ``grad_input``; ``grad_weight`` and ``grad_bias`` are the means over the processes."""
     through_statistics = grad_weight[:, None] * norm + grad_bias[:, None]

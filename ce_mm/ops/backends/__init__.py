@@ -12,7 +12,7 @@ A backend is a module with the four passes over a map and what moves the average
 * ``OVERWRITES``: the types of device on which ``group_affine`` has a further argument, whether to write over x.
 
 :data:`BACKENDS` says which tensors each reaches. The last entry that reaches one runs it, and what none reaches goes
-to plain, which reaches all.
+to plain, which reaches all. :func:`add_backend` adds one.
 
 The environment variable ``CE_MM_BACKEND``, read when a kind of tensor is first met, names the only one to be used
 beside plain (``triton``), or with a minus the one not to be used (``-triton``).
@@ -68,6 +68,12 @@ BACKENDS = {
     "plain": Backend("ce_mm.ops.backends.plain", lambda device, dtype, group_size: True),
     "triton": Backend("ce_mm.ops.backends.triton_passes", _triton_reaches),
 }
+
+
+def add_backend(name: str, backend: Backend) -> None:
+    """Put a further backend into the table; it goes before those that were there."""
+    BACKENDS[name] = backend
+    choose.cache_clear()
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from ce_mm.datasets import make_shapes
+from tools.make_shapes import make_shapes
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = dict(

@@ -7,7 +7,8 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from ce_mm.analysis.instruments.inhibited_channels import inhibited_channels
+from ce_mm.analysis.instruments.command import table
+from ce_mm.analysis.instruments.inhibited_channels import measure
 from ce_mm.analysis.instruments.source import Source
 
 
@@ -49,9 +50,9 @@ def test_inhibited_channels_are_those_that_were_zeroed(there, tool, tmp_path, ca
     assert "0.188 on average over the first 2 layers" in capsys.readouterr().out
 
 
-def test_the_threshold_decides(there, tmp_path):
+def test_the_threshold_decides(there):
     source = Source(*there.classifier, samples=6)
-    low, high = (inhibited_channels(source, tmp_path, threshold)["mean"]["of_all"] for threshold in (0, 1e9))
+    low, high = (measure(source, threshold, 6)["mean"]["of_all"] for threshold in (0, 1e9))
     assert (low, high) == (0, 1)
 
 
@@ -102,7 +103,7 @@ def test_ablation_begins_at_the_intact_network_and_says_what_it_took(there, tool
     assert drop["random"]["spread"] == pytest.approx(
         [abs(a - b) / 2**0.5 for a, b in zip(first, second, strict=True)], abs=1e-9
     )
-    assert "accuracy/top1 over 6 pictures" in capsys.readouterr().out
+    assert f"accuracy/top1 over 6 pictures: {intact:.3f}; without half of" in capsys.readouterr().out
 
 
 def test_norm_parameters_are_those_that_were_set(there, tool, tmp_path, monkeypatch, capsys):
@@ -134,8 +135,8 @@ def test_spectrum_tells_both_sides_of_ce(there, tool, tmp_path):
     assert len(layers) == 20
     stem = layers["backbone.bn1"]
     assert (stem["group_size"], stem["groups"]) == (16, 2)
-    assert stem["before"]["spread"] > 0 and stem["after"]["spread"] > 0
-    assert [len(values) for values in stem["after"]["eigenvalues"]] == [16, 16]
+    assert stem["before"] > 0 and stem["after"] > 0
+    assert [len(values) for values in stem["eigenvalues_after"]] == [16, 16]
     assert layers["backbone.layer1.0.bn1"]["after"] is None
 
 
@@ -179,7 +180,7 @@ def test_a_report_takes_the_place_of_no_config_and_no_folder(there, tool, tmp_pa
 
 def test_a_setting_without_a_value_is_a_wrong_argument(there, tool, capsys):
     assert tool("norm_parameters", *there.classifier, "--cfg-options", "model.backbone.depth=18", "depth") == 2
-    assert capsys.readouterr().err.endswith("error: --cfg-options: expected key=value, got 'depth'\n")
+    assert capsys.readouterr().err.endswith("error: argument --cfg-options: expected key=value, got 'depth'\n")
 
 
 @pytest.mark.parametrize("name", ["norm_parameters", "spectrum"])
@@ -211,3 +212,8 @@ def test_a_missing_file_ends_with_one_line_and_status_2(there, tool, capsys, nam
 def test_a_checkpoint_that_lies_elsewhere_needs_a_folder_to_write_to(tool, capsys):
     assert tool("norm_parameters", "config.py", "https://example.org/epoch_3.pth") == 2
     assert "say where to write: --out FOLDER" in capsys.readouterr().err
+
+
+def test_a_table_has_the_single_values_under_their_names():
+    rows = [dict(norm="bn1", share=0.5, values=[1, 2]), dict(norm="layer1", share=None, values=None)]
+    assert table(rows) == "norm    share\nbn1     0.500\nlayer1  -"

@@ -90,7 +90,7 @@ def test_a_detector_s_figure_is_its_box_ap_over_the_pictures_taken(there, monkey
         (dict(cfg_options={"test_dataloader.dataset.data_root": "nowhere"}), "nowhere"),
         (dict(device="warp"), r"the device 'warp' cannot be used: .*; expected cpu, or cuda"),
         (dict(samples=0), "at least one sample, got 0"),
-        (dict(cfg_options=dict(test_dataloader=None)), "has no test_dataloader"),
+        (dict(cfg_options=dict(test_dataloader=None)), "has no test_dataloader or test_evaluator"),
     ],
 )
 def test_what_cannot_be_used_is_named(there, changes, said):

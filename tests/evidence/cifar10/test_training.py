@@ -1,0 +1,101 @@
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from ce_mm.layers import CENorm
+from tools.evidence.cifar10 import training
+from tools.evidence.cifar10.measuring import measure
+from tools.evidence.cifar10.network import VARIANTS, build_network
+from tools.evidence.cifar10.report import part_below, table, write_report
+from tools.evidence.cifar10.running import plan
+from tools.evidence.cifar10.training import RECIPES, evaluate, resume, train
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_learns_from_a_batch(name):
+    torch.manual_seed(0)
+    network = build_network(VARIANTS[name], (8, "M", 16))
+    network(torch.randn(4, 3, 32, 32)).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+    assert any(isinstance(module, CENorm) for module in network.modules()) == (VARIANTS[name].ce is not None)
+
+
+def test_the_paper_s_network_has_thirteen_convolutions():
+    network = build_network(VARIANTS["BN+ReLU"], RECIPES["paper"].widths)
+    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == 13
+
+
+def test_the_paper_s_rate_falls_by_ten_every_sixty_epochs():
+    rate = RECIPES["paper"].rate
+    assert [rate(epoch) for epoch in (0, 59.9, 60, 120, 159.9)] == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.001])
+
+
+def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, data, recipe, monkeypatch):
+    arguments = ("BN+CE+ReLU", 1, recipe, data)
+    assert train(*arguments, tmp_path / "whole", 0.01)
+    with monkeypatch.context() as patch:
+        answers = iter([evaluate])  # the second epoch finds none
+        patch.setattr(training, "evaluate", lambda *batches: next(answers)(*batches))
+        with pytest.raises(StopIteration):
+            train(*arguments, tmp_path / "parts", 0.01)
+    assert len(json.loads((tmp_path / "parts" / "curve.json").read_text())) == 1
+    assert train(*arguments, tmp_path / "parts", 0.01)
+    whole, parts = (resume(*arguments[:3], tmp_path / name)[0].state_dict() for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+
+
+def test_after_the_time_is_up_no_epoch_begins(tmp_path, data, recipe):
+    assert not train("BN+ReLU", 0, recipe, data, tmp_path / "late", 0.01, until=0)
+    assert not (tmp_path / "late" / "state.pt").exists()
+
+
+@pytest.fixture
+def measured(tmp_path, data, recipe):
+    folder = tmp_path / "bn+relu-seed0"
+    train("BN+ReLU", 0, recipe, data, folder, 0.01)
+    curve = json.loads((folder / "curve.json").read_text())
+    return measure("BN+ReLU", 0, recipe, data, folder, 0.01) | dict(curve=curve)
+
+
+def test_a_trained_network_is_measured_layer_by_layer(measured):
+    assert measured["accuracy"] == measured["curve"][-1]["accuracy"]
+    assert [len(layer) for layer in measured["magnitudes"]] == [8, 16, 16, 16]
+    assert measured["inhibited"] == pytest.approx(
+        sum(sum(value < 0.01 for value in layer) / len(layer) for layer in measured["magnitudes"]) / 4
+    )
+    assert len(measured["smallest_first"]) == len(measured["ratios"]) == 10
+    assert [len(curve) for curve in measured["at_random"]] == [10] * 5
+
+
+def test_the_table_gives_mean_spread_and_difference(measured):
+    runs = [measured | dict(accuracy=accuracy) for accuracy in (80.0, 82.0)]
+    better = [measured | dict(accuracy=accuracy) for accuracy in (81.0, 84.0)]
+    text = table({"BN+ReLU": runs, "BN+CE+ReLU": better, "BN+ELU": runs[:1]}, "short", "the command")
+    assert "| BN+ReLU | 2 | 81.00 ± 1.41 |" in text
+    assert "| BN+ELU | 1 | 80.00 |" in text
+    assert "seed by seed: +1.00, +2.00; +1.50 ± 0.71" in text
+
+
+def test_the_part_of_the_channels_below_a_threshold_is_that_of_the_mean_layer():
+    layers, thresholds = [[1.0, 3.0], [2.0, 2.0, 2.0, 10.0]], torch.tensor([1.5, 2.5], dtype=torch.float64)
+    assert part_below(layers, thresholds, of_mean=False).tolist() == [0.25, 0.625]
+    assert part_below(layers, thresholds / 4, of_mean=True).tolist() == [0.0, 0.625]
+
+
+def test_the_report_is_a_table_numbers_and_pictures(measured, tmp_path):
+    write_report({"BN+ReLU": [measured]}, tmp_path, "short", "the command")
+    names = {"results.json", "results.md", "training.png", "ablation.png", "magnitudes.png"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    assert json.loads((tmp_path / "results.json").read_text())["command"] == "the command"
+
+
+def test_the_main_pair_comes_first_and_has_all_seeds():
+    runs = plan(["BN+ELU", "BN+CE+ReLU", "BN+ReLU"], 2)
+    assert runs == [("BN+ReLU", 0), ("BN+CE+ReLU", 0), ("BN+ReLU", 1), ("BN+CE+ReLU", 1), ("BN+ELU", 0)]
+
+
+def test_an_unknown_variant_is_refused_by_name():
+    with pytest.raises(ValueError, match="'BN\\+XE' is no variant"):
+        plan(["BN+XE"], 1)

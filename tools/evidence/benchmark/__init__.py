@@ -1,0 +1,1 @@
+"""Times and memory of CE beside other layers: docs/benchmark."""

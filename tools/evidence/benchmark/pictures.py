@@ -1,0 +1,102 @@
+"""Pictures of a record of the benchmarks; needs matplotlib."""
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
+
+from ce_mm.analysis import save_figure
+
+COLOURS = {"BN": "0.55", "BN+SE": "C0", "IterNorm": "C2", "literal CE": "C1", "CE": "C3"}
+PANELS = dict(step="training step", eval="inference", saved="kept for backward", peak="peak of the step")
+
+
+def draw_op(record: dict, out: Path) -> None:
+    """Bars of the ratios to BN in every layer, and below them the scaling of the training step."""
+    layers, scaling = record.get("layers", {}), record.get("scaling", {})
+    rows = max(bool(layers) + bool(scaling), 1)
+    figure = Figure(figsize=(16, 4.5 * rows), dpi=110, layout="constrained")
+    axes = list(figure.subplots(rows, 4, squeeze=False))
+    if layers:
+        labels = [shape.partition("×")[2] for shape in layers]  # the batch is in the title
+        for axis, (kind, title) in zip(axes.pop(0), PANELS.items(), strict=True):
+            _bars(axis, kind, title, labels, list(layers.values()))
+    if scaling:
+        for axis, (name, series) in zip(axes.pop(0), scaling.items(), strict=True):
+            _lines(axis, name, series)
+    _title(figure, record)
+    save_figure(figure, out)
+
+
+def draw_network(record: dict, out: Path) -> None:
+    """Bars of the ratios to BN in every network."""
+    networks = record["networks"]
+    figure = Figure(figsize=(16, 4.5), dpi=110, layout="constrained")
+    for axis, (kind, title) in zip(figure.subplots(1, 4), PANELS.items(), strict=True):
+        _bars(axis, kind, title, list(networks), list(networks.values()))
+    _title(figure, record)
+    save_figure(figure, out)
+
+
+def draw_latency(record: dict, out: Path) -> None:
+    """Bars of the times in every runtime, a panel for each network and batch."""
+    networks = record["networks"].items()
+    panels = [(f"{name}, batch {batch}", rows) for name, batches in networks for batch, rows in batches.items()]
+    figure = Figure(figsize=(5 * len(panels), 4.5), dpi=110, layout="constrained")
+    for axis, (title, variants) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        names = list(dict.fromkeys(name for rows in sorted(variants.values(), key=len, reverse=True) for name in rows))
+        width = 0.8 / len(variants)
+        for index, (variant, rows) in enumerate(variants.items()):
+            places = [names.index(name) + (index - (len(variants) - 1) / 2) * width for name in rows]
+            times = [row["over_eager"]["ms"] for row in rows.values()]
+            axis.bar(places, times, width, color=COLOURS[variant], label=variant)
+        axis.set(title=title, ylabel="ms", xticks=range(len(names)))
+        axis.set_xticklabels([name.replace("-", "-\n") for name in names], fontsize="small")
+        axis.legend(frameon=False, fontsize="small")
+    _title(figure, record)
+    save_figure(figure, out)
+
+
+PICTURES = dict(op=draw_op, network=draw_network, latency=draw_latency)
+
+
+def _bars(axis, kind: str, title: str, labels: Sequence[str], groups: Sequence[dict[str, dict]]) -> None:
+    """A group of bars for each label, a bar for each variant, whiskers at the quartiles."""
+    names = list(dict.fromkeys(name for group in groups for name in group))
+    width = 0.8 / max(len(names), 1)
+    for index, name in enumerate(names):
+        found = [(place, group[name][kind]) for place, group in enumerate(groups) if name in group]
+        places = [place + (index - (len(names) - 1) / 2) * width for place, _ in found]
+        heights = [bar["ratio"] for _, bar in found]
+        whiskers = [
+            [bar["ratio"] - bar.get("low", bar["ratio"]) for _, bar in found],
+            [bar.get("high", bar["ratio"]) - bar["ratio"] for _, bar in found],
+        ]
+        axis.bar(places, heights, width, yerr=whiskers, color=COLOURS[name], ecolor="0.3", label=name)
+    axis.axhline(1, color="0.3", lw=0.8, ls=":")
+    axis.set(title=f"{title}, over BN's", xticks=range(len(labels)))
+    axis.set_xticklabels(labels, fontsize="small")
+    axis.margins(y=0.4)  # room for the legend above the bars
+    if names:
+        axis.legend(frameon=False, fontsize="small", ncols=2)
+
+
+def _lines(axis, name: str, series: dict) -> None:
+    """The times of BN and CE against one size, with their exponents."""
+    for layer in ("BN", "CE"):
+        label = f"{layer}: exponent {series[layer]['exponent']:.2f}"
+        axis.loglog(series["sizes"], series[layer]["ms"], "o-", color=COLOURS[layer], label=label)
+    axis.set_xticks(series["sizes"], map(str, series["sizes"]))
+    axis.minorticks_off()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set(title=f"training step against {name}", xlabel=name, ylabel="ms")
+    axis.legend(frameon=False)
+
+
+def _title(figure: Figure, record: dict) -> None:
+    machine, settings = record["machine"], record["settings"]
+    figure.suptitle(
+        f"{machine['device']}, PyTorch {machine['torch']}, batch {settings['batch']}, {settings['dtype']}, "
+        f"{settings['layout']}"
+    )

@@ -1,0 +1,50 @@
+"""What is asked of a trained network: which channels are inhibited, and what it loses without some of them."""
+import json
+from functools import partial
+from pathlib import Path
+
+from ce_mm.analysis.ablation import RATIOS, at_random, smallest_first
+from ce_mm.analysis.channels import LAYERS, inhibited_ratios, mean_of_first
+from ce_mm.files import replacing
+from tools.evidence.cifar10.pictures import Cifar10, colour_statistics
+from tools.evidence.cifar10.training import Recipe, batches_of, evaluate, resume, top1
+
+#: The paper drops channels at random behind the third layer.
+DROPPED_LAYER = 3
+#: One test picture of so many answers for the ablations, which ask sixty times.
+STRIDE = 5
+
+
+def measure(
+    variant: str, seed: int, recipe: Recipe, data: Cifar10, folder: Path, threshold: float, device: str = "cpu"
+) -> dict:
+    """Measure a finished training, once: the answer is kept in its folder as ``measured.json``.
+
+    Returns:
+        accuracy (percent, all test pictures), magnitudes (a list for each layer), threshold, inhibited (the mean ratio
+        over the first layers), ratios, smallest_first (accuracy at each ratio, all layers losing channels) and
+        at_random (such a list for each of five seeds, the third layer alone losing channels).
+    """
+    path = folder / "measured.json"
+    if path.exists():
+        kept = json.loads(path.read_text())
+        if kept["threshold"] == threshold:
+            return kept
+    network, _, _ = resume(variant, seed, recipe, folder, device)
+    colours = colour_statistics(data.train.values)
+    accuracy, magnitudes = evaluate(network, batches_of(data.test, colours, device))
+    fewer = data.test._make(tensor[::STRIDE] for tensor in data.test)
+    ask = partial(top1, network, batches_of(fewer, colours, device))
+    dropped = list(magnitudes)[DROPPED_LAYER - 1]
+    measured = dict(
+        accuracy=accuracy,
+        magnitudes=[values.tolist() for values in magnitudes.values()],
+        threshold=threshold,
+        inhibited=mean_of_first(inhibited_ratios(magnitudes, threshold), LAYERS),
+        ratios=list(RATIOS),
+        smallest_first=smallest_first(network, magnitudes, ask),
+        at_random=at_random(network, {dropped: magnitudes[dropped]}, ask),
+    )
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(measured))
+    return measured

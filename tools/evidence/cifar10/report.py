@@ -1,0 +1,157 @@
+"""The study's results: a table and pictures, from what was measured of each training."""
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+
+from ce_mm.analysis import save_figure
+from ce_mm.analysis.channels import LAYERS, mean_of_first
+from ce_mm.files import replacing
+from ce_mm.version import __version__
+from tools.evidence import pages
+from tools.evidence.cifar10.running import MAIN_PAIR
+
+#: The numbers, the page and the pictures.
+FILES = ("results.json", "results.md", "training.png", "ablation.png", "magnitudes.png")
+
+Results = Mapping[str, Sequence[dict]]
+"""Variant to what was measured of each of its seeds, with the record of its epochs as ``curve``."""
+
+def write_report(results: Results, out: Path, recipe: str, command: str) -> None:
+    """Write :data:`FILES`; without matplotlib the pictures are left for another machine.
+
+    Args:
+        results: of the trainings that are finished.
+        out: the folder to write to.
+        recipe: its name.
+        command: what anyone can run again.
+    """
+    record = dict(
+        recipe=recipe,
+        command=command,
+        versions=dict(ce_mm=__version__, torch=torch.__version__, python=platform.python_version()),
+        results=results,
+    )
+    with replacing(out / FILES[0]) as unfinished:
+        unfinished.write_text(json.dumps(record))  # on one line: most of it are the magnitudes of channels
+    pages.write(out, "results", table(results, recipe, command))
+    try:
+        for draw, picture in zip((_training, _ablation, _magnitudes), FILES[2:], strict=True):
+            draw(results, out / picture)
+    except ModuleNotFoundError as error:
+        print(f"no pictures: {error}; run the same command where it is installed")
+
+
+def table(results: Results, recipe: str, command: str) -> str:
+    """The results as Markdown."""
+    threshold = next(iter(results.values()))[0]["threshold"]
+    lines = [
+        "# CE on CIFAR-10",
+        "",
+        f"Recipe `{recipe}`; PyTorch {torch.__version__}, ce_mm {__version__}.",
+        "",
+        "```bash",
+        command,
+        "```",
+        "",
+        "Top-1 accuracy on all test pictures after the last epoch, in percent; where there are several seeds, the mean",
+        "and the standard deviation over them. *Inhibited*: the part of the channels with a magnitude below",
+        f"{threshold} behind the rectifier, averaged over the first {LAYERS} layers.",
+        "",
+        "| | seeds | top-1 | inhibited |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, runs in results.items():
+        inhibited = 100 * mean(run["inhibited"] for run in runs)
+        accuracy = _spread([run["accuracy"] for run in runs])
+        lines.append(f"| {name} | {len(runs)} | {accuracy} | {inhibited:.1f}% |")
+    plain, equalised = (results.get(name, ()) for name in MAIN_PAIR)
+    pairs = list(zip(plain, equalised, strict=False))
+    if len(pairs) > 1:
+        differences = [b["accuracy"] - a["accuracy"] for a, b in pairs]
+        each = ", ".join(f"{difference:+.2f}" for difference in differences)
+        lines += ["", f"{MAIN_PAIR[1]} minus {MAIN_PAIR[0]}, seed by seed: {each}; {_spread(differences, '+.2f')}."]
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float], form: str = ".2f") -> str:
+    text = format(mean(values), form)
+    return f"{text} ± {stdev(values):.2f}" if len(values) > 1 else text
+
+
+def _figure(columns: int) -> tuple:
+    from matplotlib.figure import Figure  # slow to import, and not needed for the numbers
+
+    figure = Figure((6 * columns, 4), layout="constrained", dpi=110)
+    return figure, figure.subplots(1, columns)
+
+
+def _training(results: Results, path: Path) -> None:
+    figure, (accuracy, inhibited) = _figure(2)
+    for index, (name, runs) in enumerate(results.items()):
+        for seed, run in enumerate(runs):
+            style = dict(color=f"C{index % 10}", linestyle="-" if index < 10 else "--", label=None if seed else name)
+            epochs = [epoch["epoch"] for epoch in run["curve"]]
+            accuracy.plot(epochs, [epoch["accuracy"] for epoch in run["curve"]], **style)
+            inhibited.plot(epochs, [100 * mean_of_first(epoch["inhibited"], LAYERS) for epoch in run["curve"]], **style)
+    accuracy.set(xlabel="epoch", ylabel="top-1 accuracy, %")
+    inhibited.set(xlabel="epoch", ylabel=f"inhibited channels, %, first {LAYERS} layers")
+    accuracy.legend(fontsize="small")
+    save_figure(figure, path)
+
+
+def _ablation(results: Results, path: Path) -> None:
+    figure, (smallest, random) = _figure(2)
+    for index, (name, runs) in enumerate(results.items()):
+        color, ratios = f"C{index % 10}", [100 * ratio for ratio in runs[0]["ratios"]]
+        for axes, curves in (
+            (smallest, [run["smallest_first"] for run in runs]),
+            (random, [curve for run in runs for curve in run["at_random"]]),
+        ):
+            middle = [mean(values) for values in zip(*curves, strict=True)]
+            axes.plot(ratios, middle, color=color, linestyle="-" if index < 10 else "--", label=name)
+            low, high = ([pick(values) for values in zip(*curves, strict=True)] for pick in (min, max))
+            axes.fill_between(ratios, low, high, color=color, alpha=0.15)
+    smallest.set(xlabel="channels removed, %, smallest first, all layers", ylabel="top-1 accuracy, %")
+    random.set(xlabel="channels removed, %, at random, third layer", ylabel="top-1 accuracy, %")
+    smallest.legend(fontsize="small")
+    save_figure(figure, path)
+
+
+def _magnitudes(results: Results, path: Path) -> None:
+    """The part of inhibited channels at every threshold: of the magnitude, and of its ratio to the layer's mean."""
+    figure, (absolute, relative) = _figure(2)
+    thresholds = torch.logspace(-2.3, 0.5, 200, dtype=torch.float64)
+    for index, (name, runs) in enumerate(results.items()):
+        style = dict(color=f"C{index % 10}", linestyle="-" if index < 10 else "--")
+        for axes, of_mean in ((absolute, False), (relative, True)):
+            curves = torch.stack([part_below(run["magnitudes"][:LAYERS], thresholds, of_mean) for run in runs])
+            axes.plot(thresholds, 100 * curves.mean(0), label=name, **style)
+            axes.fill_between(thresholds, 100 * curves.amin(0), 100 * curves.amax(0), color=style["color"], alpha=0.15)
+    absolute.axvline(next(iter(results.values()))[0]["threshold"], color="grey", linestyle=":")
+    for axes, of_mean in ((absolute, ""), (relative, " ÷ its layer's mean")):
+        axes.set(xscale="log", xlabel=f"magnitude{of_mean}", ylabel=f"channels below, %, first {LAYERS} layers")
+    absolute.legend(fontsize="small")
+    save_figure(figure, path)
+
+
+def part_below(layers: Sequence[Sequence[float]], thresholds: torch.Tensor, of_mean: bool) -> torch.Tensor:
+    """The part of the channels below each threshold, averaged over the layers.
+
+    Args:
+        layers: the magnitudes of the channels of each.
+        thresholds: (T,).
+        of_mean: whether a threshold is a multiple of the layer's mean magnitude.
+
+    Returns:
+        (T,).
+    """
+    parts = []
+    for layer in layers:
+        values = torch.tensor(layer, dtype=torch.float64)
+        values = values / values.mean() if of_mean else values
+        parts.append((values[:, None] < thresholds).double().mean(0))
+    return torch.stack(parts).mean(0)

@@ -1,0 +1,1 @@
+"""Long, killed, dying and divided trainings: docs/reliability."""
