@@ -195,6 +195,16 @@ def test_a_backend_that_a_user_adds_is_not_asked_for_what_it_does_not_reach(coun
     assert not any(counting[name] for name in ("moments", "group_affine", "output_sums", "input_gradient"))
 
 
+def test_a_backend_need_not_say_what_pays_on_its_device(counting, monkeypatch):
+    expected = train_a_step()
+    for name in ("ASKS", "OVERWRITES"):
+        monkeypatch.delattr(sys.modules["a_user_s_backend"], name)
+    torch.testing.assert_close(train_a_step(), expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        CENorm(16, group_size=4)(torch.randn(2, 16, 3, 5), overwrite=True)
+    assert counting["group_affine"] == 3
+
+
 def test_a_user_may_name_or_leave_out_an_added_backend(counting, monkeypatch):
     for asked, steps in (("counting", 1), ("-triton", 2), ("-counting", 2), ("plain", 2)):
         monkeypatch.setenv("CE_MM_BACKEND", asked)

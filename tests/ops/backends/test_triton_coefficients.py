@@ -96,6 +96,19 @@ def test_known_statistics_that_depend_on_the_parameters_pass_their_gradient_on(u
     assert_close(gradients("triton", torch.float32), gradients("plain", torch.float64))
 
 
+@pytest.mark.parametrize("names", [("mean", "variance"), ("whitening",), ("inv_std_scale",)], ids=str)
+def test_where_some_statistics_are_known_the_others_are_those_of_the_batch(use, names):
+    def found(backend, dtype):
+        use(backend)
+        layer, moments, _ = problem(dtype=dtype)
+        of_batch = ops.coefficients(moments, layer.base, layer.bd, layer.ir, layer.mix)[1]
+        known = ops.Statistics(**{name: 2 * getattr(of_batch, name).detach() for name in names})
+        coefficients, statistics = ops.coefficients(moments, layer.base, layer.bd, layer.ir, layer.mix, known)
+        return *coefficients, *statistics[:4]
+
+    assert_close(found("triton", torch.float32), found("plain", torch.float64))
+
+
 def test_tensors_need_not_be_dense(use):
     def strided(value):
         return torch.stack([value.detach()] * 2, -1)[..., 0].requires_grad_(value.requires_grad)
