@@ -7,7 +7,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from mmengine.model import convert_sync_batchnorm
 from torch import nn
 
 from ce_mm.layers import CENorm
@@ -24,11 +23,19 @@ def layer():
     return ce
 
 
+def with_sync_bn(ce, implementation):
+    if implementation == "torch":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(ce)
+    from mmengine.model import convert_sync_batchnorm
+
+    return convert_sync_batchnorm(ce, implementation)
+
+
 def sync_bn_equals_the_joined_batch(rank, samples, implementation, store):
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=len(samples))
     generator = torch.Generator().manual_seed(1)
     x, dy = (torch.randn(sum(samples), CHANNELS, 4, 3, dtype=torch.float64, generator=generator) for _ in range(2))
-    ce = convert_sync_batchnorm(layer(), implementation)
+    ce = with_sync_bn(layer(), implementation)
     mine = slice(sum(samples[:rank]), sum(samples[: rank + 1]))
     x_mine = x[mine].clone().requires_grad_()
     y = ce(x_mine)

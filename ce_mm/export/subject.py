@@ -8,11 +8,11 @@ from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.models.heads import ClsHead, MultiLabelClsHead
 from torch import Tensor, nn
 
-from ce_mm import __version__
 from ce_mm.export.pictures import Preparation, reads_rgb
 from ce_mm.export.runtimes import first_line
 from ce_mm.launching.config import steps_of_test, type_name
 from ce_mm.layers import fold
+from ce_mm.version import __version__
 
 #: Of a picture whose maps tell the strides.
 SIDE = 128

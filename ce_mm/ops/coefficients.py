@@ -79,13 +79,14 @@ def coefficients(
 def _fused(
     moments: Moments, base: BaseNorm, group_size: int, gate: Gate, mix: Tensor, known: Statistics
 ) -> Callable | None:
-    """The backend's own chain for these tensors, which takes known statistics for constants.
+    """The backend's own chain for these tensors, which takes all statistics as known, for constants, or none.
 
     None too while somebody looks on, who joins small calls by himself.
     """
     shift, (fc1, ln_weight, ln_bias, fc2, _) = moments.shift, gate
     tensors = moments.instance, fc1, ln_weight, ln_bias, fc2, mix, base.norm.weight, base.norm.bias
-    if is_watched(tensors) or (known.mean is not None and known.mean.requires_grad):
+    known_in_part = 0 < (known.mean is None) + (known.whitening is None) + (known.inv_std_scale is None) < 3
+    if is_watched(tensors) or known_in_part or (known.whitening is not None and known.whitening.requires_grad):
         return None
     backend = choose(shift.device, shift.dtype, group_size, not moments.instance.numel())
     return backend.coefficients if group_size <= getattr(backend, "COEFFICIENTS_GROUP", 0) else None

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmcv.cnn import ConvModule, build_norm_layer, fuse_conv_bn
-from mmengine.model import initialize, revert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.nn.utils import parametrize, prune
@@ -387,53 +385,6 @@ def test_a_plain_norm_s_weights_fill_the_base_norm(key):
     assert not report.unexpected_keys
     assert not any(".norm." in name or name.startswith("norm.") for name in report.missing_keys)
     assert torch.equal(ours.norm.weight, bn.weight)
-
-
-def test_mmcv_builds_it_by_its_name_and_calls_it_bn():
-    name, ce = build_norm_layer(dict(type="CE", norm=dict(type="BN", eps=1e-3), requires_grad=False), 16, postfix=2)
-    assert (name, type(ce), ce.norm.eps) == ("bn2", CENorm, 1e-3)
-    assert not any(p.requires_grad for p in ce.parameters())
-
-
-def test_tools_that_replace_batch_norms_keep_ce():
-    module = nn.Sequential(ConvModule(3, 16, 3, norm_cfg=dict(type="CE")))
-    x = torch.randn(2, 3, 9, 9)
-    expected = module.eval()(x)
-    synced = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(module))
-    assert isinstance(synced[0].norm, CENorm)
-    assert isinstance(synced[0].norm.norm, nn.SyncBatchNorm)
-    reverted = revert_sync_batchnorm(synced)
-    assert isinstance(reverted[0].norm, CENorm)
-    fused = fuse_conv_bn(copy.deepcopy(module))
-    for same in (reverted, fused):
-        torch.testing.assert_close(same.eval()(x), expected)
-    reverted.train()(x)
-
-
-@pytest.mark.parametrize(
-    "init_cfg",
-    [
-        dict(type="Constant", val=0, override=dict(name="norm3")),  # mmdet's zero_init_residual
-        dict(type="Normal", layer="Linear", std=0.01),
-        dict(type="Constant", layer=["Linear", "LayerNorm"], val=3, bias=3),
-        [dict(type=kind, layer="Linear") for kind in ("Xavier", "Kaiming", "TruncNormal", "Uniform", "Caffe2Xavier")],
-    ],
-    ids=str,
-)
-def test_initialisers_of_the_network_s_layers_leave_the_inside_of_ce_alone(init_cfg):
-    network = nn.Sequential()
-    network.norm3 = ce = CENorm(16)
-    before = copy.deepcopy(ce.ir.state_dict())
-    initialize(network, init_cfg)
-    torch.testing.assert_close(ce.ir.state_dict(), before, rtol=0, atol=0)
-    assert torch.equal(ce.weight, torch.full((16,), 0.0 if "override" in init_cfg else 1.0))
-
-
-def test_initialisers_of_norms_reach_the_base_norm():
-    for norm in (dict(type="BN"), dict(type="GN", num_groups=2)):
-        network = nn.Sequential(CENorm(16, norm=norm))
-        initialize(network, dict(type="Constant", layer=["_BatchNorm", "GroupNorm"], val=0.5))
-        assert torch.equal(network[0].norm.weight, torch.full((16,), 0.5))
 
 
 def test_any_other_function_is_applied_to_all_of_ce():

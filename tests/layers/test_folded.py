@@ -2,10 +2,9 @@ import copy
 
 import pytest
 import torch
-from mmpretrain.models.backbones import ResNet
+from moved_layers import batch, moved, relative_error
 from torch import nn
 
-from ce_mm.backbones import CEResNet
 from ce_mm.layers import CENorm, SwitchableNorm
 from ce_mm.layers.folded import FoldedCE, fold
 from ce_mm.ops import RELU
@@ -14,47 +13,6 @@ DYNAMIC = torch.export.Dim.DYNAMIC
 SAMPLE_NORMS = [
     dict(type="GN", num_groups=2), dict(type="LN"), dict(type="IN"), dict(type="IN", affine=True), dict(type="SN")
 ]  # fmt: skip
-
-
-def moved(model, seed=0):
-    """The model in eval mode, the parameters and buffers of its CENorms away from their starting values."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(value):
-        return torch.randn(value.shape, generator=generator)
-
-    for ce in (module for module in model.modules() if isinstance(module, CENorm)):
-        with torch.no_grad():
-            for p in ce.parameters():
-                p.add_(0.3 * normal(p))
-            if getattr(ce.norm, "running_mean", None) is not None:
-                ce.norm.running_mean.copy_(normal(ce.norm.running_mean))
-                ce.norm.running_var.mul_(normal(ce.norm.running_var).exp())
-            if ce.bd is not None:
-                ce.bd.running_whitening.add_(0.1 * normal(ce.bd.running_whitening))
-            if ce.ir is not None:
-                ce.ir.running_inv_std_scale.fill_(0.7)
-    model.eval()
-    return model
-
-
-def batch(n=3, channels=16, h=6, w=5, seed=1):
-    return torch.randn(n, channels, h, w, generator=torch.Generator().manual_seed(seed))
-
-
-def relative_error(actual, expected):
-    return ((actual - expected).abs().max() / expected.abs().max()).item()
-
-
-@pytest.fixture(scope="module")
-def backbone():
-    """A narrow CE-ResNet-18 in eval mode that returns two of its maps."""
-    torch.manual_seed(0)
-    return moved(CEResNet(18, base_channels=16, stem_channels=16, out_indices=(1, 3), ce_cfg=dict(correction=1)))
-
-
-def same_maps(ours, theirs):
-    return all(relative_error(mine, other) < 1e-5 for mine, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=str)
@@ -248,35 +206,6 @@ def test_a_model_without_ce_is_copied_in_eval_mode():
     assert not folded.training
     assert folded[1] is not model[1]
     torch.testing.assert_close(dict(folded.state_dict()), dict(model.state_dict()))
-
-
-def test_a_folded_backbone_computes_what_the_backbone_does(backbone):
-    folded, x = fold(backbone), batch(2, 3, 32, 40)
-    assert isinstance(folded, ResNet)
-    assert not any(isinstance(module, CENorm) for module in folded.modules())
-    assert sum(isinstance(module, FoldedCE) for module in folded.modules()) == 7
-    with torch.no_grad():
-        assert same_maps(folded(x), backbone(x))
-
-
-def test_export_sees_standard_operators_only_and_its_program_takes_other_sizes(backbone):
-    sizes = {0: DYNAMIC, 2: DYNAMIC, 3: DYNAMIC}
-    program = torch.export.export(fold(backbone), (batch(2, 3, 64, 72),), dynamic_shapes=(sizes,))
-    called = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    operators = {target for target in called if isinstance(target, torch._ops.OperatorBase)}
-    assert {operator.namespace for operator in operators} == {"aten"}
-    assert {target.__module__ for target in called - operators} <= {"_operator"}  # arithmetic of the sizes
-    x = batch(3, 3, 48, 96)
-    with torch.no_grad():
-        assert same_maps(program.module()(x), backbone(x))
-
-
-@pytest.mark.filterwarnings("error::torch.jit.TracerWarning")
-@pytest.mark.parametrize("size", [(3, 3, 48, 36), (1, 3, 4, 4)], ids=str)
-def test_a_traced_backbone_takes_other_sizes(backbone, size):
-    traced, x = torch.jit.trace(fold(backbone), batch(2, 3, 32, 40)), batch(*size)
-    with torch.no_grad():
-        assert same_maps(traced(x), backbone(x))
 
 
 @pytest.mark.parametrize("norm", [*SAMPLE_NORMS[::4], dict(type="BN")], ids=str)

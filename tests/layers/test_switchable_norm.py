@@ -3,8 +3,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer, fuse_conv_bn
-from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from ce_mm.layers import SwitchableNorm
@@ -88,12 +86,6 @@ def test_autocast_computes_in_float32_and_returns_the_type_of_x(dtype):
     torch.testing.assert_close(y, expected.to(dtype))
 
 
-def test_mmcv_builds_it_by_its_name_and_calls_it_bn():
-    name, sn = build_norm_layer(dict(type="SN", momentum=0.2, requires_grad=False), 6, postfix=2)
-    assert (name, type(sn), sn.momentum) == ("bn2", SwitchableNorm, 0.2)
-    assert not any(p.requires_grad for p in sn.parameters())
-
-
 def test_the_state_has_the_names_that_checkpoints_use():
     assert {name: tuple(value.shape) for name, value in SwitchableNorm(6).state_dict().items()} == {
         "weight": (6,),
@@ -104,19 +96,6 @@ def test_the_state_has_the_names_that_checkpoints_use():
         "running_var": (6,),
         "num_batches_tracked": (),
     }
-
-
-def test_tools_that_replace_batch_norms_leave_it_alone():
-    model = nn.Sequential(nn.Conv2d(3, 6, 1), SwitchableNorm(6))
-    assert isinstance(nn.SyncBatchNorm.convert_sync_batchnorm(model)[1], SwitchableNorm)
-    assert isinstance(fuse_conv_bn(model)[1], SwitchableNorm)
-
-
-def test_the_weight_decay_of_norms_is_its_own():
-    optimizer = dict(type="SGD", lr=0.1, weight_decay=0.5)
-    cfg = dict(type="OptimWrapper", optimizer=optimizer, paramwise_cfg=dict(norm_decay_mult=0))
-    groups = build_optim_wrapper(nn.Sequential(SwitchableNorm(6)), cfg).optimizer.param_groups
-    assert [group["weight_decay"] for group in groups] == [0, 0, 0, 0]
 
 
 @pytest.mark.parametrize(

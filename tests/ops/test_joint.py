@@ -21,34 +21,34 @@ def coefficients(means, second):
     return torch.tanh(second) + second.square(), diagonal, mean * diagonal
 
 
-def by_operators(x, residual, relu, linked=True):
+def by_operators(x, residual, rectifier, linked=True):
     moments = ops.moments(x, 4, shift=torch.linspace(-1, 1, 8, dtype=x.dtype))
     weight, diagonal, bias = coefficients(*moments[1:3])
     link = moments.link if linked else None
-    return ops.group_affine(x, moments.shift, weight, diagonal, bias, residual, relu, link)
+    return ops.group_affine(x, moments.shift, weight, diagonal, bias, residual, rectifier, link)
 
 
-def by_formula(x, residual, relu):
+def by_formula(x, residual, rectifier):
     z = (x - torch.linspace(-1, 1, 8, dtype=x.dtype)[:, None, None]).flatten(2)
     groups = z.unflatten(1, (2, 4))
     second = (groups @ groups.mT / z.shape[-1]).mean(0, keepdim=True)
     weight, diagonal, bias = coefficients((z.mean(-1), z.var(-1, correction=0)), second)
     y = ((weight @ groups).flatten(1, 2) + diagonal[..., None] * z + bias[..., None]).view_as(x)
     y = y if residual is None else y + residual
-    return y.relu() if relu else y
+    return y if rectifier is None else y.clamp(0, rectifier)
 
 
-@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("rectifier", [None, ops.RELU, 0.5])
 @pytest.mark.parametrize("has_residual", [False, True])
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_the_joint_gradient_is_that_of_the_formula(layout, has_residual, relu):
+def test_the_joint_gradient_is_that_of_the_formula(layout, has_residual, rectifier):
     x = draw(3, 8, 4, 5).contiguous(memory_format=layout).requires_grad_()
     residual = draw(3, 8, 4, 5, seed=1).requires_grad_() if has_residual else None
     inputs = [x, residual] if has_residual else [x]
     dy = draw(3, 8, 4, 5, seed=2)
-    expected = by_formula(x, residual, relu)
+    expected = by_formula(x, residual, rectifier)
     for linked in (True, False):
-        y = by_operators(x, residual, relu, linked)
+        y = by_operators(x, residual, rectifier, linked)
         torch.testing.assert_close(y, expected)
         mine = torch.autograd.grad(y, inputs, dy)
         theirs = torch.autograd.grad(expected, inputs, dy, retain_graph=True)
@@ -57,7 +57,7 @@ def test_the_joint_gradient_is_that_of_the_formula(layout, has_residual, relu):
 
 def test_the_joint_gradient_passes_gradcheck():
     inputs = [draw(2, 8, 2, 2).requires_grad_(), draw(2, 8, 2, 2, seed=1).requires_grad_()]
-    assert torch.autograd.gradcheck(lambda x, residual: by_operators(x, residual, True), inputs)
+    assert torch.autograd.gradcheck(lambda x, residual: by_operators(x, residual, ops.RELU), inputs)
 
 
 def test_a_backward_is_two_passes_over_the_map():
@@ -73,7 +73,7 @@ def test_a_backward_is_two_passes_over_the_map():
 
     x = draw(2, 8, 3, 3).requires_grad_()
     with Calls() as forward:
-        y = by_operators(x, None, True)
+        y = by_operators(x, None, ops.RELU)
     with Calls() as backward:
         y.sum().backward()
     assert forward.count == {"moments": 1, "group_affine": 1}
@@ -88,7 +88,7 @@ def test_the_gradient_before_the_relu_is_written_only_for_a_residual():
     received = []
     moments.link[0].register_hook(lambda gradient: received.append(gradient.clone()))
     for wanted in (residual, residual.detach(), None):
-        y = ops.group_affine(x, moments.shift, None, diagonal, bias, wanted, True, moments.link)
+        y = ops.group_affine(x, moments.shift, None, diagonal, bias, wanted, ops.RELU, moments.link)
         y.backward(dy, retain_graph=True)
         torch.testing.assert_close(received.pop(), dy * (y > 0) if wanted is residual else dy)
 
@@ -96,7 +96,7 @@ def test_the_gradient_before_the_relu_is_written_only_for_a_residual():
 def test_a_gradient_of_another_layout_is_accepted():
     x = draw(2, 8, 3, 3).requires_grad_()
     dy = draw(2, 8, 3, 3, seed=1)
-    y = by_operators(x, None, False)
+    y = by_operators(x, None, None)
     expected = torch.autograd.grad(y, x, dy, retain_graph=True)[0]
     result = torch.autograd.grad(y, x, dy.contiguous(memory_format=torch.channels_last), retain_graph=True)[0]
     torch.testing.assert_close(result, expected)
@@ -107,7 +107,7 @@ def test_a_gradient_of_another_layout_is_accepted():
 def test_fixed_coefficients_leave_the_input_without_a_backward_of_the_moments():
     x, weight, diagonal, bias = draw(2, 8, 3, 3), draw(1, 2, 4, 4), draw(2, 8), draw(2, 8)
     weight.requires_grad_()
-    y = ops.group_affine(x, torch.zeros(8, dtype=torch.float64), weight, diagonal, bias, None, True)
+    y = ops.group_affine(x, torch.zeros(8, dtype=torch.float64), weight, diagonal, bias, None, ops.RELU)
     y.sum().backward()
     assert weight.grad.isfinite().all()
 
@@ -115,5 +115,5 @@ def test_fixed_coefficients_leave_the_input_without_a_backward_of_the_moments():
 @pytest.mark.parametrize("shape", [(0, 8, 3, 3), (2, 8, 0, 3)], ids=str)
 def test_a_map_without_a_value_has_a_gradient_without_a_value(shape):
     x = torch.empty(shape, dtype=torch.float64, requires_grad=True)
-    by_operators(x, None, True).sum().backward()
+    by_operators(x, None, ops.RELU).sum().backward()
     assert x.grad.shape == shape

@@ -4,9 +4,9 @@ There the arithmetic of the coefficients costs nothing and their launches cost e
 group of channels is one kernel forward, from the moments to Σ^(-1/2) and σ̃², and one backward; what joins the branches
 is another pair. Between the two lies IR's gate, which joins all channels and is two matrix products of PyTorch's.
 
-A program works on a tile of channels (:mod:`ce_mm.ops.triton_tiles`). Backward computes again what forward had in
-registers. What is summed over all channels is written tile by tile and summed by whoever needs it, so that the same
-call gives the same bits.
+A program works on a tile of channels (:mod:`ce_mm.ops.backends.triton_tiles`). Backward computes again what forward
+had in registers. What is summed over all channels is written tile by tile and summed by whoever needs it, so that the
+same call gives the same bits.
 
 Everything is float32 and every product "ieee". Multiplications and additions are not fused, since of a map of one
 position the variance E - m² must be 0.

@@ -1,9 +1,9 @@
 """The backend of NVIDIA's GPUs: the four passes over a map as Triton kernels.
 
 Both backward and forward have a pass that sums (:func:`moments` is :func:`output_sums` with z in the gradient's place,
-so they share a kernel) and a pass that maps. A program works on tiles of channels (:mod:`ce_mm.ops.triton_tiles`) ×
-positions, read in place in either memory format; what a product has off the blocks of its matrices is never stored. So
-a value that is not finite may spread to the other groups of its tile.
+so they share a kernel) and a pass that maps. A program works on tiles (:mod:`ce_mm.ops.backends.triton_tiles`) of
+channels × positions, read in place in either memory format; what a product has off the blocks of its matrices is never
+stored. So a value that is not finite may spread to the other groups of its tile.
 
 Where sums are taken, the samples and positions are shared out among enough programs to fill the GPU, each writes its
 part to a workspace, and torch adds the parts up: no atomics, so the same call gives the same bits for as long as the

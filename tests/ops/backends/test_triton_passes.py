@@ -1,7 +1,5 @@
 """The Triton kernels give what plain PyTorch gives: on a GPU where there is one, else in Triton's interpreter."""
 import itertools
-import logging
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +7,7 @@ import torch
 from triton_modules import load
 
 from ce_mm import ops
-from ce_mm.ops import backend, plain
+from ce_mm.ops.backends import plain
 
 triton = pytest.importorskip("triton")
 
@@ -20,24 +18,10 @@ KERNELS = ["_sums_kernel", "_affine_kernel", "_input_gradient_kernel"]
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2**-9, torch.bfloat16: 2**-7}
 
 
-@pytest.fixture(scope="module")
-def configurations(loaded):
-    """All that the tuner may choose among, by kernel."""
-    return [getattr(loaded.kernels, name).configs for name in KERNELS]
-
-
 @pytest.fixture
-def kernels(runnable, configurations, monkeypatch):
-    """The module, with the first configuration of every kernel in place of a trial of all."""
-    for name, possible in zip(KERNELS, configurations, strict=True):
-        monkeypatch.setattr(getattr(runnable.kernels, name), "configs", possible[:1])
-    return runnable.kernels
-
-
-@pytest.fixture
-def no_launch(kernels, monkeypatch):
-    for name in KERNELS:
-        monkeypatch.setattr(kernels, name, None)
+def kernels(runnable):
+    """The module."""
+    return runnable.passes
 
 
 def problem(n=2, c=16, h=7, w=11, g=4, samples=1, dtype=torch.float32, layout=torch.contiguous_format):
@@ -56,8 +40,8 @@ def all_passes(module, p):
     """The results of all four passes, every one with all it can have."""
     return (
         *module.moments(p.x, p.shift, p.g, True, False),
-        module.group_affine(p.x, p.shift, p.weight, p.diagonal, p.bias, p.residual, True, None),
-        *module.output_sums(p.dy, p.x, p.shift, p.rectified, None, True, p.g, True, False),
+        module.group_affine(p.x, p.shift, p.weight, p.diagonal, p.bias, p.residual, ops.RELU),
+        *module.output_sums(p.dy, p.x, p.shift, p.rectified, ops.RELU, True, p.g, True, False),
         module.input_gradient(p.dy, p.rectified, p.x, p.shift, p.weight, p.diagonal, p.dmean, p.dsquare, p.dsecond),
     )
 
@@ -95,48 +79,33 @@ def test_every_pass_agrees_for_every_width_of_group(kernels, n, c, h, w, g, layo
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("g", [16, 64])
-def test_every_configuration_that_the_tuner_may_choose_agrees(kernels, configurations, monkeypatch, dtype, g):
+def test_every_configuration_that_the_tuner_may_choose_agrees(kernels, loaded, monkeypatch, dtype, g):
     p = problem(2, 64, 1, 57, g, dtype=dtype)
-    for chosen in zip(*configurations, strict=True):
+    for chosen in zip(*loaded.configurations, strict=True):
         for name, configuration in zip(KERNELS, chosen, strict=True):
             monkeypatch.setattr(getattr(kernels, name), "configs", [configuration])
         assert_same(all_passes(kernels, p), all_passes(plain, p), dtype)
 
 
-@pytest.mark.parametrize("shape", [(0, 8, 3, 3), (2, 8, 0, 3), (0, 8, 1, 0)])
-def test_a_map_without_elements_gives_empty_maps_and_zero_sums(kernels, no_launch, shape):
-    p = problem(*shape)
-    means, second, y, gradient, sums, product, dx = all_passes(kernels, p)
-    assert y.shape == gradient.shape == dx.shape == shape
-    assert means.shape == sums.shape == (2, shape[0], 8)
-    assert second.shape == product.shape == (1, 2, 4, 4)
-    assert not any(values.any() for values in (means, second, sums, product))
-
-
-def test_a_group_wider_than_the_kernels_take_is_left_to_plain_pytorch(kernels, no_launch):
-    p = problem(1, 2 * kernels.WIDEST_GROUP, 2, 2, 2 * kernels.WIDEST_GROUP)
-    assert_same(all_passes(kernels, p), all_passes(plain, p))
-
-
 def test_a_tile_that_groups_do_not_fill_leaves_the_next_tile_s_channels_alone(kernels, monkeypatch):
     p = problem(1, 18, 2, 2, 6)  # two groups in 16 rows, and the third in a tile of its own
-    expected = plain.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False, None)
+    expected = plain.group_affine(p.x, p.shift, p.weight, None, p.bias, None, None)
     monkeypatch.setattr(kernels, "tiles_of", lambda channels, group_size: 1)
     monkeypatch.setattr(torch, "empty_like", torch.zeros_like)
-    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, False, None)
+    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, None)
     assert_same([y[:, :12]], [expected[:, :12]])
     assert not y[:, 12:].any()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("samples", [1, 3])
-@pytest.mark.parametrize(("relu", "ceiling"), [(False, None), (True, None), (True, 0.5)])
-def test_the_affine_map_agrees_whatever_it_is_made_of(kernels, layout, samples, relu, ceiling):
+@pytest.mark.parametrize("rectifier", [None, ops.RELU, 0.5])
+def test_the_affine_map_agrees_whatever_it_is_made_of(kernels, layout, samples, rectifier):
     p = problem(3, 12, 3, 5, 4, samples=samples, layout=layout)
     for weight, diagonal, residual in itertools.product((p.weight, None), (p.diagonal, None), (p.residual, None)):
         if weight is None and diagonal is None:
             continue
-        arguments = p.x, p.shift, weight, diagonal, p.bias[:samples], residual, relu, ceiling
+        arguments = p.x, p.shift, weight, diagonal, p.bias[:samples], residual, rectifier
         assert_same([kernels.group_affine(*arguments)], [plain.group_affine(*arguments)])
 
 
@@ -147,10 +116,10 @@ def test_the_sums_agree_with_and_without_products(kernels, products, per_sample)
     arguments = p.x, p.shift, p.g, products, per_sample
     assert_same(kernels.moments(*arguments), plain.moments(*arguments))
     capped = p.rectified.clamp(max=0.5)
-    for rectified, ceiling, keep in (
-        (p.rectified, None, True), (p.rectified, None, False), (capped, 0.5, True), (None, None, False),
+    for rectified, rectifier, keep in (
+        (p.rectified, ops.RELU, True), (p.rectified, ops.RELU, False), (capped, 0.5, True), (None, None, False),
     ):  # fmt: skip
-        arguments = p.dy, p.x, p.shift, rectified, ceiling, keep, p.g, products, per_sample
+        arguments = p.dy, p.x, p.shift, rectified, rectifier, keep, p.g, products, per_sample
         assert_same(kernels.output_sums(*arguments), plain.output_sums(*arguments))
 
 
@@ -222,13 +191,13 @@ def test_the_variance_of_a_sample_far_from_the_others_is_as_precise_as_by_itself
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-@pytest.mark.parametrize("ceiling", [None, 1e3])
-def test_a_nan_goes_through_the_rectifier_and_back(kernels, dtype, ceiling):
+@pytest.mark.parametrize("rectifier", [ops.RELU, 1e3])
+def test_a_nan_goes_through_the_rectifier_and_back(kernels, dtype, rectifier):
     p = problem(1, 16, 1, 3, 16, dtype=dtype)
     p.x[0, 0, 0, 1] = torch.nan
-    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, True, ceiling)
+    y = kernels.group_affine(p.x, p.shift, p.weight, None, p.bias, None, rectifier)
     assert y.isnan()[0, :, 0].tolist() == [[False, True, False]] * 16
-    gradient = kernels.output_sums(p.dy, p.x, p.shift, y, ceiling, True, p.g, False, False)[0]
+    gradient = kernels.output_sums(p.dy, p.x, p.shift, y, rectifier, True, p.g, False, False)[0]
     assert torch.equal(gradient[..., 1], p.dy[..., 1])
     ones = torch.ones_like(p.diagonal, dtype=torch.float32)
     dx = kernels.input_gradient(p.dy, y, p.x, p.shift, None, ones, None, None, None)
@@ -243,27 +212,26 @@ def test_two_runs_give_the_same_bits(kernels, dtype):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_the_operators_and_their_joint_backward_agree(kernels, monkeypatch, layout):
+def test_the_operators_and_their_joint_backward_agree(use, layout):
     p = problem(2, 24, 5, 13, 8, layout=layout)
 
-    def through(module):
-        for user in ("moments", "group_affine", "joint"):
-            monkeypatch.setattr(sys.modules[f"ce_mm.ops.{user}"], "kernels", lambda x: module)
+    def through(backend):
+        use(backend)
         x, residual = p.x.clone().requires_grad_(), p.residual.clone().requires_grad_()
         m = ops.moments(x, p.g, shift=p.shift)
         mean, variance = m.instance
         weight, diagonal = torch.tanh(m.second), torch.sin(variance + mean)
-        y = ops.group_affine(x, p.shift, weight, diagonal, mean * diagonal, residual, relu=True, link=m.link)
+        y = ops.group_affine(x, p.shift, weight, diagonal, mean * diagonal, residual, ops.RELU, m.link)
         return y, *torch.autograd.grad(y, [x, residual], p.dy)
 
-    assert_same(through(kernels), through(plain))
+    assert_same(through("triton"), through("plain"))
 
 
 @pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET is set: nothing compiles in this process")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_the_kernels_compile_for_a_gpu_and_load_whole_vectors(monkeypatch, tmp_path, layout):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    module = load("triton_kernels")
+    module = load("triton_passes")
     p = problem(2, 32, 4, 8, 16, dtype=torch.bfloat16, layout=layout)
     constants = module._shape_arguments(p.x, p.g) | {"RELU": True, "TILE": 2048}
     for tuned in (getattr(module, name) for name in KERNELS):
@@ -286,44 +254,3 @@ def test_the_kernels_compile_for_a_gpu_and_load_whole_vectors(monkeypatch, tmp_p
         assert "mma.sync" in code
         assert "ld.global.b16" not in code
         assert "st.global.b16" not in code
-
-
-def a_gpu_s(dtype):
-    """As much of a tensor on a GPU as the choice of kernels looks at."""
-    return SimpleNamespace(is_cuda=True, dtype=dtype, device=torch.device("cuda", 0))
-
-
-@pytest.fixture
-def first_choice(monkeypatch):
-    """A process that has not chosen kernels yet, on a machine with a GPU of the given capability."""
-
-    def at(capability):
-        monkeypatch.setattr(torch.version, "hip", None)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-
-    for cached in (backend._has_tf32, backend._triton_kernels):
-        cached.cache_clear()
-    yield at
-    for cached in (backend._has_tf32, backend._triton_kernels):
-        cached.cache_clear()
-
-
-def test_a_gpu_s_tensors_have_triton_s_kernels_but_not_float64(first_choice):
-    first_choice((9, 0))
-    assert backend.kernels(a_gpu_s(torch.float16)).__name__ == "ce_mm.ops.triton_kernels"
-    assert backend.kernels(a_gpu_s(torch.float64)) is plain
-    assert backend.kernels(torch.zeros(1)) is plain
-
-
-def test_a_gpu_before_ampere_has_plain_kernels(first_choice):
-    first_choice((7, 5))
-    assert backend.kernels(a_gpu_s(torch.float16)) is plain
-
-
-def test_without_triton_one_line_in_the_log_says_what_to_install(first_choice, monkeypatch, caplog):
-    first_choice((9, 0))
-    monkeypatch.setitem(sys.modules, "triton", None)
-    with caplog.at_level(logging.WARNING):
-        assert all(backend.kernels(a_gpu_s(dtype)) is plain for dtype in TOLERANCE)
-    assert [record.name for record in caplog.records] == ["ce_mm.ops.backend"]
-    assert "pip install triton" in caplog.text
