@@ -6,5 +6,7 @@ import sys
 
 LIBRARIES = ("mmengine", "mmcv", "mmdet", "mmpretrain")
 
-for library in LIBRARIES:
-    sys.modules[library] = None  # which the import system takes for a module that must not be imported
+
+def pytest_load_initial_conftests() -> None:
+    for library in LIBRARIES:
+        sys.modules[library] = None  # which the import system takes for a module that must not be imported
