@@ -83,8 +83,9 @@ class CENorm(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(
-            num_features, group_size, iterations, reduction, branches, max_pool, momentum, eps, correction, sync
-        )
+            num_features, branches, sync, group_size=group_size, iterations=iterations, reduction=reduction,
+            max_pool=max_pool, momentum=momentum, eps=eps, correction=correction,
+        )  # fmt: skip
         self.num_features = num_features
         self.branches = tuple(branch for branch in BRANCHES if branch in branches)
         self.momentum = momentum
@@ -141,12 +142,12 @@ class CENorm(nn.Module):
             backward needs it, as it needs nn.ReLU's: callers must not change it in place.
 
         Raises:
-            ValueError: x or the residual has another shape.
+            ValueError: x or the residual has another shape, or the rectifier is no ceiling.
             TypeError: x is of no floating type.
         """
         if isinstance(x, Proxy):
             return one_call(self, x, residual=residual, rectifier=rectifier)
-        ops.check_map(f"CENorm({self.num_features})", x, self.num_features, residual)
+        ops.check_map(f"CENorm({self.num_features})", x, self.num_features, residual, rectifier)
         weight = getattr(self.norm, "weight", None)
         if weight is not None and weight.numel() != self.num_features:
             raise RuntimeError(
@@ -275,37 +276,28 @@ class CENorm(nn.Module):
         return f"{self.num_features}, branches={self.branches}" + (", sync=True" if self.sync else "")
 
 
-def _check_arguments(
-    num_features: int,
-    group_size: int,
-    iterations: int,
-    reduction: int,
-    branches: tuple[str, ...],
-    max_pool: bool,
-    momentum: float,
-    eps: float,
-    correction: int,
-    sync: bool,
-) -> None:
+def _check_arguments(num_features: int, branches: object, sync: object, **others: object) -> None:
     def check(holds: bool, name: str, value: object, expected: str) -> None:
         expect(holds, f"CENorm's {name}", value, expected)
 
-    for name, value in dict(num_features=num_features, group_size=group_size, iterations=iterations).items():
-        check(is_count(value), name, value, "a whole number of at least 1")
-    check(
-        isinstance(branches, (tuple, list)) and all(branch in BRANCHES for branch in branches),
-        "branches", branches, "a tuple of 'bd' and 'ir', one of them, or ()",
-    )  # fmt: skip
-    if "ir" in branches:
-        check(
-            is_count(reduction, num_features),
-            "reduction", reduction, f"a whole number from 1 to the number of channels, {num_features}",
-        )  # fmt: skip
-    check(is_number(momentum, 0, 1), "momentum", momentum, "a number from 0 to 1")
-    check(is_number(eps) and eps > 0, "eps", eps, "a number greater than 0")
-    check(correction in (0, 1), "correction", correction, "0 or 1")
-    for name, value in dict(max_pool=max_pool, sync=sync).items():
-        check(isinstance(value, bool), name, value, "True or False")
+    count, yes_or_no = "a whole number of at least 1", "True or False"
+    check(is_count(num_features), "num_features", num_features, count)
+    known = isinstance(branches, (tuple, list)) and all(branch in BRANCHES for branch in branches)
+    check(known, "branches", branches, "a tuple of 'bd' and 'ir', one of them, or ()")
+    reduction, eps = others["reduction"], others["eps"]
+    fits = "ir" not in branches or is_count(reduction, num_features)
+    ranges = {
+        "group_size": (is_count(others["group_size"]), count),
+        "iterations": (is_count(others["iterations"]), count),
+        "reduction": (fits, f"a whole number from 1 to the number of channels, {num_features}"),
+        "momentum": (is_number(others["momentum"], 0, 1), "a number from 0 to 1"),
+        "eps": (is_number(eps) and eps > 0, "a number greater than 0"),
+        "correction": (others["correction"] in (0, 1), "0 or 1"),
+        "max_pool": (isinstance(others["max_pool"], bool), yes_or_no),
+    }
+    for name, (holds, expected) in ranges.items():
+        check(holds, name, others[name], expected)
+    check(isinstance(sync, bool), "sync", sync, yes_or_no)
     check(
         branches or not sync, "sync", sync,
         "False without branches, where there is the base norm alone; to synchronise that, set norm=dict(type='SyncBN')",

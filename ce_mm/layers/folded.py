@@ -112,7 +112,7 @@ class FoldedCE(nn.Module):
             if isinstance(x, Proxy):
                 return one_call(self, x, residual=residual, rectifier=rectifier)
             if not torch.jit.is_tracing():  # which would settle for the shapes of one map
-                check_map(f"FoldedCE({self.num_features})", x, self.num_features, residual)
+                check_map(f"FoldedCE({self.num_features})", x, self.num_features, residual, rectifier)
             device = x.device.type
             if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
                 with torch.autocast(device, enabled=False):

@@ -22,6 +22,8 @@ from ce_mm import ops
 from ce_mm.layers.branches import BatchDecorrelation, InstanceReweighting
 from ce_mm.layers.norms import Kind
 
+BD, IR = BatchDecorrelation | None, InstanceReweighting | None
+
 
 class Source(Enum):
     """Of the statistics that a layer works with."""
@@ -32,12 +34,7 @@ class Source(Enum):
 
 
 def of_all_processes(
-    base: Kind,
-    bd: BatchDecorrelation | None,
-    ir: InstanceReweighting | None,
-    x: Tensor,
-    moments: ops.Moments,
-    seen: ops.Moments | None,
+    base: Kind, bd: BD, ir: IR, x: Tensor, moments: ops.Moments, seen: ops.Moments | None
 ) -> ops.Statistics:
     """The statistics of a layer over all processes of ``base.process_group``, each of which has to call this.
 
@@ -54,12 +51,7 @@ def of_all_processes(
 
 
 def _under_batch_norm(
-    base: Kind,
-    bd: BatchDecorrelation | None,
-    ir: InstanceReweighting | None,
-    x: Tensor,
-    moments: ops.Moments,
-    seen: ops.Moments | None,
+    base: Kind, bd: BD, ir: IR, x: Tensor, moments: ops.Moments, seen: ops.Moments | None
 ) -> ops.Statistics:
     positions, group = _positions(x), base.process_group
     pools = bd is not None and bd.max_pool
@@ -84,12 +76,7 @@ def _under_batch_norm(
 
 
 def _under_sample_norm(
-    base: Kind,
-    bd: BatchDecorrelation | None,
-    ir: InstanceReweighting | None,
-    x: Tensor,
-    moments: ops.Moments,
-    seen: ops.Moments | None,
+    base: Kind, bd: BD, ir: IR, x: Tensor, moments: ops.Moments, seen: ops.Moments | None
 ) -> ops.Statistics:
     positions, group, mean, variance, mean_of_x = _positions(x), base.process_group, None, None, None
     if base.mixes_samples:

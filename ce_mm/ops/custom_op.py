@@ -16,7 +16,13 @@ from torch.autograd.function import once_differentiable
 _ORDINARY = {Tensor, nn.Parameter, type(None), bool, int, float}
 
 
-def check_map(taker: str, x: Tensor, channels: int | None = None, residual: Tensor | None = None) -> None:
+def check_map(
+    taker: str,
+    x: Tensor,
+    channels: int | None = None,
+    residual: Tensor | None = None,
+    rectifier: float | None = None,
+) -> None:
     """Refuse what cannot be read as a map, or added to one: the passes go by its shape, and would not notice.
 
     Args:
@@ -24,9 +30,10 @@ def check_map(taker: str, x: Tensor, channels: int | None = None, residual: Tens
         x: to be of shape (N, C, H, W), of a real floating type.
         channels: C, or None where any will do.
         residual: to be of x's shape and on its device; its type and layout are its own.
+        rectifier: the ceiling of one, to be above 0.
 
     Raises:
-        ValueError: a shape or a device differs.
+        ValueError: a shape or a device differs, or the rectifier is no ceiling.
         TypeError: whole numbers, booleans or complex numbers, which the result would be cut to.
     """
     if x.dim() != 4 or x.shape[1] != (channels or x.shape[1]):
@@ -38,6 +45,8 @@ def check_map(taker: str, x: Tensor, channels: int | None = None, residual: Tens
             f"{taker} adds a residual of the map's own shape and device, {tuple(x.shape)} on {x.device}, "
             f"got {tuple(residual.shape)} on {residual.device}"
         )
+    if rectifier is not None and (isinstance(rectifier, bool) or not rectifier > 0):
+        raise ValueError(f"{taker}'s rectifier must be its ceiling, ops.RELU or a number above 0, got {rectifier!r}")
 
 
 def product_shape(x: Tensor, group_size: int, per_sample: bool) -> tuple[int, int, int, int]:

@@ -56,7 +56,7 @@ def group_affine(
         ValueError: x or the residual has another shape.
         TypeError: x is of no floating type.
     """
-    check_map("group_affine", x, residual=residual)
+    check_map("group_affine", x, residual=residual, rectifier=rectifier)
     inputs = dense(x), shift, weight, diagonal, bias, residual, rectifier
     if overwrite and not torch.is_grad_enabled() and not _may_be_kept(inputs):
         passes = _passes(x, weight)

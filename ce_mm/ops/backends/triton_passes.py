@@ -72,20 +72,11 @@ def group_affine(
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
         _affine_kernel[_one_program_per_tile(x, group_size)](
-            x,
-            shift.contiguous(),
-            _contiguous(weight),
-            _contiguous(diagonal),
-            bias.contiguous(),
-            None if residual is None else in_format_of(x, residual),
-            y,
-            _ceiling(rectifier),
-            **_shape_arguments(x, group_size),
-            shift_stride=_sample_stride(_of_samples(shift, x)),
-            weight_stride=_sample_stride(weight),
-            bias_stride=_sample_stride(bias),
-            RELU=rectifier is not None,
-        )
+            x, shift.contiguous(), _contiguous(weight), _contiguous(diagonal), bias.contiguous(),
+            None if residual is None else in_format_of(x, residual), y, _ceiling(rectifier),
+            **_shape_arguments(x, group_size), shift_stride=_sample_stride(_of_samples(shift, x)),
+            weight_stride=_sample_stride(weight), bias_stride=_sample_stride(bias), RELU=rectifier is not None,
+        )  # fmt: skip
     return y
 
 
@@ -126,20 +117,11 @@ def input_gradient(
         _input_gradient_kernel[_one_program_per_tile(x, group_size)](
             None if gradient is None else in_format_of(x, gradient),
             None if rectified is None else in_format_of(x, rectified),
-            x,
-            shift.contiguous(),
-            _contiguous(weight),
-            _contiguous(diagonal),
-            _contiguous(dmean),
-            _contiguous(dsquare),
-            _contiguous(dsecond),
-            dx,
-            **_shape_arguments(x, group_size),
-            shift_stride=_sample_stride(_of_samples(shift, x)),
-            weight_stride=_sample_stride(weight),
-            second_stride=_sample_stride(dsecond),
+            x, shift.contiguous(), *map(_contiguous, (weight, diagonal, dmean, dsquare, dsecond)), dx,
+            **_shape_arguments(x, group_size), shift_stride=_sample_stride(_of_samples(shift, x)),
+            weight_stride=_sample_stride(weight), second_stride=_sample_stride(dsecond),
             second_samples=x.shape[0] if dsecond is not None and dsecond.shape[0] == 1 else 1,
-        )
+        )  # fmt: skip
     return dx
 
 
@@ -168,22 +150,11 @@ def _sums(
     product = shift.new_empty(chunks, splits, c // group_size, group_size, group_size) if products else None
     with torch.cuda.device_of(x):
         _sums_kernel[(tiles * chunks * splits,)](
-            x,
-            shift.contiguous(),
-            dy,
-            rectified,
-            ceiling,
-            gradient,
-            sums,
-            product,
-            **_shape_arguments(x, group_size),
-            N=n,
-            shift_stride=_sample_stride(_of_samples(shift, x)),
-            samples=samples,
-            splits=splits,
-            of_sums=1.0 / (h * w) if means else 1.0,
+            x, shift.contiguous(), dy, rectified, ceiling, gradient, sums, product,
+            **_shape_arguments(x, group_size), N=n, shift_stride=_sample_stride(_of_samples(shift, x)),
+            samples=samples, splits=splits, of_sums=1.0 / (h * w) if means else 1.0,
             of_products=1.0 / (h * w * (1 if per_sample else n)) if means else 1.0,
-        )
+        )  # fmt: skip
     if product is None:
         product = shift.new_empty(0)
     else:
