@@ -3,10 +3,12 @@ import logging
 import os
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -56,15 +58,19 @@ def at(setting: str) -> Iterator[None]:
 @contextmanager
 def silence() -> Iterator[None]:
     """Run a block without what the libraries print, log and warn of."""
-    disabled, logger = logging.root.manager.disable, MMLogger.get_current_instance()
+    disabled = logging.root.manager.disable
+    logging.disable()
     try:
-        logging.disable()
-        logger.setLevel(logger.level)  # mmengine's loggers remember what is disabled, and this has them look again
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), warnings.catch_warnings(action="ignore"):
+        with (
+            open(os.devnull, "w") as nowhere,
+            redirect_stdout(nowhere),
+            warnings.catch_warnings(action="ignore"),
+            # mmengine's loggers go with the block: they would remember what is disabled, and that this is stdout.
+            patch.object(MMLogger, "_instance_dict", OrderedDict()),
+        ):
             yield
     finally:
         logging.disable(disabled)
-        logger.setLevel(logger.level)
 
 
 @contextmanager

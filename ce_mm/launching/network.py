@@ -28,7 +28,8 @@ def load_network(cfg: Config, path: str, device: str = "cpu") -> tuple[nn.Module
         ValueError: config, checkpoint or device cannot be used; the message names which, and why.
         OSError: there is no checkpoint to be had at that address.
     """
-    _check_device(device)
+    with trial(f"the device {device!r} cannot be used; expected cpu, or cuda with a GPU", None):
+        torch.empty(0, device=device)
     if "type" not in (cfg.get("model") or {}):
         raise PreflightError(f"{cfg.filename} has no model with a type; expected the config of a network")
     if is_local(path):
@@ -85,16 +86,6 @@ def load_weights(model: nn.Module, checkpoint: dict, complaint: str) -> None:
     faults = [f"{len(names)} {kind} (first: {names[0]})" for kind, names in kinds.items() if names]
     if faults:
         raise PreflightError(f"{complaint}: {', '.join(faults)}; expected weights of the same architecture")
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise PreflightError(
-            f"the device {device!r} cannot be used: {reason}; expected cpu, or cuda with a GPU"
-        ) from None
 
 
 def _of_data(checkpoint: dict) -> dict:

@@ -1,19 +1,21 @@
 """What is tried in front of a run says nothing, and the run says all that it has to say."""
 import logging
+from collections import OrderedDict
 
-from mmengine.logging import MMLogger
+import pytest
+from mmengine.logging import MMLogger, print_log
 
 from ce_mm.launching.config import silence
 
 
-def test_mmengine_s_log_is_silent_inside_and_only_there(capfd):
-    logger = MMLogger.get_current_instance()
-    for level in (logging.INFO, logging.WARNING):
-        with silence():
-            logger.log(level, "inside, at first")
-        logger.log(level, "behind")
-        with silence():
-            logger.log(level, "inside, once more")
-            print("on stdout")
-    said = "".join(capfd.readouterr())
-    assert said.count("behind") == 2 and "inside" not in said and "stdout" not in said
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])
+def test_mmengine_s_log_is_silent_inside_and_only_there(monkeypatch, capsys, level):
+    monkeypatch.setattr(MMLogger, "_instance_dict", OrderedDict())
+    with silence():
+        print_log("inside, at first", logger="current", level=level)
+    print_log("behind", logger="current", level=level)
+    with silence():
+        print_log("inside, once more", logger="current", level=level)
+        print("on stdout")
+    said = "".join(capsys.readouterr())
+    assert said.count("\n") == 1 and said.endswith("behind\n")
