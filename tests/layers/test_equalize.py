@@ -222,6 +222,10 @@ def test_everywhere_passes_over_what_ce_cannot_stand_on_and_says_so():
     ]
 
 
+def _none(name, norm):
+    return False
+
+
 @pytest.mark.parametrize(
     ("where", "arguments", "error", "says"),
     [
@@ -230,7 +234,7 @@ def test_everywhere_passes_over_what_ce_cannot_stand_on_and_says_so():
         ([], {}, TypeError, r"or a list of these, got \[\]"),
         (3, {}, TypeError, "where must be a pattern of names, .* got 3"),
         (nn.Conv2d, {}, ValueError, "which chooses none"),
-        (lambda name, norm: False, {}, ValueError, "which chooses none"),
+        (_none, {}, ValueError, "which chooses none"),
         ("[1-6]", {}, ValueError, r"'\[1-6\]' chooses: BatchNorm1d does .* \(at 5\); BatchNorm3d does .* \(at 6\)$"),
         (["1", "7"], {}, ValueError, r"chooses: BatchNorm2d has no running statistics \(at 7\)$"),
         ("*", dict(group_size=0), ValueError, "group_size must be a whole number of at least 1, got 0"),
