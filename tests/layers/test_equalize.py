@@ -191,7 +191,6 @@ def test_eval_mode_moves_no_buffer(resnet):
         (lambda name, norm: norm.num_features == 24, ["4"]),
         (["1", lambda name, norm: name == "4"], ["1", "4"]),
     ],
-    ids=str,
 )
 def test_norms_are_chosen_by_names_a_class_or_a_function(where, chosen):
     model = small()
@@ -242,7 +241,6 @@ def _none(name, norm):
         ("*", dict(groups=4), TypeError, "groups"),
         ("*", dict(norm=dict(type="GN")), TypeError, "leave norm out"),
     ],
-    ids=str,
 )
 def test_an_error_says_what_to_mend_and_leaves_the_model_as_it_was(where, arguments, error, says):
     model = with_others()
