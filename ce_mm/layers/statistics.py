@@ -165,14 +165,9 @@ class _Joined(NamedTuple):
 def _joined(
     centre: Tensor, inside: Tensor, positions: int, others: list[Tensor], group: dist.ProcessGroup | None
 ) -> _Joined:
-    """Add up over processes, in one message, what :func:`_of_x` or :func:`_of_normalised` found.
+    """Add up over processes, in one message, what :func:`_of_x` or :func:`_of_normalised` found, and ``others``.
 
-    Args:
-        centre: (N, C).
-        inside: (C/g, g, g).
-        positions: how many of them each sample has here.
-        others: tensors to add up besides.
-        group: the processes.
+    ``positions`` is how many of them each sample has here.
     """
     centre, inside = centre.double(), inside.double()
     groups, g, _ = inside.shape

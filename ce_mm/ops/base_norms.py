@@ -92,12 +92,7 @@ class BaseNorm:
         return [Average(norm.running_mean, mean, momentum), Average(norm.running_var, corrected, momentum)]
 
     def learn(self, found: Statistics, shift: Tensor, further: Sequence[Average] = ()) -> Tensor:
-        """Move the norm's averages by a batch, and further ones with them: all, or none if a value is not finite.
-
-        Args:
-            found: of the batch.
-            shift: that it is about.
-            further: those of CE.
+        """Move the norm's :meth:`averages` by a batch, and further ones too: all, or none if a value is not finite.
 
         Returns:
             Whether all values were finite, a bool () on the device.

@@ -96,12 +96,7 @@ def _is_far(mean: Tensor, variance: Tensor) -> Tensor:
 
 
 def _take_apart(x: Tensor, mean: Tensor, variance: Tensor) -> None:
-    """Take the variances of samples and channels whose means lie far from 0 again, about these; in place.
-
-    Args:
-        x: (N, C, H, W).
-        mean, variance: of z, (N, C).
-    """
+    """Take the variances of samples and channels whose means, (N, C), lie far from 0 again, about these; in place."""
     samples, channels = torch.nonzero(mean.square() > FAR_SQUARED * variance, as_tuple=True)
     if not samples.numel():  # the new shift has done it
         return

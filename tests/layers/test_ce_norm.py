@@ -518,6 +518,13 @@ def test_a_residual_of_another_shape_is_named_before_anything_moves(shape, branc
     assert ce.norm.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("rectifier", [True, 0, -6.0, float("nan")])
+@pytest.mark.parametrize("module", [CENorm(16), CENorm(16, branches=()), fold(CENorm(16))], ids=["CE", "BN", "folded"])
+def test_a_rectifier_that_is_no_ceiling_is_named(module, rectifier):
+    with pytest.raises(ValueError, match=r"rectifier must be its ceiling, ops\.RELU or a number above 0, got"):
+        module(torch.randn(2, 16, 3, 3), rectifier=rectifier)
+
+
 def test_a_residual_on_another_device_is_named():
     with pytest.raises(ValueError, match=r"on cpu, got .* on meta"):
         CENorm(4)(torch.randn(1, 4, 2, 2), residual=torch.zeros(1, 4, 2, 2, device="meta"))

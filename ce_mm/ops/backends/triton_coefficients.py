@@ -188,14 +188,7 @@ def base_norm_backward(
     iterations: int,
     bessel: float,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Through :func:`base_norm` and s^(-1/2), to the moments and the norm's parameters.
-
-    Args:
-        dwhitening, dscale, doffset, dspread: the gradients of what base_norm gives.
-        dinv_std_scales: that of s^(-1/2), in one part for each tile.
-        inv_std_scale: s^(-1/2), (1,).
-        instance, second: those given to base_norm.
-        mean, variance: those that it returned.
+    """Through :func:`base_norm` and s^(-1/2), whose gradient comes in a part for each tile, to the moments, γ and β.
 
     Returns:
         The gradients of instance and second, and those that γ and β have, or would have, both (C,).
@@ -214,14 +207,9 @@ def base_norm_backward(
 def combine(
     normed: Normed, whitening: Tensor, logit: Tensor, mix: Tensor, inv_std_scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """W, e_n and t_n as :func:`~ce_mm.ops.equilibrium_affine` gives them, and the s^(-1/2) used.
+    """W, e_n and t_n as :func:`~ce_mm.ops.equilibrium_affine` gives them, and the s^(-1/2) used, (1,).
 
-    Args:
-        normed: what base_norm gave.
-        whitening: Σ^(-1/2), (C/g, g, g).
-        logit: (N, C), what the gate's sigmoid is taken of.
-        mix: the logit of λ, (1,).
-        inv_std_scale: s^(-1/2), (1,), or None to take that of the batch.
+    ``logit``, (N, C), is what the gate's sigmoid is taken of; where ``inv_std_scale`` is None, it is that of the batch.
     """
     n, c = logit.shape
     weight = torch.empty_like(whitening)[None]
