@@ -71,7 +71,7 @@ def refused(run, capsys, *args: object) -> str:
         ("folder", "is a folder"),
         ("results.json", "from which it would be made"),
         ("config.py", "from which it would be made"),
-        ("none/../annotations.json", "from which it would be made"),
+        ("none/../annotations.json", "does not exist; make it first"),
     ],
 )
 def test_where_the_numbers_go_is_looked_at_before_anything_is_read(tmp_path, run, capsys, name, fault) -> None:

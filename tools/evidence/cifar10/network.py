@@ -2,10 +2,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from ce_mm.layers import CENorm
+from ce_mm.layers.norms import build
 from ce_mm.ops import RELU
 
 #: Of group norm; the paper's 32 would leave less than one channel a group where a layer has 16.
@@ -50,7 +50,7 @@ class Layer(nn.Module):
         if variant.ce is not None:
             self.norm = CENorm(outputs, norm=variant.norm, branches=variant.ce)
         else:
-            self.norm = build_norm_layer(variant.norm, outputs)[1]
+            self.norm = build(variant.norm, outputs)
         self.se = None
         if variant.se:
             from mmpretrain.models.utils import SELayer
