@@ -66,7 +66,9 @@ class IterNorm(nn.Module):
         if self.training:
             mean = x.mean(dim=(0, 2, 3))
             centred = x - _per_channel(mean, x)
-            covariance = reference.covariance(x.to(compute_dtype(x.dtype)), g, 1e-5)
+            rows = centred.to(compute_dtype(x.dtype)).transpose(0, 1).reshape(groups, g, -1)
+            identity = torch.eye(g, dtype=rows.dtype, device=x.device)
+            covariance = rows @ rows.mT / rows.shape[2] + 1e-5 * identity
             trace = covariance.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
             whitening = reference.newton_schulz(covariance, self.iterations) / trace.sqrt()
             with torch.no_grad():
