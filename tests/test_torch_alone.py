@@ -54,6 +54,10 @@ def test_the_block_of_an_own_network_trains_a_step():
     run(f"import torch\n{block}\nmodel, pictures = Block(16), torch.randn(2, 16, 8, 8)\n{STEP}")
 
 
+def test_nor_is_one_imported_that_is_there():
+    run("import torch, ce_mm.ops, ce_mm.layers; assert 'triton' not in sys.modules", ())
+
+
 def test_ops_and_layers_need_no_other_library_either():
     others = ("torchvision", "pycocotools", "matplotlib", "triton", "PIL")
     run("import ce_mm.ops, ce_mm.layers", LIBRARIES + others)

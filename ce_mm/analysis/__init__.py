@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 FORMATS = {".png": "png", ".jpg": "jpeg"}
 
 

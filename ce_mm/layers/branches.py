@@ -18,10 +18,6 @@ class Branch(nn.Module):
                 "computes; override what it computes in a subclass of CENorm"
             )
 
-    def is_at_start(self) -> bool:
-        """Whether no batch has moved the average; asks the device."""
-        raise NotImplementedError
-
 
 class BatchDecorrelation(Branch):
     """Batch decorrelation (BD): one matrix Σ^(-1/2) per group of channels, shared by the batch (paper eqs. 20, 22).

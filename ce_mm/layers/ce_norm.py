@@ -132,7 +132,7 @@ class CENorm(nn.Module):
             x: (N, C, H, W), any floating type; sums are taken in float32 at least, also under autocast.
             residual: added to the result, of the same shape.
             rectifier: what cuts the result: ``ops.RELU``, or the ceiling of one that has one, as ``ops.RELU6``; None
-                for none. A number that x's type represents exactly: by it the backward knows where no gradient flows.
+                for none.
             overwrite: permission to write the result over x where no gradient is wanted, from callers who know that
                 nobody needs x again; see :func:`ce_mm.ops.group_affine`. No use is made of it where a hook, of the
                 layer, of a part of it or for all modules, may be shown x.
@@ -151,9 +151,9 @@ class CENorm(nn.Module):
         weight = getattr(self.norm, "weight", None)
         if weight is not None and weight.numel() != self.num_features:
             raise RuntimeError(
-                f"CENorm's base norm holds {weight.numel()} of its {self.num_features} weights: something has "
-                "sharded it by itself. Under FSDP a CENorm is wrapped whole; with FSDP's mixed precision set "
-                "_module_classes_to_ignore=[] in its settings, or PyTorch wraps every batch norm"
+                f"CENorm's base norm holds {weight.numel()} weights for {self.num_features} channels: it is another's, "
+                "or something has sharded it by itself. Under FSDP a CENorm is wrapped whole; with its mixed precision "
+                "set _module_classes_to_ignore=[] in its settings, or PyTorch wraps every batch norm"
             )
         if not self.branches:
             return self._norm_alone(x, residual, rectifier)

@@ -119,7 +119,7 @@ def _obstacle(norm: nn.Module) -> str | None:
         if isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm3d)):
             return f"{type(norm).__name__} does not take maps (N, C, H, W)"
         return f"{type(norm).__name__} computes something else than BatchNorm2d"
-    return None
+    return None if norm.num_features else f"{type(norm).__name__} has not seen a map yet"
 
 
 def _around(norm: nn.Module, ce_arguments: dict[str, Any]) -> CENorm:

@@ -148,10 +148,6 @@ class FoldedCE(nn.Module):
 class FoldedGate(nn.Module):
     """The gate f(a² var_hw(x)) of instance reweighting, from z = x - running mean.
 
-    Args:
-        ir: the branch.
-        a: (C,), the base norm's.
-
     Buffers:
         fc1: (C/r, C), its columns times a².
         ln_weight, ln_bias, fc2: (C/r,), (C/r,) and (C, C/r), as in ``ir``.

@@ -28,11 +28,6 @@ class FoldedMean(nn.Module):
 class FoldedSampleNorm(nn.Module):
     """z = x̃ of a base norm with a scale and an offset for each sample.
 
-    Args:
-        norm: the base norm.
-        num_features: C.
-        like: a tensor with the device and type of the layer.
-
     Buffers:
         weight, bias: (C, 1, 1), γ and β.
     """

@@ -33,9 +33,9 @@ EXACT: dict[tuple[type[nn.Module], bool | None], type[Kind]] = {}
 
 def add_kind(kind: type[Kind]) -> type[Kind]:
     """Let CE stand on a further kind of norm; a decorator of its class. It goes before those that were there."""
-    KINDS.append(kind)
     if kind.fits(kind.module) and not kind.synchronised:
         EXACT[kind.module, kind.tracks] = kind
+    KINDS.append(kind)
     return kind
 
 
@@ -61,13 +61,7 @@ class Kind(base_norms.BaseNorm):
 
     @classmethod
     def build(cls, module: type[nn.Module], num_features: int, **arguments: object) -> nn.Module:
-        """The module of a config.
-
-        Args:
-            module: its class.
-            num_features: C.
-            arguments: those of the config, without the type.
-        """
+        """The module of a config: of this class, for C channels, with the config's arguments but the type."""
         return module(num_features, **arguments)
 
     @property
@@ -204,7 +198,7 @@ def kind_of(norm: nn.Module) -> type[Kind]:
     if kind is None:
         raise TypeError(_expected(norm))
     if kind is SyncBatchNorm and not (norm.training and ops.spans_processes(kind(norm).process_group)):
-        return BatchNorm
+        return EXACT[nn.BatchNorm2d, True]
     return kind
 
 

@@ -3,7 +3,7 @@
 A layer is three steps: :func:`moments` (one read of x), :func:`coefficients` (small tensors), :func:`group_affine` (one
 read of x, one write of y).
 """
-from ce_mm.ops.all_reduce import all_reduce_sum, all_reduce_sums, spans_processes
+from ce_mm.ops.all_reduce import all_reduce_sums, spans_processes
 from ce_mm.ops.backends import choose
 from ce_mm.ops.base_norms import batch_norm_affine
 from ce_mm.ops.coefficients import UNKNOWN, coefficients, equilibrium_affine
@@ -34,7 +34,6 @@ __all__ = [
     "Gate",
     "Moments",
     "Statistics",
-    "all_reduce_sum",
     "all_reduce_sums",
     "batch_norm_affine",
     "batch_statistics",

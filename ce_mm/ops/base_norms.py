@@ -13,11 +13,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ce_mm.ops.all_reduce import all_reduce_sum
 from ce_mm.ops.backends import choose, plain
-from ce_mm.ops.custom_op import is_watched
+from ce_mm.ops.custom_op import is_watched, once_in_full_precision
 from ce_mm.ops.moments import batch_statistics
 from ce_mm.ops.sample_norms import group_norm_affine, statistics_over_samples, switchable_norm_affine
 from ce_mm.ops.types import Average, Moments, Statistics
@@ -205,7 +204,7 @@ class _BatchNormAffine(torch.autograd.Function):
         return scale[None], offset[None]
 
     @staticmethod
-    @once_differentiable
+    @once_in_full_precision
     def backward(ctx: Any, dscale: Tensor, doffset: Tensor) -> tuple[Tensor | None, ...]:
         mean, inv_std, scale = ctx.saved_tensors
         dscale, doffset = dscale[0], doffset[0]

@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from ce_mm.ops.backends import choose
 from ce_mm.ops.base_norms import BaseNorm
-from ce_mm.ops.custom_op import is_watched
+from ce_mm.ops.custom_op import is_watched, once_in_full_precision
 from ce_mm.ops.decorrelation import whitening as whitening_of
 from ce_mm.ops.reweighting import Gate, bessel, reweighting
 from ce_mm.ops.types import Coefficients, Moments, Statistics
@@ -107,9 +106,7 @@ def equilibrium_affine(
         mix: the logit of λ, (1,).
 
     Returns:
-        weight: W, (1 or N, C/g, g, g) as scale, or None without whitening.
-        diagonal: e_n, (N, C), or None with whitening alone.
-        bias: t_n, (N or 1, C).
+        Those of :class:`Coefficients`.
     """
     if whitening is None:
         return (None, scale, offset) if reweighting is None else (None, reweighting * scale, reweighting * offset)
@@ -155,7 +152,7 @@ class _Equilibrium(torch.autograd.Function):
         return weight, own * scale, bias
 
     @staticmethod
-    @once_differentiable
+    @once_in_full_precision
     def backward(ctx: Any, dweight: Tensor, ddiagonal: Tensor, dbias: Tensor) -> tuple[Tensor, ...]:
         scale, offset, whitening, reweighting, ratio, rest, shared, own = ctx.saved_tensors
         dcolumns = _columns(dbias.sum_to_size(offset.shape), shared)

@@ -45,7 +45,8 @@ def check_map(
             f"{taker} adds a residual of the map's own shape and device, {tuple(x.shape)} on {x.device}, "
             f"got {tuple(residual.shape)} on {residual.device}"
         )
-    if rectifier is not None and (isinstance(rectifier, bool) or not rectifier > 0):
+    is_number = isinstance(rectifier, (int, float)) and not isinstance(rectifier, bool)
+    if rectifier is not None and not (is_number and rectifier > 0):
         raise ValueError(f"{taker}'s rectifier must be its ceiling, ops.RELU or a number above 0, got {rectifier!r}")
 
 
@@ -60,6 +61,17 @@ def full_precision(device_type: str) -> AbstractContextManager:
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
+
+
+def once_in_full_precision(backward: Callable) -> Callable:
+    """A decorator of an autograd function's backward, which may run inside of autocast; differentiable once."""
+
+    def exact(ctx: Any, *gradients: Tensor | None) -> Any:
+        device = next((gradient.device.type for gradient in gradients if gradient is not None), "cpu")
+        with full_precision(device):
+            return backward(ctx, *gradients)
+
+    return once_differentiable(exact)
 
 
 class Operator:
@@ -84,7 +96,7 @@ class Operator:
                 setup_context(ctx, inputs, output)
                 return output
 
-        Function.backward = staticmethod(once_differentiable(backward))
+        Function.backward = staticmethod(once_in_full_precision(backward))
         self._function = Function
 
     def __call__(self, *inputs: Any) -> Any:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ce_mm.ops.custom_op import once_in_full_precision
 from ce_mm.ops.moments import moments
 from ce_mm.ops.types import Moments
 
@@ -98,7 +98,7 @@ class _Covariance(torch.autograd.Function):
         return sigma
 
     @staticmethod
-    @once_differentiable
+    @once_in_full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         m, a, of_z, outer = ctx.saved_tensors
         dsecond = grad * outer
@@ -176,7 +176,7 @@ class _NewtonSchulz(torch.autograd.Function):
         return root
 
     @staticmethod
-    @once_differentiable
+    @once_in_full_precision
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         trace, sigma, *steps = ctx.saved_tensors
         dsigma = torch.zeros_like(sigma)

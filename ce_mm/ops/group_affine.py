@@ -41,8 +41,7 @@ def group_affine(
         diagonal: e_n, (N, C); may be None where there is a weight.
         bias: t_n, (N or 1, C).
         residual: (N, C, H, W), added to the result.
-        rectifier: RELU, or the ceiling of one that cuts off, as RELU6; None for none. A number that x's type represents
-            exactly: by it the backward knows where no gradient flows.
+        rectifier: RELU, or the ceiling of one that cuts off, as RELU6; None for none.
         link: the moments', so that both operators share one backward. Without it, the gradient of x is that of this
             map alone.
         overwrite: permission to write the result over x, for callers who know that nobody needs x again. It is made

@@ -11,6 +11,8 @@ down to those of the moments, and it writes dx at once (:func:`input_gradient`, 
 
 This keeps every step a plain function of tensors, so that autograd, torch.compile and export see nothing unusual.
 """
+import math
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,8 @@ def output_sums(
         sums: (2, N, C), the gradient's sums over the positions, dt, and those of gradient ⊙ z.
         product: (N or 1, C/g, g, g), the sums of gradient zᵀ inside each group, dW.
     """
+    if rectified is not None and rectifier != math.inf:
+        rectifier = torch.tensor(rectifier, dtype=rectified.dtype).item()  # as y has it where it was cut off
     passes = choose(x.device, x.dtype, group_size, not x.numel())
     return passes.output_sums(dy, x, shift, rectified, rectifier, keep, group_size, products, per_sample)
 

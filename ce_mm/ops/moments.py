@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ce_mm.ops.backends import choose
-from ce_mm.ops.custom_op import check_map, operator, product_shape
+from ce_mm.ops.custom_op import check_map, once_in_full_precision, operator, product_shape
 from ce_mm.ops.joint import input_gradient
 from ce_mm.ops.types import Link, Moments
 
@@ -105,13 +104,9 @@ def _take_apart(x: Tensor, mean: Tensor, variance: Tensor) -> None:
 
 
 def batch_statistics(instance: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and (biased) variance of z over the whole batch.
+    """Mean and (biased) variance of z over the whole batch, (C,), from those inside of samples, (2, N, C).
 
-    Args:
-        instance: (2, N, C), m_n and v_n.
-
-    Returns:
-        Both (C,), differentiable once.
+    Differentiable once.
     """
     return _BatchStatistics.apply(instance)
 
@@ -125,7 +120,7 @@ class _BatchStatistics(torch.autograd.Function):
         return mean, between + inside.mean(0)
 
     @staticmethod
-    @once_differentiable
+    @once_in_full_precision
     def backward(ctx: Any, dmean: Tensor, dvariance: Tensor) -> Tensor:
         means, mean = ctx.saved_tensors
         dinstance = torch.empty_like(means.expand(2, -1, -1))

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+
+from ce_mm.compat.after_import import after_import
 
 Shape = Sequence[int]
 
@@ -53,9 +54,12 @@ MULTIPLY_ADDS: dict[str, Callable[..., int]] = {
 }
 
 
-def _register(name: str, count: Callable[..., int]) -> None:
-    register_flop_formula(getattr(torch.ops.ce_mm, name))(lambda *inputs, out_shape=None: 2 * count(*inputs))
+def _tell_pytorch() -> None:
+    from torch.utils.flop_counter import register_flop_formula
+
+    for name, count in MULTIPLY_ADDS.items():
+        formula = lambda *inputs, out_shape=None, count=count: 2 * count(*inputs)  # noqa: E731
+        register_flop_formula(getattr(torch.ops.ce_mm, name))(formula)
 
 
-for _name, _count in MULTIPLY_ADDS.items():
-    _register(_name, _count)
+after_import("torch.utils.flop_counter", _tell_pytorch)  # which imports Triton, and logs where it is missing

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from ce_mm.ops.custom_op import once_in_full_precision
 
 #: s, the mean instance variance, is clamped from below at this.
 MIN_VARIANCE = 1e-5
@@ -106,7 +107,7 @@ class _Reweighting(torch.autograd.Function):
         return gate * inv_std_scale, inv_std_scale
 
     @staticmethod
-    @once_differentiable
+    @once_in_full_precision
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         scale, of_z, factor, variance, inv_std_scale, gate, *rest = ctx.saved_tensors
         dlogit = torch.ops.aten.sigmoid_backward(grad * inv_std_scale, gate)

@@ -7,7 +7,7 @@ import torch
 from literal_layer import literal_layer, literal_norm
 from torch import nn
 
-from ce_mm.layers import CENorm
+from ce_mm.layers import CENorm, norms
 from ce_mm.ops import RELU
 
 BN, LN, SN = dict(type="BN"), dict(type="LN"), dict(type="SN")
@@ -274,3 +274,17 @@ def test_a_compiled_layer_trains_the_same(norm):
     torch.testing.assert_close(compiled, y)
     torch.testing.assert_close(*(torch.autograd.grad(value.square().sum(), x)[0] for value in (compiled, y)))
     torch.testing.assert_close(dict(twin.named_buffers()), dict(ce.named_buffers()))
+
+
+def test_a_kind_without_a_module_is_not_added():
+    before = list(norms.KINDS)
+    with pytest.raises(AttributeError, match="module"):
+        norms.add_kind(type("Unfinished", (norms.Kind,), dict(names=("U",))))
+    assert before == norms.KINDS
+
+
+def test_a_kind_in_the_place_of_bn_also_takes_a_sync_bn_that_has_its_batch_for_itself(monkeypatch):
+    monkeypatch.setattr(norms, "KINDS", list(norms.KINDS))
+    monkeypatch.setattr(norms, "EXACT", dict(norms.EXACT))
+    other = norms.add_kind(type("Other", (norms.BatchNorm,), {}))
+    assert norms.kind_of(nn.SyncBatchNorm(8)) is norms.kind_of(nn.BatchNorm2d(8)) is other

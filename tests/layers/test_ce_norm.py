@@ -518,6 +518,34 @@ def test_a_residual_of_another_shape_is_named_before_anything_moves(shape, branc
     assert ce.norm.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_no_gradient_flows_where_a_ceiling_that_the_type_rounds_has_cut_off(dtype):
+    residual = torch.randn(4, 16, 5, 5).to(dtype).requires_grad_()
+    y = CENorm(16)(torch.randn(4, 16, 5, 5).to(dtype), residual, 0.7)
+    y.sum().backward()
+    cut = y == torch.tensor(0.7, dtype=dtype)
+    assert cut.any()
+    assert not residual.grad[cut].any()
+
+
+@pytest.mark.parametrize("norm", [dict(type="BN"), dict(type="GN", num_groups=4), dict(type="SN")], ids=str)
+@pytest.mark.parametrize("branches", [ALL, ("bd",), ("ir",)], ids=str)
+def test_a_backward_inside_of_autocast_is_one_outside_of_it(norm, branches):
+    torch.manual_seed(0)
+    ce, x = CENorm(16, norm=norm, branches=branches), torch.randn(4, 16, 5, 5)
+    found = []
+    for inside in (True, False):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = ce(leaf).square().sum()
+            if inside:
+                y.backward()
+        if not inside:
+            y.backward()
+        found.append(leaf.grad)
+    torch.testing.assert_close(*found, rtol=2e-2, atol=2e-2)
+
+
 @pytest.mark.parametrize("rectifier", [True, 0, -6.0, float("nan")])
 @pytest.mark.parametrize("module", [CENorm(16), CENorm(16, branches=()), fold(CENorm(16))], ids=["CE", "BN", "folded"])
 def test_a_rectifier_that_is_no_ceiling_is_named(module, rectifier):
@@ -555,5 +583,5 @@ def test_a_map_of_no_floating_type_is_named(module, dtype):
 def test_a_base_norm_that_something_has_sharded_by_itself_is_refused():
     ce = CENorm(16)
     ce.norm.weight = torch.nn.Parameter(torch.empty(0))
-    with pytest.raises(RuntimeError, match=r"holds 0 of its 16 weights.*FSDP"):
+    with pytest.raises(RuntimeError, match=r"holds 0 weights for 16 channels.*FSDP"):
         ce(torch.randn(2, 16, 3, 3))

@@ -71,8 +71,15 @@ BACKENDS = {
 
 
 def add_backend(name: str, backend: Backend) -> None:
-    """Put a further backend into the table; it goes before those that were there."""
-    BACKENDS[name] = backend
+    """Put a further backend into the table, or in the place of one of its name; it goes before those that were there.
+
+    Raises:
+        ValueError: plain stays as it is, or the name begins with the minus that leaves one out.
+    """
+    if name in ("", "plain") or name.startswith("-"):
+        raise ValueError(f"a backend's name must be one of its own, without a minus, got {name!r}")
+    BACKENDS.pop(name, None)
+    BACKENDS[name] = Backend(*backend)
     choose.cache_clear()
 
 
@@ -95,7 +102,7 @@ def _allowed() -> list[str]:
         others = ", ".join(name for name in BACKENDS if name != "plain")
         raise ValueError(
             f"CE_MM_BACKEND must name a backend ({', '.join(BACKENDS)}), or with a minus one to leave out ({others}), "
-            f"got {asked!r}; unset it to have the fastest of all"
+            f"got {asked!r}; import what adds another one first, or unset it to have the fastest of all"
         )
     if asked.startswith("-"):
         return [name for name in BACKENDS if "-" + name != asked]

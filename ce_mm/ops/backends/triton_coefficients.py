@@ -18,10 +18,10 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ce_mm.ops.backends import plain
 from ce_mm.ops.backends.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
+from ce_mm.ops.custom_op import once_in_full_precision
 from ce_mm.ops.reweighting import MIN_VARIANCE, Between, Gate, logit, logit_backward
 from ce_mm.ops.types import Average, Coefficients, Moments, Statistics
 
@@ -115,7 +115,7 @@ class _Chain(torch.autograd.Function):
         return *coefficients, *statistics
 
     @staticmethod
-    @once_differentiable
+    @once_in_full_precision
     def backward(
         ctx: Any, dweight: Tensor | None, ddiagonal: Tensor | None, dbias: Tensor | None, *_: None
     ) -> tuple[Tensor | None, ...]:

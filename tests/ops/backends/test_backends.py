@@ -297,3 +297,15 @@ def test_a_process_may_run_triton_s_kernels_interpreted_on_a_cpu():
     pytest.importorskip("triton")
     environment = os.environ | dict(CE_MM_BACKEND="triton", TRITON_INTERPRET="1")
     subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, check=True)
+
+
+@pytest.mark.parametrize("name", ["", "plain", "-triton"])
+def test_a_name_that_could_not_be_asked_for_is_refused(name):
+    with pytest.raises(ValueError, match="a backend's name must be one of its own, without a minus, got"):
+        backends.add_backend(name, backends.BACKENDS["triton"])
+
+
+def test_a_backend_in_the_place_of_one_of_its_name_is_asked_first(monkeypatch):
+    monkeypatch.setattr(backends, "BACKENDS", dict(backends.BACKENDS, other=backends.BACKENDS["plain"]))
+    backends.add_backend("triton", backends.BACKENDS["triton"])
+    assert list(backends.BACKENDS) == ["plain", "other", "triton"]
