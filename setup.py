@@ -1,4 +1,4 @@
-"""Channel Equilibrium for the OpenMMLab libraries: pure Python, nothing to compile."""
+"""Channel Equilibrium for the OpenMMLab libraries: pure Python, nothing to compile when it is installed."""
 import re
 import shutil
 from pathlib import Path
@@ -45,7 +45,10 @@ setup(
         "pillow>=10",
         "tqdm>=4.66,<5",
     ],
+    entry_points=dict(console_scripts=["ce_mm = ce_mm.__main__:main"]),
     extras_require={
+        # What compiles the passes over a map for the CPU it runs on; a GPU needs none of it.
+        "numba": ["numba>=0.62,<1"],
         # The maintained continuation of OpenMMLab under the same import names.
         "onedl": [
             "onedl-mmengine>=0.10.12,<0.11",

@@ -19,6 +19,12 @@ settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep what Numba compiles for tests with what pytest keeps: all workers and later runs find it."""
+    if hasattr(config, "cache"):
+        os.environ["NUMBA_CACHE_DIR"] = str(config.cache.mkdir("numba"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder named by CE_MM_SHARED, or ``../shared`` beside the project; skips where it is absent."""

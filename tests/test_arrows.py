@@ -25,12 +25,12 @@ STOREYS = [
     ["launching"],
     ["evaluation.classes", "analysis"],
     ["hooks", "export", "prediction"],
-    ["registration", "training"],
+    ["registration", "training", "__main__"],
     [""],
 ]
 PARTS = {part: height for height, storey in enumerate(STOREYS) for part in storey}
 #: What the two lowest storeys of tensors may import beside the package and the standard library.
-LIBRARIES = {"torch", "numpy", "triton"}
+LIBRARIES = {"torch", "numpy", "triton", "numba", "llvmlite"}
 
 
 def name_of(path):

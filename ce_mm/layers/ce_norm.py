@@ -195,11 +195,14 @@ class CENorm(nn.Module):
         bd, learns = self.bd, source is not Source.AVERAGES
         if not (learns or self.ir is not None or base.per_sample or base.synchronised or base.guess is None):
             return None
-        # SyncBN alone adds up over processes what all take about one shift.
-        common = base.synchronised and source is not Source.PROCESSES
+        shift = None
+        if base.synchronised and source is not Source.PROCESSES:
+            shift = base.common_shift(x)  # SyncBN alone adds up over processes what all take about one shift
+        elif not learns and not base.per_sample and base.guess is not None:
+            shift = self._shift_by_buffers(x, base)  # scale and offset are the buffers', wherever this batch lies
         return dict(
             group_size=1 if bd is None else bd.group_size,
-            shift=base.common_shift(x) if common else None,
+            shift=shift,
             guess=base.guess,
             products=learns and bd is not None and not self._pools(x),
             per_sample=base.per_sample,
@@ -210,10 +213,12 @@ class CENorm(nn.Module):
         return self.bd.max_pool and x.shape[0] > 0 and min(x.shape[2:]) >= 2
 
     def _unread(self, x: Tensor, base: Kind) -> ops.Moments:
-        """What there is without a read of x, for a norm whose buffers tell all: a shift by them."""
+        """What there is without a read of x, for a norm whose buffers tell all."""
+        return ops.Moments(self._shift_by_buffers(x, base), None, None, None, x.shape[2] * x.shape[3])
+
+    def _shift_by_buffers(self, x: Tensor, base: Kind) -> Tensor:
         mean, variance = (value.to(ops.compute_dtype(x.dtype)) for value in base.guess)
-        shift = ops.needed_shift(mean, variance)
-        return ops.Moments(shift, None, None, None, x.shape[2] * x.shape[3])
+        return ops.needed_shift(mean, variance)
 
     def _known(
         self, x: Tensor, base: Kind, source: Source, moments: ops.Moments

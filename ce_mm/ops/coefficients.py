@@ -9,7 +9,7 @@ the passes over the map.
 
 Neither x nor x̃ appears here; their statistics follow from the moments of z = x - shift.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -88,7 +88,22 @@ def _fused(
     if is_watched(tensors) or known_in_part or (known.whitening is not None and known.whitening.requires_grad):
         return None
     backend = choose(shift.device, shift.dtype, group_size, not moments.instance.numel())
-    return backend.coefficients if group_size <= getattr(backend, "COEFFICIENTS_GROUP", 0) else None
+    if group_size > getattr(backend, "COEFFICIENTS_GROUP", 0) or not _fits(moments, group_size, tensors[1:], known):
+        return None
+    return backend.coefficients
+
+
+def _fits(moments: Moments, group_size: int, parameters: Sequence[Tensor | None], known: Statistics) -> bool:
+    """Whether all have the sizes of one layer and are where the moments are: kernels go by addresses, and would not
+    notice; the chain in PyTorch calls says what is wrong."""
+    c, hidden = moments.instance.shape[-1], parameters[0].shape[0]
+    sizes = c * hidden, hidden, hidden, c * hidden, 1, c, c, c, c, c * group_size, 1
+    tensors = *parameters, known.mean, known.variance, known.whitening, known.inv_std_scale
+    device = moments.instance.device
+    for tensor, size in zip(tensors, sizes, strict=True):
+        if tensor is not None and (tensor.numel() != size or tensor.device != device):
+            return False
+    return True
 
 
 def equilibrium_affine(

@@ -45,6 +45,8 @@ def check_map(
             f"{taker} adds a residual of the map's own shape and device, {tuple(x.shape)} on {x.device}, "
             f"got {tuple(residual.shape)} on {residual.device}"
         )
+    if residual is not None and residual.is_complex():
+        raise TypeError(f"{taker} adds a residual of real numbers, got {residual.dtype}")
     is_number = isinstance(rectifier, (int, float)) and not isinstance(rectifier, bool)
     if rectifier is not None and not (is_number and rectifier > 0):
         raise ValueError(f"{taker}'s rectifier must be its ceiling, ops.RELU or a number above 0, got {rectifier!r}")

@@ -145,7 +145,7 @@ def _moments(
     per_sample: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     passes = choose(x.device, x.dtype, group_size, not x.numel())
-    asks = x.device.type in getattr(passes, "ASKS", ())
+    asks, precise = x.device.type in getattr(passes, "ASKS", ()), getattr(passes, "PRECISE", False)
     if shift is not None:
         chosen = shift.clone()
     elif not asks:
@@ -157,13 +157,14 @@ def _moments(
             if guessed is not None:
                 chosen += guessed
     instance, second = passes.moments(x, chosen, group_size, products, per_sample)
-    if asks and x.numel() and _is_far(*instance):  # or else no channel of the whole batch lies far either
+    may_miss = asks and x.numel() and not (precise and shift is not None)
+    if may_miss and _is_far(*instance):  # or else no channel of the whole batch lies far either
         if shift is None:
             missed = _shift_if_needed(*(instance if per_sample else batch_statistics(instance)))
             if missed is not None:
                 chosen += missed
                 instance, second = passes.moments(x, chosen, group_size, products, per_sample)
-        if not per_sample:
+        if not per_sample and not precise:
             _take_apart(x, *instance)
     return chosen, instance, second, *_make_link(x, chosen, group_size, per_sample)
 

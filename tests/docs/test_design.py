@@ -8,6 +8,7 @@ import torch
 from calls import Calls
 
 from ce_mm.layers import CENorm
+from ce_mm.ops import choose
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -29,7 +30,16 @@ def test_the_tree_has_every_file(folder, end):
     assert named_in_tree(f"{folder}/", end) == modules(folder)
 
 
-def test_the_walk_is_what_a_forward_does_in_this_order():
+@pytest.fixture
+def plain(monkeypatch):
+    """In PyTorch calls, as the walk goes."""
+    monkeypatch.setenv("CE_MM_BACKEND", "plain")
+    choose.cache_clear()
+    yield
+    choose.cache_clear()
+
+
+def test_the_walk_is_what_a_forward_does_in_this_order(plain):
     walked = [(file, name) for file, name in re.findall(r"^\|[^|]*\| `(\S+\.py)` `(\S+)` \|", PAGE, re.MULTILINE)]
     ce, x = CENorm(32), torch.randn(4, 32, 8, 8)
     called = list(Calls(ce, x).functions)

@@ -9,6 +9,8 @@ A backend is a module with the four passes over a map and what moves the average
 * ``ASKS``: the types of device on which to ask for a value, and wait for it, costs less than a pass (``"cpu"``). There
   nothing is subtracted from x unless the moments show that its channels lie far from 0; elsewhere the shift is always
   taken from the data.
+* ``PRECISE``: whether the variance inside a sample loses nothing where that lies far from the shift; else samples that
+  do are taken again on devices that are asked.
 * ``OVERWRITES``: the types of device on which ``group_affine`` has a further argument, whether to write over x.
 
 :data:`BACKENDS` says which tensors each reaches. The last entry that reaches one runs it, and what none reaches goes
@@ -27,12 +29,31 @@ from typing import NamedTuple
 
 import torch
 
+from ce_mm.ops.backends import numba_ready
+
 
 class Backend(NamedTuple):
     """An entry of the table."""
 
     module: str  #: its full name; it is imported when the first tensor within reach comes
     reaches: Callable[[torch.device, torch.dtype, int], bool]  #: of a map its device, its type and g
+
+
+def _numba_reaches(device: torch.device, dtype: torch.dtype, group_size: int) -> bool:
+    """CPUs with vectors, where Numba is."""
+    half_or_single = dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return device.type == "cpu" and half_or_single and group_size <= 64 and _has_numba()
+
+
+@functools.cache
+def _has_numba() -> bool:
+    trouble = numba_ready.trouble()
+    if trouble and numba_ready.is_known_machine():
+        logging.getLogger(__name__).warning(
+            "Channel Equilibrium runs on the CPU in plain PyTorch calls, which are slower than compiled passes: %s.",
+            trouble,
+        )
+    return not trouble
 
 
 def _triton_reaches(device: torch.device, dtype: torch.dtype, group_size: int) -> bool:
@@ -66,6 +87,7 @@ def _has_triton() -> bool:
 #: By name; the last that reaches a tensor runs it.
 BACKENDS = {
     "plain": Backend("ce_mm.ops.backends.plain", lambda device, dtype, group_size: True),
+    "numba": Backend(numba_ready.PASSES, _numba_reaches),
     "triton": Backend("ce_mm.ops.backends.triton_passes", _triton_reaches),
 }
 
@@ -90,9 +112,10 @@ def choose(device: torch.device, dtype: torch.dtype, group_size: int, empty: boo
     Raises:
         ValueError: ``CE_MM_BACKEND`` names none.
     """
-    for name in reversed(_allowed()):
-        if name == "plain" or (not empty and BACKENDS[name].reaches(device, dtype, group_size)):
-            return importlib.import_module(BACKENDS[name].module)
+    with numba_ready.first_use:
+        for name in reversed(_allowed()):
+            if name == "plain" or (not empty and BACKENDS[name].reaches(device, dtype, group_size)):
+                return importlib.import_module(BACKENDS[name].module)
     raise AssertionError("plain is always allowed")
 
 

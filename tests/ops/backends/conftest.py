@@ -62,6 +62,8 @@ def use(request, monkeypatch):
         assert name in BACKENDS
         if name == "triton":
             request.getfixturevalue("runnable")
+        if name == "numba":
+            pytest.importorskip("numba")
         monkeypatch.setenv("CE_MM_BACKEND", name)
         choose.cache_clear()
 
