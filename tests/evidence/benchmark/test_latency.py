@@ -35,18 +35,18 @@ def measured(folder, *arguments):
     return record, (folder / "latency.md").read_text()
 
 
-def test_every_runtime_has_a_row_for_ce_and_the_folded_ones_none_for_bn(tmp_path):
+def test_every_runtime_has_rows_for_ce_but_onnxruntime_the_folded_one_alone(tmp_path):
     numbers, page = measured(tmp_path / "out")
     rows = numbers["networks"]["vgg"]["2"]
-    assert list(rows["CE"]) == ["eager", "eager-folded", "compiled", "compiled-folded", "onnxruntime"]
-    assert list(rows["BN"]) == ["eager", "compiled", "onnxruntime"]
-    for variant in rows.values():
+    assert list(rows["CE plain"]) == list(rows["CE compiled"]) == ["eager", "torch.compile"]
+    assert list(rows["CE folded"]) == list(rows["BN"]) == ["eager", "torch.compile", "onnxruntime"]
+    for name, variant in rows.items():
         for runtime, row in variant.items():
             assert row["over_eager"]["ms"] > 0
-            assert (row["difference"] == 0) == (runtime in ("eager", "compiled"))
+            assert (row["difference"] == 0) == (name in ("BN", "CE plain") and runtime != "onnxruntime")
             assert row["difference"] < 1e-4
-    assert rows["CE"]["eager"]["over_eager"]["ratio"] == rows["BN"]["onnxruntime"]["over_bn"]["ratio"] == 1
-    assert "## vgg, batch 2" in page and "| CE | onnxruntime |" in page and "| 2, float32, contiguous |" in page
+    assert rows["CE plain"]["eager"]["over_eager"]["ratio"] == rows["BN"]["onnxruntime"]["over_bn"]["ratio"] == 1
+    assert "## vgg, batch 2" in page and "| CE folded | onnxruntime |" in page and "| 2, float32, contiguous |" in page
 
 
 def test_a_compiler_that_is_not_there_is_said_and_left_out(tmp_path, monkeypatch):
@@ -57,15 +57,15 @@ def test_a_compiler_that_is_not_there_is_said_and_left_out(tmp_path, monkeypatch
         return fails
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    numbers, page = measured(tmp_path / "out", "--runtimes", "compiled")
-    assert [list(rows) for rows in numbers["networks"]["vgg"]["2"].values()] == [["eager"], ["eager"]]
-    assert "CE in compiled is left out: RuntimeError: No working C++ compiler found." in page
+    numbers, page = measured(tmp_path / "out", "--runtimes", "torch.compile")
+    assert all(list(rows) == ["eager"] for rows in numbers["networks"]["vgg"]["2"].values())
+    assert "CE folded in torch.compile is left out: RuntimeError: No working C++ compiler found." in page
 
 
 def test_a_runtime_that_computes_something_else_ends_the_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "compile", lambda module, dynamic: lambda x: (1.01 * module(x)[0],))
-    assert latency.main(["--quick", "--out", str(tmp_path / "out"), "--runtimes", "compiled"]) == 2
-    assert "BN in compiled differs from eager PyTorch by" in capsys.readouterr().err
+    assert latency.main(["--quick", "--out", str(tmp_path / "out"), "--runtimes", "torch.compile"]) == 2
+    assert "BN in torch.compile differs from eager PyTorch by" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -11,7 +11,7 @@ from ce_mm.layers import CENorm
 from tools.evidence.benchmark import network, op
 from tools.evidence.benchmark.settings import Settings
 
-VARIANTS = ["BN", "BN+SE", "IterNorm", "literal CE", "CE"]
+VARIANTS = ["BN", "BN+SE", "IterNorm", "literal CE", "CE plain", "CE compiled"]
 STAGES = {"forward", "backward", "step", "eval"}
 ROOT = Path(__file__).resolve().parents[3]
 MACHINE = {"device", "cpu", "cores", "threads", "python", "torch", "triton", "ce_mm", "date"}
@@ -50,11 +50,16 @@ def test_op_writes_layers_scaling_and_passes(tmp_path):
         assert variants["BN"]["step"]["ratio"] == 1
     assert list(numbers["scaling"]) == ["N", "C", "H·W", "g"]
     for series in numbers["scaling"].values():
-        assert len(series["sizes"]) == len(series["ratios"]) == len(series["CE"]["ms"]) == len(series["BN"]["ms"])
-        assert isinstance(series["CE"]["exponent"], float)
+        assert list(series["variants"]) == ["BN", "CE plain", "CE compiled"]
+        for variant in series["variants"].values():
+            assert len(series["sizes"]) == len(variant["ratios"]) == len(variant["ms"])
+            assert isinstance(variant["exponent"], float)
     (passes,) = numbers["passes"].values()
     assert list(passes) == ["moments", "group_affine", "output_sums", "input_gradient"]
-    assert passes["group_affine"]["bytes"] == 2 * 2 * 32 * 8 * 8 * 4
+    for variant in ("CE plain", "CE compiled"):
+        figures = passes["group_affine"][variant]
+        assert figures["bytes"] == 2 * 2 * 32 * 8 * 8 * 4
+        assert figures["bytes_per_second"] == pytest.approx(figures["bytes"] / (1e-3 * figures["ms"]))
     assert all(f"| {name} | " in page for name in VARIANTS)
 
 
@@ -73,8 +78,11 @@ def test_network_needs_torch_alone_for_resnet50(tmp_path, monkeypatch):
     assert "mask-rcnn is left out: ce_mm needs mm" in page
 
 
-def test_ce_stands_at_every_depthwise_convolution_of_mobilenetv2_and_where_ce_resnet_has_it(settings):
-    expected = [("mobilenetv2", ["BN"], 17), ("resnet50", ["BN", "BN+SE"], 1 + 3 + 4 + 6)]
+def test_ce_stands_where_each_backbone_has_it(settings):
+    expected = [
+        ("mobilenetv2", ["BN"], 17), ("shufflenetv2", ["BN"], 16), ("vgg16", ["BN"], 13),
+        ("resnet50", ["BN", "BN+SE"], 1 + 3 + 4 + 6),
+    ]  # fmt: skip
     for name, variants, places in expected:
         cases = network.NETWORKS[name](settings)
         counts = {name: sum(isinstance(m, CENorm) for m in case.module.modules()) for name, case in cases.items()}
@@ -88,21 +96,22 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 forward = FCNMaskHead.forward
 FCNMaskHead.forward = lambda self, x: print("masks", len(x)) or forward(self, x)
 quick = settings.Settings("cpu", batch=2, dtype="float32", layout="contiguous", warmup=0, rounds=2, quick=True)
-for name, case in network.NETWORKS["mask-rcnn"](quick).items():
-    case.forward()
-    case.backward()
-    print(name, case.output.item())
+for detector in ("mask-rcnn", "demo"):
+    for name, case in network.NETWORKS[detector](quick).items():
+        case.forward()
+        case.backward()
+        print(name, case.output.item())
 """
 
 
-def test_mask_rcnn_steps_with_as_many_masks_in_both_variants():
+def test_the_detectors_step_with_as_many_masks_in_both_variants():
     # In a process of its own: mmdet keeps what it found of mmcv's operators when it was first imported.
     run = subprocess.run([sys.executable, "-c", COUNT_MASKS], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    masks, bn, more, ce = [line.split() for line in run.stdout.splitlines()][-4:]
-    assert masks == more == ["masks", "8"]
-    assert (bn[0], ce[0]) == ("BN", "CE")
-    assert math.isfinite(float(bn[1])) and math.isfinite(float(ce[1]))
+    lines = [line.split() for line in run.stdout.splitlines()][-8:]
+    assert lines[::2] == [["masks", "8"]] * 2 + [["masks", "16"]] * 2  # of two pictures, and of four
+    assert [name for name, _ in lines[1::2]] == ["BN", "CE"] * 2
+    assert all(math.isfinite(float(loss)) for _, loss in lines[1::2])
 
 
 def test_without_matplotlib_the_numbers_are_written_and_a_line_says_what_to_do(tmp_path, monkeypatch, capsys):

@@ -4,13 +4,12 @@ Whole classifiers of configs/imagenet, from a normalised picture of 224×224 to 
 with squeeze and excitation and with CE, MobileNetV2 with BN and with CE, one picture and eight at a time. All networks
 and runtimes of one kind and batch take turns in one run:
 
-eager            PyTorch, call by call
-eager-folded     the same with CE folded into standard operators (ce_mm.layers.fold), as exporters see it
-compiled         torch.compile (needs a C++ compiler)
-compiled-folded  the same with CE folded
-onnxruntime      the ONNX file that tools/export.py would write of it
+eager          PyTorch, call by call
+torch.compile  needs a C++ compiler
+onnxruntime    the ONNX file that tools/export.py would write of it
 
-Needs mmpretrain; for onnxruntime, pip install "ce_mm[export]".
+CE is there in plain PyTorch calls, on its compiled backend, and folded into standard operators (ce_mm.layers.fold), as
+exporters see it. Needs mmpretrain; for onnxruntime, pip install "ce_mm[export]".
 """
 import argparse
 import gc
@@ -25,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.compat.requirements import require
-from tools.evidence.benchmark import front, records
+from ce_mm.layers import fold
+from tools.evidence.benchmark import backends, front, records
 from tools.evidence.benchmark.measure import Clock, settle, summarise, take_turns
 from tools.evidence.benchmark.settings import Settings
 
@@ -38,17 +38,18 @@ NETWORKS = {
     },
     "mobilenetv2": {"BN": CONFIGS / "mobilenet-v2_8xb32_in1k.py", "CE": CONFIGS / "ce-mobilenet-v2_8xb32_in1k.py"},
 }
-RUNTIMES = ("eager", "eager-folded", "compiled", "compiled-folded", "onnxruntime")
-#: Runtime of CE alone -> the one that it is, of networks without CE.
-WITHOUT_CE = {"eager-folded": "eager", "compiled-folded": "compiled"}
+RUNTIMES = ("eager", "torch.compile", "onnxruntime")
+#: CE as standard operators, which no backend of ours runs.
+FOLDED = "CE folded"
 BATCHES = (1, 8)
 #: The largest relative difference between runtimes; they compute the same network.
 TOLERANCE = 1e-3
 NOTES = (
     "In a cell: the median time over the rounds; the median, over the rounds, of the time over that of the network "
     "with BN in the same runtime and round, with its quartiles; and the same over the same network in eager PyTorch. "
-    "*folded*: CE as standard operators; its BN is that of the runtime without it. The ONNX file has batch "
-    "norms folded into convolutions; eager PyTorch computes them.",
+    f"*{FOLDED}*: CE as standard operators. The ONNX file has batch norms folded into convolutions; eager PyTorch "
+    "computes them.",
+    backends.NOTE,
     "Times are of the whole call, the input in memory, without the time to compile or to load.",
 )
 
@@ -77,23 +78,17 @@ def build(config: Path) -> Logits:
     return Logits(network).requires_grad_(False)
 
 
-def runtimes(network: Logits, with_ce: bool, chosen: Sequence[str]) -> Iterator[tuple[str, Callable[[Tensor], object]]]:
-    """The network in each of the runtimes chosen; folded only where there is something to fold.
+def runtimes(network: Logits, chosen: Sequence[str]) -> Iterator[tuple[str, Callable[[Tensor], object]]]:
+    """The network in each of the runtimes chosen.
 
     Raises:
         ImportError: of onnxruntime, where its packages are missing.
     """
-    from ce_mm.layers import fold
-
-    folded = fold(network)
     for name in chosen:
-        if name in WITHOUT_CE and not with_ce:
-            continue
-        module = folded if "folded" in name else network
         if name == "onnxruntime":
-            yield name, _in_onnxruntime(folded)
+            yield name, _in_onnxruntime(network)
         else:
-            yield name, torch.compile(module, dynamic=False) if name.startswith("compiled") else module
+            yield name, torch.compile(network, dynamic=False) if name == "torch.compile" else network
 
 
 def _in_onnxruntime(network: Logits) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -123,12 +118,17 @@ def measure_kind(
 
     Returns:
         batch -> variant -> runtime -> ``over_eager`` and ``over_bn`` as :func:`~measure.summarise` gives them (None
-        where BN was left out), and ``difference``, of the logits to those of eager PyTorch.
+        where BN was left out), and ``difference``, of the logits to those of eager PyTorch, with CE in plain calls.
     """
-    side, results, runners = (64 if settings.quick else 224), {}, {}
+    side, results, networks, runners = (64 if settings.quick else 224), {}, {}, {}
     for variant, config in configs.items():
         records.say(f"building {config.stem} in {', '.join(chosen)}")
-        for runtime, run in runtimes(build(config), variant == "CE", chosen):
+        networks[variant] = build(config)
+        if variant == "CE":
+            networks[FOLDED] = fold(networks[variant])
+    for variant, network in backends.on_each(networks, settings).items():
+        exported = variant not in (backends.PLAIN, backends.COMPILED)
+        for runtime, run in runtimes(network, [name for name in chosen if exported or name != "onnxruntime"]):
             runners[variant, runtime] = run
     for batch in batches:
         pictures = settings.random_map(batch, 3, side, side)
@@ -147,19 +147,24 @@ def _try(key: tuple[str, str], runners: dict, pictures: Tensor, notes: list[str]
     from ce_mm.export.runtimes import first_line
 
     records.say(f"first run of {' in '.join(key)}, {len(pictures)} at a time")
-    with torch.no_grad():
-        (expected,) = runners[key[0], "eager"](pictures)
-        try:
-            (logits,) = runners[key](pictures)
-        except Exception as error:  # a compiler that is not there, or cannot
-            notes.append(f"{' in '.join(key)} is left out: {type(error).__name__}: {first_line(error)}")
-            records.say(notes[-1])
-            del runners[key]
-            return None
+    reference = backends.PLAIN if key[0] in (backends.COMPILED, FOLDED) else key[0]
+    expected = _logits((reference, "eager"), runners, pictures)
+    try:
+        logits = _logits(key, runners, pictures)
+    except Exception as error:  # a compiler that is not there, or cannot
+        notes.append(f"{' in '.join(key)} is left out: {type(error).__name__}: {first_line(error)}")
+        records.say(notes[-1])
+        del runners[key]
+        return None
     difference = relative_difference(logits, expected)
     if not difference <= TOLERANCE:
         raise ValueError(f"{' in '.join(key)} differs from eager PyTorch by {difference:.1e}, more than {TOLERANCE:g}")
     return difference
+
+
+def _logits(key: tuple[str, str], runners: dict, pictures: Tensor) -> Tensor:
+    with torch.no_grad(), backends.turn(key):
+        return runners[key](pictures)[0]
 
 
 def _compare(
@@ -169,7 +174,7 @@ def _compare(
 ) -> dict[str, dict[str, dict]]:
     results: dict[str, dict[str, dict]] = {}
     for (variant, runtime), series in times.items():
-        beside = reference, WITHOUT_CE.get(runtime, runtime)
+        beside = reference, runtime
         row = dict(over_eager=_ratio(series, times[variant, "eager"]), difference=differences[variant, runtime])
         row["over_bn"] = _ratio(series, times[beside]) if beside in times else None
         results.setdefault(variant, {})[runtime] = row
@@ -197,7 +202,7 @@ def run(settings: Settings, networks: Sequence[str], chosen: Sequence[str], batc
             packages = "without onnxruntime"
     except ImportError as error:
         raise ValueError(f"{error} (pip install \"ce_mm[onedl,export]\")") from error
-    notes, results = [packages], {}
+    notes, results = [packages, *backends.notes(settings)], {}
     for name in networks:
         torch.compiler.reset()
         results[name] = measure_kind(NETWORKS[name], batches, ["eager", *chosen], settings, notes)

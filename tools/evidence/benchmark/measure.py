@@ -15,10 +15,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from tools.evidence.benchmark import backends
 from tools.evidence.benchmark.cases import Case
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's words about itself
@@ -30,6 +32,8 @@ MAX_CYCLES = 2**28
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 Stages = Mapping[str, Callable[[], object]]
+#: Of what takes turns: a variant's, or a tuple that begins with it.
+_Name = TypeVar("_Name", str, tuple)
 
 
 def keep_freed_memory() -> None:
@@ -96,27 +100,29 @@ class Clock:
 
 
 def take_turns(
-    steps: Mapping[str, Callable[[], dict[str, float]]], warmup: int, rounds: int, progress: Callable = range
-) -> dict[str, dict[str, list[float]]]:
+    steps: Mapping[_Name, Callable[[], dict[str, float]]], warmup: int, rounds: int, progress: Callable = range
+) -> dict[_Name, dict[str, list[float]]]:
     """Give every step its turn in each round, and keep what they return after ``warmup`` rounds.
 
     Every round starts with another step, so that none is always first. In its turn a step is run twice and the second
     one kept, since the first finds the caches as another step has left them: in a training a step follows its like.
 
     Args:
-        steps: name -> a function that returns milliseconds by stage.
+        steps: name -> a function that returns milliseconds by stage; it runs in the name's :func:`~backends.turn`.
         progress: called with the number of rounds, returns something to iterate over.
 
     Returns:
         name -> stage -> one number for each round.
     """
-    taken: dict[str, dict[str, list[float]]] = {name: {} for name in steps}
+    taken: dict[_Name, dict[str, list[float]]] = {name: {} for name in steps}
     names = list(steps)
     for number in progress(warmup + rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            steps[name]()
-            for stage, milliseconds in steps[name]().items():
+            with backends.turn(name):
+                steps[name]()
+                times = steps[name]()
+            for stage, milliseconds in times.items():
                 if number >= warmup:
                     taken[name].setdefault(stage, []).append(milliseconds)
     return taken
@@ -176,7 +182,10 @@ def measure_cases(
         for name, summary in summarise(take_turns(steps, warmup, rounds, progress), reference).items():
             times[name] |= summary
     for kind, count in (("saved", saved_bytes), ("peak", partial(peak_bytes, device=clock.device))):
-        sizes = {name: count(case) for name, case in cases.items()}
+        sizes = {}
+        for name, case in cases.items():
+            with backends.turn(name):
+                sizes[name] = count(case)
         for name, size in sizes.items():
             times[name][kind] = dict(bytes=size, ratio=size / sizes[reference])
     return times

@@ -1,21 +1,25 @@
 """Measure whole networks with CE: python -m tools.evidence.benchmark.network --out DIR.
 
-The training step (forward, gradient, backward, no optimizer), inference and memory, with CE against BN, taking turns in
-one run. ``--torch-only`` (and a machine without the OpenMMLab packages) leaves the first of:
+The training step (forward, gradient, backward, no optimizer), inference and memory, with CE, plain and compiled,
+against BN, taking turns in one run. ``--torch-only`` (and a machine without OpenMMLab's packages) leaves the first of:
 
 resnet50-torch  ResNet-50 in plain PyTorch, with every layer of op.py in CE's places (SE in its own)
 resnet50        mmpretrain's ResNet-50 and SE-ResNet-50, and CE-ResNet-50
 mobilenetv2     mmpretrain's MobileNetV2, and with CE at the depthwise convolutions
+shufflenetv2    mmpretrain's ShuffleNetV2 1×, and with CE at the last convolution of each unit
+vgg16           mmpretrain's VGG-16 with BN, and with CE at every convolution
 mask-rcnn       mmdet's Mask R-CNN R50, and with CE, on two pictures of 320×320
+demo            the Mask R-CNN of tools/demo.sh, and with BN, on its batch of four pictures of 192×160
 """
 import argparse
 import gc
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
-from tools.evidence.benchmark import front, mm_networks, records
+from tools.evidence.benchmark import backends, front, mm_networks, records
 from tools.evidence.benchmark.cases import Case, backbone_case
 from tools.evidence.benchmark.layers import VARIANTS
 from tools.evidence.benchmark.measure import Clock, measure_cases
@@ -27,6 +31,7 @@ NOTES = (
     "quartiles; the time is the median. *saved*: bytes kept for the backward pass, each storage once, without "
     "parameters. *peak*: the most that is allocated at one time in a training step, through PyTorch, beside the "
     "pictures and the parameters.",
+    backends.NOTE,
     "On a GPU the times are those of its work alone; *wall* is one step with all its launches.",
 )
 
@@ -44,18 +49,21 @@ def resnet50_torch(settings: Settings) -> dict[str, Case]:
 NETWORKS = {
     "resnet50-torch": resnet50_torch,
     "resnet50": mm_networks.resnet50,
-    "mobilenetv2": mm_networks.mobilenet_v2,
+    "mobilenetv2": partial(mm_networks.backbones, "MobileNetV2"),
+    "shufflenetv2": partial(mm_networks.backbones, "ShuffleNetV2"),
+    "vgg16": partial(mm_networks.backbones, "VGG", depth=16, norm_cfg=dict(type="BN")),
     "mask-rcnn": mm_networks.mask_rcnn,
+    "demo": mm_networks.demo,
 }
 
 
 def run(settings: Settings, networks: Sequence[str]) -> dict:
     """Measure and return all numbers; networks whose packages are missing are left out."""
     torch.backends.cudnn.benchmark = True
-    clock, notes, results = Clock(torch.device(settings.device)), [], {}
+    clock, notes, results = Clock(torch.device(settings.device)), backends.notes(settings), {}
     for name in networks:
         try:
-            cases = NETWORKS[name](settings)
+            cases = backends.on_each(NETWORKS[name](settings), settings)
         except ImportError as error:
             notes.append(f"{name} is left out: {error}")
             records.say(notes[-1])

@@ -2,7 +2,8 @@
 
 Needs torch alone. Three parts, each with all that it compares taking turns in one run:
 
-layers   BN, BN+SE, IterNorm, CE written literally, and our CE, each with its ReLU, on the maps of ResNet-50
+layers   BN, BN+SE, IterNorm, CE written literally, and our CE, plain and compiled, each with its ReLU, on the maps of
+         ResNet-50
 scaling  the training step against N, C, H·W and g, with the exponents of the fitted power laws
 passes   the four passes over a map that CE is made of: bytes that they must move, and their speed beside a copy's
 """
@@ -10,12 +11,13 @@ import math
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from ce_mm import ops
 from ce_mm.ops.joint import input_gradient, output_sums
-from tools.evidence.benchmark import front, records
+from tools.evidence.benchmark import backends, front, records
 from tools.evidence.benchmark.cases import layer_case
 from tools.evidence.benchmark.layers import VARIANTS, BatchNormReLU, FusedCE
 from tools.evidence.benchmark.measure import Clock, exponent, measure_cases, summarise, take_turns, training_step
@@ -33,8 +35,9 @@ NOTES = (
     "Every layer ends with its ReLU. A ratio is the median, over the rounds, of a layer's time over BN's in the same "
     "round, with its quartiles; the time is the median. *saved*: bytes kept for the backward pass, each storage once, "
     "without parameters. *peak*: the most that is allocated at one time in a training step, through PyTorch, beside x, "
-    "dy and the parameters. *b* is the exponent of the training step's time, as size^b. A pass has its time, and the "
-    "bytes that it must move in a second over those of a copy in the same run.",
+    "dy and the parameters. *b* is the exponent of the training step's time, as size^b. A pass has its time, the bytes "
+    "that it must move in a second, and these over those of a copy in the same run.",
+    backends.NOTE,
     "On a GPU the times are those of its work alone; *wall* is one step with all its launches.",
 )
 
@@ -45,7 +48,7 @@ def run_layers(settings: Settings, clock: Clock) -> dict[str, dict]:
     for channels, side in ((32, 8), (64, 4)) if settings.quick else LAYERS:
         shape = (settings.batch, channels, side, side)
         cases = {name: layer_case(variant(channels), settings, shape) for name, variant in VARIANTS.items()}
-        progress = records.progress(f"layer {shape}")
+        cases, progress = backends.on_each(cases, settings), records.progress(f"layer {shape}")
         results[shape_text(shape)] = measure_cases(cases, clock, settings.warmup, settings.rounds, progress)
     return results
 
@@ -67,37 +70,44 @@ def sweeps(settings: Settings) -> dict[str, list[tuple[int, tuple[int, int, int,
 
 
 def run_scaling(settings: Settings, clock: Clock) -> dict[str, dict]:
-    """Training steps of CE and of BN along each of the sweeps, with the exponents of the fitted power laws."""
+    """Training steps of BN and of CE along each of the sweeps, with the exponents of the fitted power laws."""
     results = {}
     for axis, points in sweeps(settings).items():
         steps = {}
         for size, shape, group_size in points:
-            for name, layer in (("BN", BatchNormReLU(shape[1])), ("CE", FusedCE(shape[1], group_size=group_size))):
-                case = layer_case(layer, settings, shape)
-                steps[name, size] = lambda case=case: training_step(case, clock)
+            layers = dict(BN=BatchNormReLU(shape[1]), CE=FusedCE(shape[1], group_size=group_size))
+            cases = {name: layer_case(layer, settings, shape) for name, layer in layers.items()}
+            for name, case in backends.on_each(cases, settings).items():
+                steps[name, size] = partial(training_step, case, clock)
         times = take_turns(steps, settings.warmup, settings.rounds, records.progress(f"scaling in {axis}"))
-        sizes = [size for size, _, _ in points]
-        pairs = [summarise({name: times[name, size] for name in ("BN", "CE")}, "BN") for size in sizes]
-        shapes, ratios = [shape for _, shape, _ in points], [pair["CE"]["step"]["ratio"] for pair in pairs]
-        results[axis] = dict(sizes=sizes, shapes=shapes, ratios=ratios)
-        for name in ("BN", "CE"):
-            series = [pair[name]["step"]["ms"] for pair in pairs]
-            results[axis][name] = dict(ms=series, exponent=exponent(sizes, series))
+        sizes, shapes = [size for size, _, _ in points], [shape for _, shape, _ in points]
+        results[axis] = dict(sizes=sizes, shapes=shapes, variants={})
+        names = dict.fromkeys(name for name, _ in steps)
+        found = [summarise({name: times[name, size] for name in names}, "BN") for size in sizes]
+        for name in names:
+            ms, ratios = ([at_size[name]["step"][kind] for at_size in found] for kind in ("ms", "ratio"))
+            results[axis]["variants"][name] = dict(ms=ms, ratios=ratios, exponent=exponent(sizes, ms))
     return results
 
 
 def run_passes(settings: Settings, clock: Clock, copy_rate: float) -> dict[str, dict]:
-    """The four passes on every map of ResNet-50."""
+    """The four passes of every backend on every map of ResNet-50."""
     results = {}
     for channels, side in ((32, 8),) if settings.quick else LAYERS:
         shape = (settings.batch, channels, side, side)
-        steps = {name: lambda run=run: clock.time({"time": run}) for name, run in passes(settings, shape).items()}
+        each = backends.on_each({"CE": passes(settings, shape)}, settings)
+        steps = {
+            (variant, name): partial(clock.time, {"time": run})
+            for variant, functions in each.items()
+            for name, run in functions.items()
+        }
         times = take_turns(steps, settings.warmup, settings.rounds, records.progress(f"passes {shape}"))
-        results[shape_text(shape)] = found = {}
-        for name, maps in PASS_MAPS.items():
-            milliseconds = statistics.median(times[name]["time"])
-            size = maps * math.prod(shape) * DTYPES[settings.dtype].itemsize
-            found[name] = dict(bytes=size, ms=milliseconds, of_copy=size / (1e-3 * milliseconds) / copy_rate)
+        results[shape_text(shape)] = found = {name: {} for name in PASS_MAPS}
+        for (variant, name), series in times.items():
+            milliseconds = statistics.median(series["time"])
+            size = PASS_MAPS[name] * math.prod(shape) * DTYPES[settings.dtype].itemsize
+            rate = size / (1e-3 * milliseconds)
+            found[name][variant] = dict(bytes=size, ms=milliseconds, bytes_per_second=rate, of_copy=rate / copy_rate)
     return results
 
 
@@ -139,16 +149,22 @@ def sections(record: dict) -> records.Sections:
     if "scaling" in record:
         rows = found["Scaling of the training step"] = {}
         for axis, series in record["scaling"].items():
-            for name in ("CE", "BN"):
-                rows[axis, f"b of {name}"] = f"{series[name]['exponent']:.2f}"
-            for size, ratio in zip(series["sizes"], series["ratios"], strict=True):
-                rows[axis, f"CE / BN at {size}"] = f"{ratio:.2f}"
+            for name, variant in series["variants"].items():
+                rows[axis, f"b of {name}"] = f"{variant['exponent']:.2f}"
+            for number, size in enumerate(series["sizes"]):
+                for name, variant in list(series["variants"].items())[1:]:
+                    rows[axis, f"{name} / BN at {size}"] = f"{variant['ratios'][number]:.2f}"
     if "passes" in record:
-        rows = found["Passes"] = {("a copy", "GB/s"): f"{1e-9 * record['copy_bytes_per_second']:.1f}"}
+        rows = found["Passes"] = {("a copy", "", ""): f"{1e-9 * record['copy_bytes_per_second']:.1f} GB/s"}
         for shape, timed in record["passes"].items():
-            for name, figures in timed.items():
-                rows[shape, name] = f"{figures['ms']:.3g} ms, {figures['of_copy']:.2f} of copy"
+            for name, variants in timed.items():
+                rows |= {(shape, name, variant): _speed(figures) for variant, figures in variants.items()}
     return found
+
+
+def _speed(figures: dict[str, float]) -> str:
+    rate = 1e-9 * figures["bytes_per_second"]
+    return f"{figures['ms']:.3g} ms, {rate:.1f} GB/s, {figures['of_copy']:.2f} of copy"
 
 
 BENCHMARK = records.Benchmark("op", "CE as a layer", NOTES, sections)
@@ -158,7 +174,7 @@ def run(settings: Settings, parts: Sequence[str]) -> dict:
     """Measure and return all numbers."""
     clock = Clock(torch.device(settings.device))
     copy_rate = measure_copy(settings, clock)
-    numbers = dict(notes=[], copy_bytes_per_second=copy_rate)
+    numbers = dict(notes=backends.notes(settings), copy_bytes_per_second=copy_rate)
     if "layers" in parts:
         numbers["layers"] = run_layers(settings, clock)
     if "scaling" in parts:

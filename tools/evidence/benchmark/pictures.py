@@ -7,7 +7,8 @@ from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 from ce_mm.analysis import save_figure
 
-COLOURS = {"BN": "0.55", "BN+SE": "C0", "IterNorm": "C2", "literal CE": "C1", "CE": "C3"}
+COLOURS = {"BN": "0.55", "BN+SE": "C0", "IterNorm": "C2", "literal CE": "C1"}
+COLOURS |= {"CE plain": "#f2a3a3", "CE compiled": "C3", "CE folded": "C4"}
 PANELS = dict(step="training step", eval="inference", saved="kept for backward", peak="peak of the step")
 
 
@@ -31,8 +32,8 @@ def draw_op(record: dict, out: Path) -> None:
 def draw_network(record: dict, out: Path) -> None:
     """Bars of the ratios to BN in every network."""
     networks = record["networks"]
-    figure = Figure(figsize=(16, 4.5), dpi=110, layout="constrained")
-    for axis, (kind, title) in zip(figure.subplots(1, 4), PANELS.items(), strict=True):
+    figure = Figure(figsize=(16, 9), dpi=110, layout="constrained")
+    for axis, (kind, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         _bars(axis, kind, title, list(networks), list(networks.values()))
     _title(figure, record)
     save_figure(figure, out)
@@ -51,7 +52,7 @@ def draw_latency(record: dict, out: Path) -> None:
             times = [row["over_eager"]["ms"] for row in rows.values()]
             axis.bar(places, times, width, color=COLOURS[variant], label=variant)
         axis.set(title=title, ylabel="ms", xticks=range(len(names)))
-        axis.set_xticklabels([name.replace("-", "-\n") for name in names], fontsize="small")
+        axis.set_xticklabels(names, fontsize="small")
         axis.legend(frameon=False, fontsize="small")
     _title(figure, record)
     save_figure(figure, out)
@@ -61,18 +62,21 @@ PICTURES = dict(op=draw_op, network=draw_network, latency=draw_latency)
 
 
 def _bars(axis, kind: str, title: str, labels: Sequence[str], groups: Sequence[dict[str, dict]]) -> None:
-    """A group of bars for each label, a bar for each variant, whiskers at the quartiles."""
+    """A group of bars for each label, a bar for each variant that it has, whiskers at the quartiles."""
     names = list(dict.fromkeys(name for group in groups for name in group))
     width = 0.8 / max(len(names), 1)
-    for index, name in enumerate(names):
+    for name in names:
         found = [(place, group[name][kind]) for place, group in enumerate(groups) if name in group]
-        places = [place + (index - (len(names) - 1) / 2) * width for place, _ in found]
+        shifts = [list(group).index(name) - (len(group) - 1) / 2 for group in groups if name in group]
+        places = [place + shift * width for (place, _), shift in zip(found, shifts, strict=True)]
         heights = [bar["ratio"] for _, bar in found]
         whiskers = [
             [bar["ratio"] - bar.get("low", bar["ratio"]) for _, bar in found],
             [bar.get("high", bar["ratio"]) - bar["ratio"] for _, bar in found],
         ]
-        axis.bar(places, heights, width, yerr=whiskers, color=COLOURS[name], ecolor="0.3", label=name)
+        bars = axis.bar(places, heights, width, yerr=whiskers, color=COLOURS[name], ecolor="0.3", label=name)
+        if name.startswith("CE"):
+            axis.bar_label(bars, fmt="%.2f", label_type="center", rotation=90, fontsize=7)
     axis.axhline(1, color="0.3", lw=0.8, ls=":")
     axis.set(title=f"{title}, over BN's", xticks=range(len(labels)))
     axis.set_xticklabels(labels, fontsize="small")
@@ -83,9 +87,9 @@ def _bars(axis, kind: str, title: str, labels: Sequence[str], groups: Sequence[d
 
 def _lines(axis, name: str, series: dict) -> None:
     """The times of BN and CE against one size, with their exponents."""
-    for layer in ("BN", "CE"):
-        label = f"{layer}: exponent {series[layer]['exponent']:.2f}"
-        axis.loglog(series["sizes"], series[layer]["ms"], "o-", color=COLOURS[layer], label=label)
+    for layer, found in series["variants"].items():
+        label = f"{layer}: exponent {found['exponent']:.2f}"
+        axis.loglog(series["sizes"], found["ms"], "o-", color=COLOURS[layer], label=label)
     axis.set_xticks(series["sizes"], map(str, series["sizes"]))
     axis.minorticks_off()
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

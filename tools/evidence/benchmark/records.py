@@ -52,7 +52,7 @@ def progress(what: str) -> Callable[[int], Iterable[int]]:
 def machine(device: str) -> dict[str, object]:
     """What the numbers depend on beside the code."""
     versions = {}
-    for package in ("torch", "triton", "mmengine", "onedl-mmengine"):
+    for package in ("torch", "triton", "numba", "mmengine", "onedl-mmengine"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -139,7 +139,9 @@ def _run(record: dict) -> dict[tuple[str], str]:
     where, settings = record["machine"], record["settings"]
     return {
         ("cores, threads",): f"{where['cores']}, {where['threads']}",
-        ("PyTorch, Triton, Python",): f"{where['torch']}, {where['triton'] or 'none'}, {where['python']}",
+        ("PyTorch, Triton, Numba, Python",): ", ".join(
+            where.get(each, "–") or "none" for each in ("torch", "triton", "numba", "python")
+        ),
         ("ce_mm",): where["ce_mm"],
         ("batch, maps",): f"{settings['batch']}, {settings['dtype']}, {settings['layout']}",
         ("rounds, after warm-up",): f"{settings['rounds']}, {settings['warmup']}",

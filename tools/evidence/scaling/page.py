@@ -73,7 +73,8 @@ def read_benchmark(path: Path) -> Assumptions:
         newest = next(iter(json.loads(path.read_text(encoding="utf-8"))["records"].values()))
         variants = newest["networks"]["resnet50"]
         forward, backward = (variants["BN"][part]["ms"] for part in ("forward", "backward"))
-        return Assumptions(backward / (forward + backward), variants["CE"]["step"]["ratio"])
+        ce = variants.get("CE compiled", variants["CE plain"])
+        return Assumptions(backward / (forward + backward), ce["step"]["ratio"])
     except (ValueError, KeyError, TypeError, StopIteration):
         raise ValueError(f"{path}: expected what tools.evidence.benchmark.network wrote, with resnet50 in it") from None
 
