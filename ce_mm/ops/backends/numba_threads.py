@@ -5,7 +5,7 @@ kernel is started by the OpenMP library that PyTorch itself runs on. Where there
 process that was forked off, which has no more of the pool than its memory, it runs on one thread.
 
 Work is a number of units that the threads take as they get to them. What a unit writes does not depend on who does
-it, so that results repeat bit for bit, whichever thread is the faster, and also where OpenMP starts fewer than asked.
+it, so that results are the same bits, however many threads there are, asked for or started, and whichever is faster.
 """
 import ctypes
 import os
