@@ -35,7 +35,7 @@ def network(name="resnet"):
 def losses(model, forward, steps=4):
     """The loss curve of a few steps of SGD on fixed pictures."""
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(next(model.parameters()).dtype)
     curve = []
     for _ in range(steps):
         loss = (forward(x)[0].mean((2, 3)) - 1).square().mean()
@@ -54,14 +54,18 @@ def compiled():
     torch.compiler.reset()
 
 
+# In float32 the compiler joins the small calls of the coefficients by itself, where eager mode has a kernel for them:
+# equal up to rounding, which four steps make a thousand times as large, as they do with the last bit of a weight.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 2e-3)])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_compiled_network_trains_with_the_same_loss_curve(compiled, name):
-    model = network(name)
+def test_a_compiled_network_trains_with_the_same_loss_curve(compiled, name, dtype, tolerance):
+    model = network(name).to(dtype)
     twin = copy.deepcopy(model)
     eager = losses(model, model)
     assert eager[-1] < eager[0]
-    torch.testing.assert_close(losses(twin, compiled(twin)), eager, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(dict(twin.named_buffers()), dict(model.named_buffers()), rtol=1e-4, atol=1e-5)
+    close = dict(rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(losses(twin, compiled(twin)), eager, **close)
+    torch.testing.assert_close(dict(twin.named_buffers()), dict(model.named_buffers()), **close)
 
 
 def test_a_compiled_network_infers_the_same(compiled):
