@@ -19,7 +19,6 @@ from torch.autograd.function import once_differentiable
 from ce_mm.ops.backends import plain
 from ce_mm.ops.backends.numba_matrices import (
     GRADIENT_ROWS,
-    ROWS,
     STRIP_VECTORS,
     WEIGHT_ROWS,
     add_matrix,
@@ -46,6 +45,7 @@ from ce_mm.ops.backends.numba_matrices import (
     weigh_samples_backward,
     weight_gradient,
 )
+from ce_mm.ops.backends.numba_products import ROWS
 from ce_mm.ops.backends.numba_threads import (
     BEGUN,
     FIRST_ARGUMENT,
@@ -209,15 +209,12 @@ def _part(unit, size, block):
     return unit * grain, min((unit + 1) * grain, size)
 
 
-@njit(inline="always", **OPTIONS)
-def _vectors(columns):
-    return (columns + LANES - 1) // LANES
+def _bytes_of_matrix(g: int) -> int:
+    """Of one in scratch memory."""
+    return (g + ROWS - 1) // ROWS * ROWS * ((g + LANES - 1) // LANES * LANES) * 4
 
 
-@njit(inline="always", **OPTIONS)
-def _matrix_size(g):
-    """Of one in scratch memory, in bytes."""
-    return (g + ROWS - 1) // ROWS * ROWS * _vectors(g) * LANES * 4
+_matrix_size = njit(inline="always", **OPTIONS)(_bytes_of_matrix)  # the same, for kernels
 
 
 @njit(inline="always", **OPTIONS)
@@ -635,7 +632,3 @@ def move_averages(averages: Sequence[Average], present: Tensor | None = None) ->
 def _threads(n: int, c: int, g: int, hidden: int, iterations: int) -> int:
     """How many work on a layer."""
     return threads_for(c * (g * iterations + n * hidden) // 8)
-
-
-def _bytes_of_matrix(g: int) -> int:
-    return -(-g // ROWS) * ROWS * -(-g // LANES) * LANES * 4

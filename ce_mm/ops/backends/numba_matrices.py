@@ -2,14 +2,12 @@
 
 Written as vectors (:mod:`ce_mm.ops.backends.numba_vectors`), as what the passes do to maps is. All numbers are float32,
 at any address; sums over samples and channels are taken in float64. A matrix of a group that lies in scratch memory has
-rows of whole vectors, ``step`` bytes each; what lies in tensors is dense.
+rows of whole vectors, ``step`` bytes each, and a multiple of ROWS of them; what lies in tensors is dense.
 """
-from collections.abc import Callable
-
 from llvmlite import ir
 from numba.core import cgutils
 
-from ce_mm.ops.backends.numba_products import lane_sums
+from ce_mm.ops.backends.numba_products import ROWS, lane_sums
 from ce_mm.ops.backends.numba_vectors import (
     DOUBLE,
     FLOAT,
@@ -22,10 +20,9 @@ from ce_mm.ops.backends.numba_vectors import (
     Value,
     Variable,
     emitted,
+    pieces,
 )
 
-#: Rows of a product of two matrices that are computed at once; matrices in scratch memory have a multiple of them.
-ROWS = 8 if LANES == 16 else 4
 #: Rows of a weight whose products with so many samples are taken at once.
 WEIGHT_ROWS, SAMPLES = LANES // 4, 4
 #: Samples, and vectors of each, and rows of a weight, whose gradients are taken at once.
@@ -52,14 +49,7 @@ class _Sum:
 
     def total(self) -> Value:
         """Of all lanes, in float64."""
-        return _sum_of_lanes(self.value.get())
-
-
-def _sum_of_lanes(value: Value) -> Value:
-    b, element = value.builder, value.type.element
-    kind, name = ir.FunctionType(element, [element, value.type]), "f64" if element == DOUBLE else "f32"
-    add = cgutils.get_or_insert_function(b.module, kind, f"llvm.vector.reduce.fadd.v{LANES}{name}")
-    return Value(b, b.call(add, [ir.Constant(element, -0.0), value.value], fastmath=("reassoc",)))
+        return self.value.get().sum()
 
 
 def _double(value: Value) -> Value:
@@ -102,15 +92,6 @@ def _sigmoid(x: Value) -> Value:
     for factor in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, 1.0, 1.0):
         series = series * rest + factor
     return _quotient(y.like(1.0), series * power + 1.0)
-
-
-def _pieces(k: Emitter, count: Value, body: Callable[[Value, Value | None], None]) -> None:
-    """A body for every vector of so many numbers: of where it lies, in bytes, and of the lanes inside, None for all."""
-    last = count & (LANES - 1)
-    with k.range(count - last, LANES) as i:
-        body(i * FLOAT_BYTES, None)
-    with k.case(last.compare("!=", 0)):
-        body((count - last) * FLOAT_BYTES, k.lanes().compare("<", last.convert("trunc", WORD).to_vector()))
 
 
 def _get(k: Emitter, address: Value, inside: Value | None) -> Value:
@@ -172,7 +153,7 @@ def batch_statistics(
         _put(k, _single(centre), mean + place, inside)
         _put(k, _single(_quotient(squares.value.get(), samples)), variance + place, inside)
 
-    _pieces(k, count, of_piece)
+    pieces(k, count, of_piece)
 
 
 @emitted("iiiifiiii")
@@ -194,7 +175,7 @@ def norm_affine(
         _put(k, a.get(), scale + place, inside)
         _put(k, b.get() - a.get() * _get(k, mean + place, inside), offset + place, inside)
 
-    _pieces(k, count, of_piece)
+    pieces(k, count, of_piece)
 
 
 @emitted("iiiifii", "d")
@@ -212,7 +193,7 @@ def spread(
             total.add(value)
             _put(k, value, out + i * row + place, inside)
 
-    _pieces(k, count, of_piece)
+    pieces(k, count, of_piece)
     return total.total()
 
 
@@ -237,7 +218,7 @@ def normalised_covariance(
             trace.add(on_diagonal.where(value, 0.0))
             k.store(value, sigma + row)
 
-    _pieces(k, g, of_piece)
+    pieces(k, g, of_piece)
     whole = _single(trace.total())
     factor = _quotient(whole.like(1.0), whole).to_vector()
     with k.range(g) as i, k.range(step, LANES * FLOAT_BYTES) as place:
@@ -276,7 +257,7 @@ def store_dense(k: Emitter, matrix: Value, g: Value, out: Value) -> None:
     step = _step(g)
     with k.range(g) as i:
         source, row = matrix + i * step, out + i * g * FLOAT_BYTES
-        _pieces(k, g, lambda place, inside: _put(k, k.load(source + place), row + place, inside))
+        pieces(k, g, lambda place, inside: _put(k, k.load(source + place), row + place, inside))
 
 
 @emitted("iiiiiiii")
@@ -298,7 +279,7 @@ def weigh_samples(
                 for s in range(SAMPLES):
                     sums[r, s].set(factor * values[s] + sums[r, s].get())
 
-        _pieces(k, size, add)
+        pieces(k, size, add)
         totals = lane_sums(k, [total.get() for total in sums.values()])
         for lane, (r, s) in enumerate(sums):
             one = Value(k.builder, k.builder.extract_element(totals.value, ir.Constant(WORD, lane)))
@@ -333,7 +314,7 @@ def weigh_samples_backward(
     rest = count & (wide - 1)
     with k.range(count - rest, wide) as i:
         of_strip(STRIP_VECTORS, i * FLOAT_BYTES, None)
-    _pieces(k, rest, lambda place, inside: of_strip(1, (count - rest) * FLOAT_BYTES + place, inside))
+    pieces(k, rest, lambda place, inside: of_strip(1, (count - rest) * FLOAT_BYTES + place, inside))
 
 
 @emitted("iiiiiiii")
@@ -362,14 +343,14 @@ def weight_gradient(
     with k.range(end - first, GRADIENT_ROWS) as i:
         with k.range(size - rest, wide) as j:
             of_rows(STRIP_VECTORS, i, j * FLOAT_BYTES, None)
-        _pieces(k, rest, lambda place, inside: of_rows(1, i, (size - rest) * FLOAT_BYTES + place, inside))
+        pieces(k, rest, lambda place, inside: of_rows(1, i, (size - rest) * FLOAT_BYTES + place, inside))
 
 
 @emitted("iidiii", "f")
 def layer_norm(k: Emitter, hidden: Value, count: Value, eps: Value, weight: Value, bias: Value, active: Value) -> Value:
     """LayerNorm of one sample, in place without its parameters, and what is behind the ReLU; returns 1 / spread."""
     total, squares, size = _Sum(k), _Sum(k), count.convert("sitofp", DOUBLE)
-    _pieces(k, count, lambda place, inside: total.add(_get(k, hidden + place, inside)))
+    pieces(k, count, lambda place, inside: total.add(_get(k, hidden + place, inside)))
     mean = _quotient(total.total(), size).to_vector()
 
     def add_square(place: Value, inside: Value | None) -> None:
@@ -377,7 +358,7 @@ def layer_norm(k: Emitter, hidden: Value, count: Value, eps: Value, weight: Valu
         away = away if inside is None else inside.where(away, 0.0)
         squares.value.set(away * away + squares.value.get())
 
-    _pieces(k, count, add_square)
+    pieces(k, count, add_square)
     inv_std = _single(_inv_root(_quotient(squares.total(), size) + eps))
 
     def of_piece(place: Value, inside: Value | None) -> None:
@@ -386,7 +367,7 @@ def layer_norm(k: Emitter, hidden: Value, count: Value, eps: Value, weight: Valu
         value = normed * _get(k, weight + place, inside) + _get(k, bias + place, inside)
         _put(k, value.compare("<=", 0.0).where(k.zeros(), value), active + place, inside)
 
-    _pieces(k, count, of_piece)
+    pieces(k, count, of_piece)
     return inv_std
 
 
@@ -409,7 +390,7 @@ def rectifier_backward(
         _put(k, of_weight.vector(), dweight + place, inside)
         _put(k, of_bias.vector(), dbias + place, inside)
 
-    _pieces(k, count, of_strip)
+    pieces(k, count, of_strip)
 
 
 @emitted("iiifi")
@@ -424,7 +405,7 @@ def layer_norm_backward(
         total.add(d)
         inner.add(d * _get(k, normed + place, inside))
 
-    _pieces(k, count, add)
+    pieces(k, count, add)
     size = count.convert("sitofp", DOUBLE)
     mean, slope = (_single(_quotient(each.total(), size)).to_vector() for each in (total, inner))
 
@@ -433,7 +414,7 @@ def layer_norm_backward(
         d = d - _get(k, normed + place, inside) * slope
         _put(k, d * inv_std.to_vector(), gradient + place, inside)
 
-    _pieces(k, count, of_piece)
+    pieces(k, count, of_piece)
 
 
 @emitted("ifiiiii")
@@ -450,8 +431,8 @@ def combine_matrices(
             _put(k, shared * _get(k, scale + place, inside), weight + row + place, inside)
             total.set(shared * _get(k, offset + place, inside) + total.get())
 
-        _pieces(k, g, of_piece)
-        k.store(_sum_of_lanes(total.get()), common + i * FLOAT_BYTES)
+        pieces(k, g, of_piece)
+        k.store(total.get().sum(), common + i * FLOAT_BYTES)
 
 
 @emitted("ifiiiiiiii")
@@ -471,7 +452,7 @@ def combine_samples(
             _put(k, own * a, diagonal + here, inside)
             _put(k, own * b + shared, bias + here, inside)
 
-    _pieces(k, count, of_piece)
+    pieces(k, count, of_piece)
 
 
 @emitted("iiifiiiiiiii", "d")
@@ -503,7 +484,7 @@ def combine_samples_backward(
             _put(k, total.vector(), sums + sums_step * number + place, inside)
         _put(k, k.zeros(), sums + sums_step * 3 + place, inside)
 
-    _pieces(k, count, of_piece)
+    pieces(k, count, of_piece)
     return of_rest.total()
 
 
@@ -535,7 +516,7 @@ def combine_matrices_backward(
         for number, total in enumerate((da, db)):
             _put(k, total.get(), sums + sums_step * number + place, inside)
 
-    _pieces(k, g, of_piece)
+    pieces(k, g, of_piece)
     return of_ratio.total()
 
 
@@ -567,13 +548,13 @@ def covariance_backward(
             of_outer = of_sigma * k.load(of_z + row)
             # What a row gives goes to one channel, what a column gives to another.
             for target, of_row in ((da, of_outer * a), (dmean, of_second * m * -1.0)):
-                k.store(k.load(target + number, FLOAT) + _sum_of_lanes(of_row), target + number)
+                k.store(k.load(target + number, FLOAT) + of_row.sum(), target + number)
             of_scale.set(of_outer * one_a + of_scale.get())
             of_mean.set(of_second * one_m + of_mean.get())
         _put(k, _get(k, da + place, inside) + of_scale.get(), da + place, inside)
         _put(k, _get(k, dmean + place, inside) - of_mean.get(), dmean + place, inside)
 
-    _pieces(k, g, of_piece)
+    pieces(k, g, of_piece)
 
 
 @emitted("iiiiiiiifffiiiii")
@@ -610,7 +591,7 @@ def norm_backward(
             of_spread = (_get(k, dspread + here, inside) + common) * (a * a * bessel)
             _put(k, of_spread + dvariance.get(), dinstance + of_variances + here, inside)
 
-    _pieces(k, count, of_piece)
+    pieces(k, count, of_piece)
 
 
 @emitted("iii")
@@ -629,8 +610,8 @@ def deviation(k: Emitter, values: Value, count: Value) -> Value:
         value = _get(k, values + place, inside)
         total.set(total.get() + (value - value))
 
-    _pieces(k, count, add)
-    return _sum_of_lanes(total.get())
+    pieces(k, count, add)
+    return total.get().sum()
 
 
 @emitted("iiif")
@@ -643,7 +624,7 @@ def move(k: Emitter, average: Value, values: Value, count: Value, momentum: Valu
         old, new = _get(k, average + place, inside), _get(k, values + place, inside)
         _put(k, (new - old) * factor + is_small.where(old, new), average + place, inside)
 
-    _pieces(k, count, of_piece)
+    pieces(k, count, of_piece)
 
 
 @emitted("i", "i")

@@ -16,11 +16,11 @@ from ce_mm.ops.backends.numba_vectors import (
     FLOAT_BYTES,
     LANES,
     OPTIONS,
-    WORD,
     Emitter,
     Value,
     Variable,
     emitted,
+    pieces,
 )
 
 #: Bytes that are fetched at a time.
@@ -213,20 +213,16 @@ def _row_sums(rows: int) -> Any:
     def add_row_sums(k: Emitter, left: Value, right: Value, m: Value, middles: Value, out: Value) -> None:
         sums = [Variable(k.zeros()) for _ in range(2 * rows)]
         middle = [k.load(middles + i * FLOAT_BYTES, FLOAT).to_vector() for i in range(rows)]
-        rest = m & (LANES - 1)
 
-        def add(p: Value, inside: Value | None) -> None:
+        def add(place: Value, inside: Value | None) -> None:
             for i in range(rows):
-                one, other = (k.load(tile + i * STEP + p * FLOAT_BYTES) - middle[i] for tile in (left, right))
+                one, other = (k.load(tile + i * STEP + place) - middle[i] for tile in (left, right))
                 if inside is not None:
                     one, other = inside.where(one, 0.0), inside.where(other, 0.0)
                 sums[i].set(sums[i].get() + one)
                 sums[rows + i].set(one * other + sums[rows + i].get())
 
-        with k.range(m - rest, LANES) as p:
-            add(p, None)
-        with k.case(rest.compare("!=", 0)):
-            add(m - rest, k.lanes().compare("<", rest.convert("trunc", WORD).to_vector()))
+        pieces(k, m, add)
         _add_doubles(k, lane_sums(k, [total.get() for total in sums]), out)
 
     return add_row_sums

@@ -115,10 +115,11 @@ class Value:
         return Value(self.builder, self.builder.shuffle_vector(self.value, other.value, mask))
 
     def sum(self) -> Self:
-        """Of a vector's lanes."""
-        kind = ir.FunctionType(FLOAT, [FLOAT, VECTOR])
-        add = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
-        zero = ir.Constant(FLOAT, -0.0)
+        """Of a vector's lanes, in their type."""
+        element = self.type.element
+        kind, name = ir.FunctionType(element, [element, self.type]), "f64" if element == DOUBLE else "f32"
+        add = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}{name}")
+        zero = ir.Constant(element, -0.0)
         return Value(self.builder, self.builder.call(add, [zero, self.value], fastmath=("reassoc",)))
 
 
@@ -193,6 +194,15 @@ class Emitter:
         """The body of ``if condition``."""
         with self.builder.if_then(condition.value):
             yield
+
+
+def pieces(k: Emitter, count: Value, body: Callable[[Value, Value | None], None]) -> None:
+    """A body for every vector of so many float32: of where it lies, in bytes, and of the lanes inside, None for all."""
+    last = count & (LANES - 1)
+    with k.range(count - last, LANES) as i:
+        body(i * FLOAT_BYTES, None)
+    with k.case(last.compare("!=", 0)):
+        body((count - last) * FLOAT_BYTES, k.lanes().compare("<", last.convert("trunc", WORD).to_vector()))
 
 
 def emitted(takes: str, returns: str = "") -> Callable[[Callable], Any]:

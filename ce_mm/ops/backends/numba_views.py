@@ -6,8 +6,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-#: The types of maps, by the codes of :mod:`ce_mm.ops.backends.numba_tiles`.
-KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+from ce_mm.ops.backends.numba_tiles import BFLOAT, HALFS, SINGLE
+
+#: The types of maps, and what kernels know them by.
+KINDS = {torch.float32: SINGLE, torch.bfloat16: BFLOAT, torch.float16: HALFS}
 #: Zeros of float32 that are subtracted from what has no shift, as many as the widest group has channels.
 _NO_SHIFT = array("f", bytes(4 * 64))
 NO_SHIFT, _ = _NO_SHIFT.buffer_info()
