@@ -3,7 +3,7 @@
 All that Channel Equilibrium needs of the input are the mean and variance of each sample and channel, and the mean
 products of channels of one group. They are taken about a shift near the data: E[xx] - E[x]E[x] cancels when a channel's
 mean is large against its spread, E[(x-k)(x-k)] - E[x-k]E[x-k] with k near the mean does not. Where one shift serves all
-samples, and some lie far from it, their variances are taken by themselves: on a CPU again, for those alone.
+samples, and some lie far from it, their variances are taken by themselves: by the backend, or else again for those.
 """
 from typing import Any
 
