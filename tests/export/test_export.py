@@ -62,14 +62,14 @@ def few_pictures(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def exported(small):
+def exported(small, tmp_path_factory):
     """name, kind -> the subject and its file, each exported once."""
-    files = {}
+    files, folder = {}, tmp_path_factory.mktemp("exported")
 
     def get(name, kind):
         if (name, kind) not in files:
             subject = small(name)
-            out = subject.folder / f"{kind}{FORMATS[kind].suffix}"
+            out = folder / f"{name}-{kind}{FORMATS[kind].suffix}"
             files[name, kind] = export(subject.config, subject.checkpoint, kind, out)
         return small(name), files[name, kind]
 
