@@ -14,11 +14,12 @@ def problem(n=2, c=16, h=7, w=11, g=4, samples=1, dtype=torch.float32, layout=LA
     """Arguments for every pass, by their names."""
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator).to(device)  # noqa: E731
+    half = draw(samples, c // g, g, g)
     a_map = lambda: draw(n, c, h, w).to(dtype).contiguous(memory_format=layout)  # noqa: E731
     return SimpleNamespace(
         x=a_map(), dy=a_map(), residual=a_map(), rectified=a_map().relu(), shift=draw(c), g=g,
         weight=draw(samples, c // g, g, g), diagonal=draw(n, c), bias=draw(n, c),
-        dmean=draw(n, c), dsquare=draw(n, c), dsecond=draw(samples, c // g, g, g),
+        slope=half + half.mT, slopes=draw(n, c), offset=draw(n, c),
     )  # fmt: skip
 
 
@@ -28,7 +29,7 @@ def all_passes(module, p):
         *module.moments(p.x, p.shift, p.g, True, False),
         module.group_affine(p.x, p.shift, p.weight, p.diagonal, p.bias, p.residual, ops.RELU),
         *module.output_sums(p.dy, p.x, p.shift, p.rectified, ops.RELU, True, p.g, True, False),
-        module.input_gradient(p.dy, p.rectified, p.x, p.shift, p.weight, p.diagonal, p.dmean, p.dsquare, p.dsecond),
+        module.input_gradient(p.dy, p.rectified, p.x, p.shift, p.weight, p.diagonal, p.slope, p.slopes, p.offset),
     )
 
 

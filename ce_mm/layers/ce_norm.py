@@ -161,12 +161,19 @@ class CENorm(nn.Module):
         with ops.full_precision(x.device.type):
             base = self.base
             source = self._source(x, base)
-            asked = self._asked(x, base, source)
-            moments = self._unread(x, base) if asked is None else ops.moments(x, **asked)
-            known, seen = self._known(x, base, source, moments)
-            coefficients, found = ops.coefficients(moments, base, self.bd, self.ir, self.mix, known, seen)
-            self._learn(base, source, found, moments.shift)
-            return ops.group_affine(x, moments.shift, *coefficients, residual, rectifier, moments.link, overwrite)
+            usual = self._usual(x, residual, base, source)
+            if usual is not None:
+                y, finite = ops.usual_layer(usual, x, residual, rectifier, overwrite)
+            else:
+                asked = self._asked(x, base, source)
+                moments = self._unread(x, base) if asked is None else ops.moments(x, **asked)
+                known, seen = self._known(x, base, source, moments)
+                coefficients, found = ops.coefficients(moments, base, self.bd, self.ir, self.mix, known, seen)
+                finite = self._learn(base, source, found, moments.shift)
+                y = ops.group_affine(x, moments.shift, *coefficients, residual, rectifier, moments.link, overwrite)
+        if finite is not None:
+            self.finite = finite if self.finite is None else self.finite & finite
+        return y
 
     def _source(self, x: Tensor, base: Kind) -> Source:
         """Where the statistics of this batch come from."""
@@ -189,6 +196,14 @@ class CENorm(nn.Module):
         if is_watched((x,)) or not torch.is_grad_enabled():
             return False
         return self.training or not any(tensor.requires_grad for tensor in (x, *self.parameters()))
+
+    def _usual(self, x: Tensor, residual: Tensor | None, base: Kind, source: Source) -> ops.Usual | None:
+        """The layer for ``ops.usual_layer``, or None where it is not usual, or not for such a batch."""
+        learns = source is not Source.AVERAGES
+        of_others = source is Source.PROCESSES or not base.local_batch_norm
+        if of_others or self.branches != BRANCHES or (learns and self._pools(x)):
+            return None
+        return ops.as_usual(x, residual, base, self.bd, self.ir, self.mix, self.momentum, learns)
 
     def _asked(self, x: Tensor, base: Kind, source: Source) -> dict[str, Any] | None:
         """The arguments for ``ops.moments``, or None where nothing depends on the moments of x."""
@@ -237,17 +252,20 @@ class CENorm(nn.Module):
             return of_all_processes(base, bd, ir, x, moments, seen), seen
         return ops.UNKNOWN, seen
 
-    def _learn(self, base: Kind, source: Source, found: ops.Statistics, shift: Tensor) -> None:
-        """Move the averages, those of a SyncBN also where CE has nothing to learn here."""
+    def _learn(self, base: Kind, source: Source, found: ops.Statistics, shift: Tensor) -> Tensor | None:
+        """Move the averages, those of a SyncBN also where CE has nothing to learn here, if all values are finite.
+
+        Returns:
+            Whether they are, or None where nothing is learnt.
+        """
         if source is Source.AVERAGES and not base.synchronised:
-            return
+            return None
         averages = []
         if source is not Source.AVERAGES and self.bd is not None:
             averages.append(ops.Average(self.bd.running_whitening, found.whitening, self.momentum))
         if source is not Source.AVERAGES and self.ir is not None:
             averages.append(ops.Average(self.ir.running_inv_std_scale, found.inv_std_scale, self.momentum))
-        finite = base.learn(found, shift, averages)
-        self.finite = finite if self.finite is None else self.finite & finite
+        return base.learn(found, shift, averages)
 
     def _norm_alone(self, x: Tensor, residual: Tensor | None, rectifier: float | None) -> Tensor:
         y = self.norm(x)  # which a hook of the norm's may keep

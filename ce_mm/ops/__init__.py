@@ -22,6 +22,7 @@ from ce_mm.ops.multiply_adds import MULTIPLY_ADDS
 from ce_mm.ops.reweighting import MIN_VARIANCE, Gate, bessel, reweighting
 from ce_mm.ops.sample_norms import group_norm_affine, statistics_over_samples, switchable_norm_affine
 from ce_mm.ops.types import Average, Coefficients, Moments, Statistics
+from ce_mm.ops.usual import Usual, as_usual, usual_layer
 
 __all__ = [
     "MIN_VARIANCE",
@@ -34,7 +35,9 @@ __all__ = [
     "Gate",
     "Moments",
     "Statistics",
+    "Usual",
     "all_reduce_sums",
+    "as_usual",
     "batch_norm_affine",
     "batch_statistics",
     "bessel",
@@ -58,5 +61,6 @@ __all__ = [
     "spans_processes",
     "statistics_over_samples",
     "switchable_norm_affine",
+    "usual_layer",
     "variation_inside_samples",
 ]

@@ -3,21 +3,18 @@
     a, b of the base norm  →  Σ^(-1/2), batch decorrelation  →  d_n, instance reweighting  →  W_n, t_n
 
 This is the one chain: for every base norm, every choice of branches and every source of statistics. What is not known
-from elsewhere (the moving averages, the batch of all processes) is taken from the batch at hand. A backend may have a
-version of its own of the usual case, a batch norm with both branches, where so many small calls would take longer than
-the passes over the map.
+from elsewhere (the moving averages, the batch of all processes) is taken from the batch at hand. Of the usual case, a
+batch norm with both branches, a backend may have a version of its own (:mod:`ce_mm.ops.usual`).
 
 Neither x nor x̃ appears here; their statistics follow from the moments of z = x - shift.
 """
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ce_mm.ops.backends import choose
 from ce_mm.ops.base_norms import BaseNorm
-from ce_mm.ops.custom_op import is_watched, once_in_full_precision
+from ce_mm.ops.custom_op import once_in_full_precision
 from ce_mm.ops.decorrelation import whitening as whitening_of
 from ce_mm.ops.reweighting import Gate, bessel, reweighting
 from ce_mm.ops.types import Coefficients, Moments, Statistics
@@ -53,12 +50,6 @@ def coefficients(
     mix = None if mix is None else mix.to(work)
     gate = None if ir is None else Gate.of(ir.fc1, ir.ln, ir.fc2, work)
     factor = 1.0 if ir is None else bessel(moments.positions, ir.correction)
-    if seen is None and base.local_batch_norm and bd is not None and gate is not None:
-        fused = _fused(moments, base, bd.group_size, gate, mix, known)
-        if fused is not None:
-            norm = *base.parameters(work), base.norm.eps
-            return fused(moments, *norm, gate, mix, known, bd.eps, bd.iterations, factor)
-
     mean, variance, whitening, inv_std_scale, count, _ = known
     if mean is None:
         mean, variance, count = base.statistics(moments)
@@ -73,37 +64,6 @@ def coefficients(
         weights, inv_std_scale = reweighting(moments.instance, scale, gate, factor, inv_std_scale)
     found = Statistics(mean, variance, whitening, inv_std_scale, count, known.mean_of_x)
     return Coefficients(*equilibrium_affine(scale, offset, whitening, weights, mix)), found
-
-
-def _fused(
-    moments: Moments, base: BaseNorm, group_size: int, gate: Gate, mix: Tensor, known: Statistics
-) -> Callable | None:
-    """The backend's own chain for these tensors, which takes all statistics as known, for constants, or none.
-
-    None too while somebody looks on, who joins small calls by himself.
-    """
-    shift, (fc1, ln_weight, ln_bias, fc2, _) = moments.shift, gate
-    tensors = moments.instance, fc1, ln_weight, ln_bias, fc2, mix, base.norm.weight, base.norm.bias
-    known_in_part = 0 < (known.mean is None) + (known.whitening is None) + (known.inv_std_scale is None) < 3
-    if is_watched(tensors) or known_in_part or (known.whitening is not None and known.whitening.requires_grad):
-        return None
-    backend = choose(shift.device, shift.dtype, group_size, not moments.instance.numel())
-    if group_size > getattr(backend, "COEFFICIENTS_GROUP", 0) or not _fits(moments, group_size, tensors[1:], known):
-        return None
-    return backend.coefficients
-
-
-def _fits(moments: Moments, group_size: int, parameters: Sequence[Tensor | None], known: Statistics) -> bool:
-    """Whether all have the sizes of one layer and are where the moments are: kernels go by addresses, and would not
-    notice; the chain in PyTorch calls says what is wrong."""
-    c, hidden = moments.instance.shape[-1], parameters[0].shape[0]
-    sizes = c * hidden, hidden, hidden, c * hidden, 1, c, c, c, c, c * group_size, 1
-    tensors = *parameters, known.mean, known.variance, known.whitening, known.inv_std_scale
-    device = moments.instance.device
-    for tensor, size in zip(tensors, sizes, strict=True):
-        if tensor is not None and (tensor.numel() != size or tensor.device != device):
-            return False
-    return True
 
 
 def equilibrium_affine(

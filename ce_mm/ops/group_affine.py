@@ -57,10 +57,8 @@ def group_affine(
     """
     check_map("group_affine", x, residual=residual, rectifier=rectifier)
     inputs = dense(x), shift, weight, diagonal, bias, residual, rectifier
-    if overwrite and not torch.is_grad_enabled() and not _may_be_kept(inputs):
-        passes = _passes(x, weight)
-        if x.device.type in getattr(passes, "OVERWRITES", ()):
-            return passes.group_affine(*inputs, overwrite=True)
+    if overwrite and may_overwrite(_passes(x, weight), inputs):
+        return _passes(x, weight).group_affine(*inputs, overwrite=True)
     return _group_affine(*inputs, *(link or (None,) * 4))
 
 
@@ -68,9 +66,11 @@ def _passes(x: Tensor, weight: Tensor | None) -> ModuleType:
     return choose(x.device, x.dtype, 1 if weight is None else weight.shape[-1], not x.numel())
 
 
-def _may_be_kept(inputs: tuple) -> bool:
-    """Whether a mode sees tensors, and so may have kept one."""
-    return is_watched(inputs) or torch._C._len_torch_function_stack() > 0
+def may_overwrite(passes: ModuleType, inputs: tuple) -> bool:
+    """Whether a backend can write over the first of them, and neither autograd nor a mode may have kept that."""
+    can = inputs[0].device.type in getattr(passes, "OVERWRITES", ())
+    may_be_kept = torch.is_grad_enabled() or is_watched(inputs) or torch._C._len_torch_function_stack() > 0
+    return can and not may_be_kept
 
 
 @operator("ce_mm::group_affine")
@@ -109,14 +109,10 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple:
     x, shift, weight, diagonal, rectified = ctx.saved_tensors
     group_size, products = (1, False) if weight is None else (weight.shape[-1], ctx.needs_input_grad[2])
     per_sample = products and weight.shape[0] != 1  # 0 of an empty batch
-    # A residual has the gradient before the rectifier for its own, and of a ceiling the second pass knows nothing; else
-    # nobody needs that gradient, and it is not written.
     to_residual = ctx.needs_input_grad[5]
-    keep = rectified is not None and (to_residual or ctx.rectifier != RELU)
-    gradient, (total, inner), product = output_sums(
-        dy, x, shift, rectified, ctx.rectifier, keep, group_size, products, per_sample
+    gradient, rectified, (total, inner), product = first_pass(
+        dy, x, shift, rectified, ctx.rectifier, to_residual, group_size, products, per_sample
     )
-    gradient, rectified = (gradient, None) if keep else (dy, rectified)
     dweight = product if products else None
     ddiagonal = None if diagonal is None else inner
     dx = None
@@ -127,6 +123,29 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple:
         dx = input_gradient(gradient, rectified, x, shift, weight, diagonal, None, None, None)
     residual = gradient if to_residual else None
     return dx, None, dweight, ddiagonal, total.sum_to_size(ctx.bias_shape), residual, None, *to_link
+
+
+def first_pass(
+    dy: Tensor,
+    x: Tensor,
+    shift: Tensor,
+    rectified: Tensor | None,
+    rectifier: float | None,
+    to_residual: bool,
+    group_size: int,
+    products: bool,
+    per_sample: bool,
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """:func:`~ce_mm.ops.joint.output_sums`, keeping the gradient before the rectifier where that is needed again.
+
+    Returns:
+        The gradient for a residual and for the second pass, what of y this has to mind, the sums and their products.
+    """
+    # A residual has the gradient before the rectifier for its own, and of a ceiling the second pass knows nothing; else
+    # nobody needs that gradient, and it is not written.
+    keep = rectified is not None and (to_residual or rectifier != RELU)
+    gradient, *sums = output_sums(dy, x, shift, rectified, rectifier, keep, group_size, products, per_sample)
+    return (gradient, None, *sums) if keep else (dy, rectified, *sums)
 
 
 _group_affine.register_autograd(_backward, setup_context=_setup_context)

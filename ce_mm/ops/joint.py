@@ -7,7 +7,7 @@ dy and x to the gradients of its coefficients (:func:`output_sums`, the first pa
 the moments as the "gradients" of the link. Autograd runs that node last, when the coefficients' gradients have come
 down to those of the moments, and it writes dx at once (:func:`input_gradient`, the second pass):
 
-    dx = W_nᵀ dy + (dm_n + 2 dq_n ⊙ z + (dE + dEᵀ) z) / (H·W)
+    dx = W_nᵀ dy + (dm_n + 2 dq_n ⊙ z + (dE + dEᵀ) z) / (H·W) = W_nᵀ dy + (S + Diag(s_n)) z + o_n
 
 This keeps every step a plain function of tensors, so that autograd, torch.compile and export see nothing unusual.
 """
@@ -70,9 +70,9 @@ def input_gradient(
     shift: Tensor,
     weight: Tensor | None,
     diagonal: Tensor | None,
-    dmean: Tensor | None,
-    dsquare: Tensor | None,
-    dsecond: Tensor | None,
+    slope: Tensor | None,
+    slopes: Tensor | None,
+    offset: Tensor | None,
 ) -> Tensor:
     """The second pass: one read of the gradient and x, one write of dx.
 
@@ -80,16 +80,18 @@ def input_gradient(
         gradient: (N, C, H, W), that of y, or None where y did not depend on x.
         rectified: y itself, where the gradient has yet to pass its ReLU; None where there was none, or it has.
         x, shift, weight, diagonal: as in :func:`~ce_mm.ops.group_affine`.
-        dmean, dsquare, dsecond: the gradients of the moments, each None where nothing depends on it.
+        slope: S, (1 or N, C/g, g, g), symmetric, or None.
+        slopes: s_n, (N, C), or None.
+        offset: o_n, (N, C), or None.
 
     Returns:
         dx, (N, C, H, W).
     """
-    group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
+    group_size = next((matrix.shape[-1] for matrix in (weight, slope) if matrix is not None), 1)
     passes = choose(x.device, x.dtype, group_size, not x.numel())
-    return passes.input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond)
+    return passes.input_gradient(gradient, rectified, x, shift, weight, diagonal, slope, slopes, offset)
 
 
 @input_gradient.register_fake
-def _(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond):
+def _(gradient, rectified, x, shift, weight, diagonal, slope, slopes, offset):
     return torch.empty_like(x)

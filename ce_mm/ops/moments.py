@@ -13,10 +13,7 @@ from torch import Tensor
 from ce_mm.ops.backends import choose
 from ce_mm.ops.custom_op import check_map, once_in_full_precision, operator, product_shape
 from ce_mm.ops.joint import input_gradient
-from ce_mm.ops.types import Link, Moments
-
-#: A channel lies far from 0 where its squared mean is larger than so many variances: at five standard deviations.
-FAR_SQUARED = 25
+from ce_mm.ops.types import FAR_SQUARED, Link, Moments
 
 
 def moments(
@@ -211,12 +208,15 @@ def _backward(
     diagonal: Tensor | None,
 ) -> tuple:
     x, shift, (mean, _) = ctx.saved_tensors
-    dmean = dsquare = None
+    positions = max(x.shape[2] * x.shape[3], 1)
+    slope = slopes = offset = None
     if dinstance is not None:  # of the mean square, and what it leaves of the mean: v_n = diag E_n - m_n²
-        dmean, dsquare = dinstance
-        dmean = torch.addcmul(dmean, mean, dsquare, value=-2)
-    dsecond = dsecond if ctx.products else None
-    return input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond), *(None,) * 6
+        dmean, dsquare = dinstance / positions
+        offset, slopes = torch.addcmul(dmean, mean, dsquare, value=-2), dsquare * 2
+    if dsecond is not None and ctx.products:
+        samples = max(x.shape[0], 1) if dsecond.shape[0] == 1 else 1
+        slope = (dsecond + dsecond.mT).div_(positions * samples)
+    return input_gradient(gradient, rectified, x, shift, weight, diagonal, slope, slopes, offset), *(None,) * 6
 
 
 _moments.register_autograd(_backward, setup_context=_setup_context)

@@ -32,12 +32,12 @@ def _output_sums(
 
 
 def _input_gradient(
-    gradient: Shape | None, rectified: Any, x: Shape, shift: Any, weight: Shape | None, diagonal: Any, dmean: Any,
-    dsquare: Shape | None, dsecond: Shape | None,
+    gradient: Shape | None, rectified: Any, x: Shape, shift: Any, weight: Shape | None, diagonal: Any,
+    slope: Shape | None, slopes: Shape | None, offset: Any,
 ) -> int:  # fmt: skip
     """Multiply the gradient as the affine map does, and the map less its shift with the gradient of its moments."""
     of_gradient = 0 if gradient is None else _width(weight)
-    of_z = 0 if dsquare is None and dsecond is None else 1 + _width(dsecond)
+    of_z = 0 if slope is None and slopes is None else 1 + _width(slope)
     return math.prod(x) * (of_gradient + of_z)
 
 

@@ -30,17 +30,26 @@ class Gate(NamedTuple):
         Raises:
             TypeError: something else stands in the place of one, with a forward that would never be called.
         """
-        for name, module, kind in (("fc1", fc1, nn.Linear), ("ln", ln, nn.LayerNorm), ("fc2", fc2, nn.Linear)):
-            # Pruning, and spectral and weight norm before they were parametrisations, compute the weight in a hook.
-            waits_for_hook = module._forward_pre_hooks and "weight" not in module._parameters
-            calls_its_own = type(module).forward is not kind.forward or "forward" in vars(module)
-            if calls_its_own or waits_for_hook or (module.bias is None) != (kind is nn.Linear):
-                plain = "a plain nn.Linear without bias" if kind is nn.Linear else "a plain nn.LayerNorm"
-                raise TypeError(
-                    f"ir.{name} must be {plain}, of which CE uses the weight alone, got {module!r}; leave CE's ir out "
-                    "where layers are adapted or quantised, or fold the network first, which leaves none in it"
-                )
+        check_gate(fc1, ln, fc2)
         return cls(fc1.weight.to(dtype), ln.weight.to(dtype), ln.bias.to(dtype), fc2.weight.to(dtype), ln.eps)
+
+
+def check_gate(fc1: nn.Module, ln: nn.Module, fc2: nn.Module) -> None:
+    """Refuse what is not two linear layers without bias, and a LayerNorm, of which the parameters are all.
+
+    Raises:
+        TypeError: something else stands in the place of one, with a forward that would never be called.
+    """
+    for name, module, kind in (("fc1", fc1, nn.Linear), ("ln", ln, nn.LayerNorm), ("fc2", fc2, nn.Linear)):
+        # Pruning, and spectral and weight norm before they were parametrisations, compute the weight in a hook.
+        waits_for_hook = module._forward_pre_hooks and "weight" not in module._parameters
+        calls_its_own = type(module).forward is not kind.forward or "forward" in vars(module)
+        if calls_its_own or waits_for_hook or (module.bias is None) != (kind is nn.Linear):
+            plain = "a plain nn.Linear without bias" if kind is nn.Linear else "a plain nn.LayerNorm"
+            raise TypeError(
+                f"ir.{name} must be {plain}, of which CE uses the weight alone, got {module!r}; leave CE's ir out "
+                "where layers are adapted or quantised, or fold the network first, which leaves none in it"
+            )
 
 
 class Between(NamedTuple):

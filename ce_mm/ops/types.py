@@ -3,6 +3,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+#: A channel lies far from 0 where its squared mean is larger than so many variances: at five standard deviations.
+FAR_SQUARED = 25
+
 #: What joins the backward of the moments and of the group affine; see :mod:`ce_mm.ops.joint`.
 Link = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -34,6 +37,41 @@ class Coefficients(NamedTuple):
     weight: Tensor | None  #: W, (1 or N, C/g, g, g); None without BD
     diagonal: Tensor | None  #: e_n, (N, C), or (1, C) of a batch norm alone; None with BD alone
     bias: Tensor  #: t_n, (N or 1, C)
+
+
+class Parameters(NamedTuple):
+    """Those of a batch norm with both branches, in the work type, or their gradients."""
+
+    norm_weight: Tensor | None  #: γ, (C,), or None where the norm has none
+    norm_bias: Tensor | None  #: β, likewise
+    fc1: Tensor  #: W1 of the gate, (C/r, C)
+    ln_weight: Tensor  #: (C/r,)
+    ln_bias: Tensor  #: (C/r,)
+    fc2: Tensor  #: W2 of the gate, (C, C/r)
+    mix: Tensor  #: the logit of λ, (1,)
+
+
+class Averages(NamedTuple):
+    """The moving ones of such a layer: of x, (C,), (C,), of Σ^(-1/2), (C/g, g, g), and of s^(-1/2), (1,)."""
+
+    mean: Tensor
+    variance: Tensor
+    whitening: Tensor
+    inv_std_scale: Tensor
+
+
+class Chain(NamedTuple):
+    """The numbers beside tensors that the coefficients of such a layer, and its averages, depend on."""
+
+    group_size: int  #: g
+    iterations: int  #: T
+    positions: int  #: H·W
+    eps: float  #: ε, added to the diagonal of Σ
+    bessel: float  #: a factor of σ̃²
+    norm_eps: float  #: of the batch norm
+    ln_eps: float  #: of the gate's LayerNorm
+    norm_momentum: float | None  #: of the averages of x; None where nothing moves them by such a number
+    momentum: float  #: of the others
 
 
 class Average(NamedTuple):

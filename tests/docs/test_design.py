@@ -50,7 +50,9 @@ def test_the_walk_is_what_a_forward_does_in_this_order(plain):
 def test_the_lines_of_the_walk_are_those_of_the_layer():
     (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     source = [line.strip() for line in inspect.getsource(CENorm.forward).splitlines()]
-    assert source[-len(block.splitlines()) :] == block.splitlines()
+    lines = [line.strip() for line in block.splitlines()]
+    start = source.index(lines[0])
+    assert source[start : start + len(lines)] == lines
 
 
 def test_the_names_of_the_key_are_in_the_code():

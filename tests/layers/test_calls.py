@@ -7,7 +7,7 @@ from ce_mm.layers import CENorm
 from ce_mm.ops.backends import choose
 
 #: By backend: the most calls, files and calls inside of each other.
-BOUNDS = dict(plain=(80, 9, 7), numba=(95, 13, 9))
+BOUNDS = dict(plain=(82, 10, 7), numba=(88, 13, 8))
 
 
 @pytest.fixture(params=BOUNDS)

@@ -150,7 +150,7 @@ def test_the_operators_pass_opcheck(rectifier):
     y = None if rectifier is None else x
     for keep in {False, y is not None}:
         torch.library.opcheck(torch.ops.ce_mm.output_sums.default, (dy, x, shift, y, rectifier, keep, 4, True, False))
-    gradients = (diagonal.detach(), bias.detach(), weight.detach())
+    of_z = (weight.detach(), diagonal.detach(), bias.detach())
     torch.library.opcheck(
-        torch.ops.ce_mm.input_gradient.default, (dy, y, x, shift, weight.detach(), bias.detach(), *gradients)
+        torch.ops.ce_mm.input_gradient.default, (dy, y, x, shift, weight.detach(), bias.detach(), *of_z)
     )

@@ -3,9 +3,18 @@
 A backend is a module with the four passes over a map and what moves the averages: the functions of
 :mod:`ce_mm.ops.backends.plain`, with the same arguments and results. What else it may say of itself:
 
-* ``coefficients`` and ``COEFFICIENTS_GROUP``: the whole chain from the moments to the coefficients of the group affine,
-  for a batch norm with both branches, and the widest group it takes; arguments and results as those of
-  :func:`ce_mm.ops.backends.triton_coefficients.coefficients`. Without, the chain runs in PyTorch calls.
+* ``coefficients``, ``coefficients_backward`` and ``COEFFICIENTS_GROUP``: the whole chain of a batch norm with both
+  branches, and the widest group it takes. Without, the chain runs in PyTorch calls.
+
+  ``coefficients(instance, second, shift, parameters, averages, chain, checks)`` goes from the moments, about a shift
+  (C,), to the coefficients of the group affine, and moves the averages by the statistics of the batch, all, or none if
+  a value is not finite; where ``second`` is None it takes the averages for the statistics, and moves nothing. Returns
+  the coefficients, whether all was finite, a bool () (None of averages), and a tuple of what backward needs. Or None:
+  with ``checks`` where a mean over the batch lies far from the shift (:func:`ce_mm.ops.needed_shift`), before any
+  average has moved. ``coefficients_backward(kept, parameters, chain, dweight, ddiagonal, dbias)`` returns S (None of
+  averages), s_n and o_n of :mod:`ce_mm.ops.joint`, and the gradients of the parameters. Tensors but the last three are
+  dense and of the work type; autograd sees neither function.
+* ``needed_shift``: its own version of :func:`ce_mm.ops.needed_shift`, of dense vectors.
 * ``ASKS``: the types of device on which to ask for a value, and wait for it, costs less than a pass (``"cpu"``). There
   nothing is subtracted from x unless the moments show that its channels lie far from 0; elsewhere the shift is always
   taken from the data.

@@ -24,6 +24,9 @@ import llvmlite.binding as llvm
 import numba
 from numba import config
 
+from ce_mm.ops.reweighting import MIN_VARIANCE
+from ce_mm.ops.types import FAR_SQUARED
+
 try:
     import fcntl
 except ImportError:  # there are no such locks, and processes that begin at once all compile
@@ -97,7 +100,7 @@ def _state() -> str:
     """A name for all that what is compiled depends on."""
     features = llvm.get_host_cpu_features().flatten()
     compiler = sys.version_info[:2], numba.__version__, llvmlite.__version__, config.CPU_NAME, config.CPU_FEATURES
-    digest = hashlib.sha256(repr((compiler, llvm.get_host_cpu_name(), features)).encode())
+    digest = hashlib.sha256(repr((compiler, llvm.get_host_cpu_name(), features, FAR_SQUARED, MIN_VARIANCE)).encode())
     for source in sorted(Path(__file__).parent.glob("numba_*")):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]

@@ -8,13 +8,12 @@ result on who does what.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numba import njit
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ce_mm.ops.backends import plain
 from ce_mm.ops.backends.numba_matrices import (
@@ -28,7 +27,7 @@ from ce_mm.ops.backends.numba_matrices import (
     combine_samples,
     combine_samples_backward,
     covariance_backward,
-    deviation,
+    deviation_of,
     get_whole,
     layer_norm,
     layer_norm_backward,
@@ -39,8 +38,11 @@ from ce_mm.ops.backends.numba_matrices import (
     normalised_covariance,
     put_flag,
     rectifier_backward,
+    shift_of,
     spread,
+    statistics_of_x,
     store_dense,
+    subtract,
     weigh_samples,
     weigh_samples_backward,
     weight_gradient,
@@ -60,8 +62,9 @@ from ce_mm.ops.backends.numba_threads import (
 )
 from ce_mm.ops.backends.numba_vectors import LANES, OPTIONS, as_number, get_double, get_float, put_double, put_float
 from ce_mm.ops.backends.numba_views import addresses, scratch_of
-from ce_mm.ops.reweighting import MIN_VARIANCE, Gate
-from ce_mm.ops.types import Average, Coefficients, Moments, Statistics
+from ce_mm.ops.backends.plain import contiguous
+from ce_mm.ops.reweighting import MIN_VARIANCE
+from ce_mm.ops.types import Average, Averages, Chain, Coefficients, Parameters
 
 #: The widest group that it takes.
 COEFFICIENTS_GROUP = 64
@@ -72,9 +75,12 @@ STRIP = STRIP_VECTORS * LANES
 
 
 class Forward(NamedTuple):
-    """The arguments of the kernel that computes the coefficients; without ``second`` all statistics are given."""
+    """The arguments of the kernel that computes the coefficients and moves the averages; without ``second`` these are
+    the statistics."""
 
     done: int  #: how many units are, 0 to begin with
+    far: int  #: 0, and after the call 1 where a channel was found to lie far from the shift
+    checks: int  #: whether to look if one does, and then to move no average
     n: int
     c: int
     g: int
@@ -82,10 +88,7 @@ class Forward(NamedTuple):
     iterations: int
     instance: int
     second: int
-    mean: int
-    variance: int
-    whitening: int
-    inv_std_scale: int
+    shift: int
     norm_weight: int
     norm_bias: int
     fc1: int
@@ -93,12 +96,24 @@ class Forward(NamedTuple):
     ln_bias: int
     fc2: int
     mix: int
+    running_mean: int
+    running_variance: int
+    running_whitening: int
+    running_inv_std_scale: int
+    mean: int  #: of z
+    variance: int
+    whitening: int
+    inv_std_scale: int
     weight: int
     diagonal: int
     bias: int
+    finite: int
     between: int
     scratch: int
     scratch_step: int  #: from one thread's to the next's, in bytes
+    positions: int
+    norm_momentum: int
+    momentum: int
     norm_eps: int
     eps: int
     bessel: int
@@ -127,8 +142,9 @@ class Backward(NamedTuple):
     fc2: int
     mix: int
     between: int
-    dinstance: int
-    dsecond: int
+    slope: int
+    slopes: int
+    offset: int
     dnorm_weight: int
     dnorm_bias: int
     dfc1: int
@@ -139,6 +155,7 @@ class Backward(NamedTuple):
     gradients: int  #: of what lies between
     scratch: int
     scratch_step: int
+    positions: int
     eps: int
     bessel: int
 
@@ -154,7 +171,10 @@ class Between(NamedTuple):
     scale: int  #: a, (C,)
     offset: int  #: b, (C,)
     inv_std: int  #: (C,)
+    moved: int  #: what moves the mean and the variance of x, (C,) each
     totals: int  #: the sums of σ̃² of each unit, float64
+    deviations: int  #: of each unit, 0 where all of its statistics are finite
+    far: int  #: of each unit, how many of its channels lie far from the shift
 
 
 class Gradients(NamedTuple):
@@ -178,7 +198,12 @@ def _between(address, n, c, hidden):
     active = normed + 4 * n * hidden
     inv_std = active + 4 * n * hidden
     scale = inv_std + 4 * n
-    return Between(address, gate, normed, active, inv_std, scale, scale + 4 * c, scale + 8 * c, scale + 12 * c)
+    moved = scale + 12 * c
+    totals = moved + 8 * c
+    return Between(
+        address, gate, normed, active, inv_std, scale, scale + 4 * c, scale + 8 * c, moved, totals, totals + 8 * UNITS,
+        totals + 16 * UNITS,
+    )  # fmt: skip
 
 
 @njit(inline="always", **OPTIONS)
@@ -250,6 +275,14 @@ def _norm_channels(a, b, unit, scratch):
     mean, variance, scale, weight, bias = a.mean + start, a.variance + start, b.scale + start, 0, 0
     if a.second:
         batch_statistics(a.instance + start, row, a.n, count, mean, variance)
+        values = a.n * a.positions
+        deviation, far = statistics_of_x(
+            mean, variance, a.shift + start, np.float32(values / max(values - 1, 1)), count, b.moved + start,
+            b.moved + row + start,
+        )  # fmt: skip
+        put_double(b.far + unit * 8, np.float64(far))
+    else:
+        subtract(a.running_mean + start, a.shift + start, count, mean)
     if a.norm_weight:
         weight = a.norm_weight + start
     if a.norm_bias:
@@ -276,18 +309,41 @@ def _norm_channels(a, b, unit, scratch):
             _next_root(root, by_root, g, other)
             root, other = other, root
         store_dense(root, g, a.whitening + matrix)
+    deviation += deviation_of(a.whitening + first * g * g * 4, (end - first) * g * g)
+    put_double(b.deviations + unit * 8, np.float64(deviation))
 
 
 @njit(**OPTIONS)
-def _combine_channels(a, b, unit, units, scratch):
+def _move_channels(a, b, unit, units, inv_std_scale, found_far):
+    """Move the averages of some groups, the first unit that of all too; none if a value is not finite."""
+    far = _total(b.far, units) > 0 and a.checks
+    finite = _total(b.deviations, units) + np.float64(inv_std_scale - inv_std_scale) == 0
+    if unit == 0:
+        put_float(a.inv_std_scale, inv_std_scale)
+        put_flag(a.finite, finite)
+        if far:
+            take(found_far, 1)
+    if far or not finite:
+        return
+    (first, end), g = _part(unit, a.c // a.g, 1), a.g
+    start, count, matrix = first * g * 4, (end - first) * g, first * g * g * 4
+    of_norm, of_others = as_number(a.norm_momentum), as_number(a.momentum)
+    move(a.running_mean + start, b.moved + start, count, of_norm)
+    move(a.running_variance + start, b.moved + a.c * 4 + start, count, of_norm)
+    move(a.running_whitening + matrix, a.whitening + matrix, count * g, of_others)
+    if unit == 0:
+        move(a.running_inv_std_scale, a.inv_std_scale, 1, of_others)
+
+
+@njit(**OPTIONS)
+def _combine_channels(a, b, unit, units, scratch, found_far):
     """The gate of some groups, and what the branches give together."""
     if a.second:
         mean = _total(b.totals, units) / a.n / a.c
         if mean < MIN_VARIANCE:
             mean = MIN_VARIANCE  # a maximum would hide a NaN
         inv_std_scale = 1.0 / math.sqrt(mean)
-        if unit == 0:
-            put_float(a.inv_std_scale, np.float32(inv_std_scale))
+        _move_channels(a, b, unit, units, np.float32(inv_std_scale), found_far)
     else:
         inv_std_scale = np.float64(get_float(a.inv_std_scale))
     first, end = _part(unit, a.c // a.g, 1)
@@ -330,7 +386,7 @@ def _coefficients(address):
             put_float(b.ln_inv_std + sample * 4, inv_std)
         elif unit < combined + groups:
             wait(done, combined)
-            _combine_channels(a, b, unit - combined, groups, scratch)
+            _combine_channels(a, b, unit - combined, groups, scratch, done + 8)
         else:
             break
         finish(done)
@@ -368,8 +424,19 @@ def _root_backward(gradient, sigma, root, iterations, g, size, scratch):
 
 
 @njit(**OPTIONS)
+def _add_transposed(matrix, g, factor):
+    """A matrix and what it is transposed, both times a factor, in the place of it."""
+    for i in range(g):
+        for j in range(i + 1):
+            one, other = matrix + (i * g + j) * 4, matrix + (j * g + i) * 4
+            total = (get_float(one) + get_float(other)) * factor
+            put_float(one, total)
+            put_float(other, total)
+
+
+@njit(**OPTIONS)
 def _combine_channels_backward(a, b, d, unit, scratch):
-    """From the gradients of the coefficients of some groups to those of the logit, of a, b and E."""
+    """From the gradients of the coefficients of some groups to those of the logit, of a, b and E, and to S."""
     first, end = _part(unit, a.c // a.g, 1)
     g, start, count, row = a.g, first * a.g * 4, (end - first) * a.g, a.c * 4
     size, ratio, inv_std_scale = _matrix_size(g), _ratio(a.mix), get_float(a.inv_std_scale)
@@ -394,7 +461,8 @@ def _combine_channels_backward(a, b, d, unit, scratch):
             dsigma = _root_backward(
                 gradient, sigma, root, a.iterations, g, size, root + max(a.iterations - 1, 1) * size
             )  # fmt: skip
-            covariance_backward(dsigma, sigma, of_z, trace, mean, scale, g, a.dsecond + matrix, sums, row)
+            covariance_backward(dsigma, sigma, of_z, trace, mean, scale, g, a.slope + matrix, sums, row)
+            _add_transposed(a.slope + matrix, g, np.float32(1.0 / a.positions / a.n))
     put_double(d.mix + unit * 8, of_ratio * ratio * (1.0 - ratio))
 
 
@@ -423,8 +491,8 @@ def _norm_channels_backward(a, b, d, unit, groups):
             common = -0.5 * _total(d.inv_std_scale, groups) * np.float64(get_float(a.inv_std_scale)) ** 3 / a.n / a.c
     norm_backward(
         a.instance + start, d.spread + start, row, a.n, count, a.mean + start, b.scale + start, b.inv_std + start,
-        as_number(a.bessel), np.float32(common), np.float32(share), d.sums + start, row, a.dnorm_weight + start,
-        a.dnorm_bias + start, a.dinstance + start,
+        as_number(a.bessel), np.float32(common), np.float32(share), np.float32(1.0 / a.positions), d.sums + start, row,
+        a.dnorm_weight + start, a.dnorm_bias + start, a.slopes + start, a.offset + start,
     )  # fmt: skip
     if unit == 0:
         put_float(a.dmix, np.float32(_total(d.mix, groups)))
@@ -474,7 +542,7 @@ def _move_averages(address):
     total = np.float32(0)
     for i in range(count):
         here = first + i * size
-        total += deviation(get_whole(here + 8), get_whole(here + 16))
+        total += deviation_of(get_whole(here + 8), get_whole(here + 16))
     put_flag(finite, total == 0)
     if total == 0:
         for i in range(count):
@@ -482,134 +550,96 @@ def _move_averages(address):
             move(get_whole(here), get_whole(here + 8), get_whole(here + 16), as_number(get_whole(here + 24)))
 
 
-_read_averages = reader(2)
+def _needed_shift(address):
+    shift_of(*_read_vectors(address))
+
+
+_read_averages, _read_vectors = reader(2), reader(4)
+_shift_kernel, _average_kernel = Kernel(_needed_shift), Kernel(_move_averages)
 _forward_kernel, _backward_kernel = Kernel(_coefficients), Kernel(_coefficients_backward)
-_average_kernel = Kernel(_move_averages)
 _bits = functools.cache(bits)
 
 
+def needed_shift(mean: Tensor, variance: Tensor) -> Tensor:
+    """As :func:`ce_mm.ops.needed_shift`, of dense vectors."""
+    shift = mean.new_empty(mean.shape[0])
+    _shift_kernel((mean.shape[0], mean.data_ptr(), variance.data_ptr(), shift.data_ptr()))
+    return shift
+
+
 def coefficients(
-    moments: Moments,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    norm_eps: float,
-    gate: Gate,
-    mix: Tensor,
-    known: Statistics,
-    eps: float,
-    iterations: int,
-    bessel: float,
-) -> tuple[Coefficients, Statistics]:
-    """The chain of :func:`ce_mm.ops.coefficients` for a batch norm with both branches, as one autograd function.
-
-    Args:
-        moments, mix: as there.
-        norm_weight, norm_bias, norm_eps: of the batch norm, γ and β, (C,), each None where it has none.
-        gate: f.
-        known: all statistics, which no gradient reaches, or none.
-        eps: ε, added to the diagonal of Σ.
-        iterations: T.
-        bessel: a factor of σ̃².
-    """
-    mean, variance, whitening, inv_std_scale, _, _ = known
-    fc1, ln_weight, ln_bias, fc2, ln_eps = gate
-    second = moments.second if mean is None else None
-    tensors = (
-        moments.instance, second, mean, variance, whitening, inv_std_scale, norm_weight, norm_bias, fc1, ln_weight,
-        ln_bias, fc2, mix,
-    )  # fmt: skip
-    tensors = [tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous() for tensor in tensors]
-    results = _Chain.apply(*tensors, (_bits(norm_eps), _bits(eps), _bits(bessel), _bits(ln_eps)), iterations)
+    instance: Tensor,
+    second: Tensor | None,
+    shift: Tensor,
+    parameters: Parameters,
+    averages: Averages,
+    chain: Chain,
+    checks: bool,
+) -> tuple[Coefficients, Tensor | None, tuple[Tensor | None, ...]] | None:
+    """As a backend's; see :mod:`ce_mm.ops.backends`."""
+    _, n, c = instance.shape
+    g, hidden, new = chain.group_size, parameters.fc1.shape[0], instance.new_empty  # as quick as torch.empty
+    mean, finite = new(c), None
     if second is None:
-        return Coefficients(*results), known
-    count = moments.instance.shape[1] * moments.positions
-    return Coefficients(*results[:3]), Statistics(*results[3:], count)
+        of_x = mean, *averages[1:]
+        momenta = 0, 0
+    else:
+        of_x = mean, new(c), new(c // g, g, g), new(1)
+        finite = new((), dtype=torch.bool)
+        momenta = _bits(chain.norm_momentum), _bits(chain.momentum)
+    results = Coefficients(new(1, c // g, g, g), new(n, c), new(n, c))
+    between = new(2 * n * (c + hidden) + n + 5 * c + 6 * UNITS)
+    threads = _threads(n, chain, c, hidden)
+    step = 5 * _bytes_of_matrix(g) + 4 * c
+    words = _forward_kernel(
+        Forward(
+            0, 0, checks, n, c, g, hidden, chain.iterations,
+            *addresses(instance, second, shift, *parameters, *averages, *of_x, *results, finite, between),
+            scratch_of(threads * step), step, chain.positions, *momenta,
+            *map(_bits, (chain.norm_eps, chain.eps, chain.bessel, chain.ln_eps)),
+        ),
+        threads,
+    )  # fmt: skip
+    if words[Forward._fields.index("far")]:
+        return None
+    if finite is not None:
+        torch.autograd.graph.increment_version(averages)  # autograd's check of saved tensors goes by it
+    _, _, whitening, inv_std_scale = of_x
+    return results, finite, (instance, second, mean, whitening, inv_std_scale, between)
 
 
-class _Chain(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        instance: Tensor,
-        second: Tensor | None,
-        mean: Tensor | None,
-        variance: Tensor | None,
-        whitening: Tensor | None,
-        inv_std_scale: Tensor | None,
-        norm_weight: Tensor | None,
-        norm_bias: Tensor | None,
-        fc1: Tensor,
-        ln_weight: Tensor,
-        ln_bias: Tensor,
-        fc2: Tensor,
-        mix: Tensor,
-        numbers: tuple[int, ...],
-        iterations: int,
-    ) -> tuple[Tensor, ...]:
-        _, n, c = instance.shape
-        hidden, new = fc1.shape[0], instance.new_empty  # given sizes one by one it is as quick as torch.empty
-        of_batch = second is not None
-        if of_batch:
-            mean, variance, inv_std_scale = new(c), new(c), new(1)
-            whitening = new(*second.shape[1:])
-        g = whitening.shape[-1]
-        weight, diagonal, bias = new(1, c // g, g, g), new(n, c), new(n, c)
-        between = new(2 * n * (c + hidden) + n + 3 * c + 2 * UNITS)
-        threads = _threads(n, c, g, hidden, iterations)
-        step = 5 * _bytes_of_matrix(g) + 4 * c
-        _forward_kernel(
-            Forward(
-                0, n, c, g, hidden, iterations,
-                *addresses(
-                    instance, second, mean, variance, whitening, inv_std_scale, norm_weight, norm_bias, fc1, ln_weight,
-                    ln_bias, fc2, mix, weight, diagonal, bias, between,
-                ),
-                scratch_of(threads * step), step, *numbers,
+def coefficients_backward(
+    kept: Sequence[Tensor | None],
+    parameters: Parameters,
+    chain: Chain,
+    dweight: Tensor,
+    ddiagonal: Tensor,
+    dbias: Tensor,
+) -> tuple[tuple[Tensor | None, Tensor, Tensor], Parameters]:
+    """As a backend's; see :mod:`ce_mm.ops.backends`."""
+    instance, second, mean, whitening, inv_std_scale, between = kept
+    _, _, fc1, ln_weight, _, fc2, mix = parameters
+    _, n, c = instance.shape
+    g, hidden, new = chain.group_size, fc1.shape[0], instance.new_empty
+    slope, slopes, offset = None if second is None else new(1, c // g, g, g), new(n, c), new(n, c)
+    of_parameters = Parameters(new(c), new(c), new(hidden, c), new(hidden), new(hidden), new(c, hidden), new(1))
+    threads = _threads(n, chain, c, hidden)
+    gradients = 4 * (n * (2 * c + hidden) + 4 * c + 4 * UNITS)
+    step = (5 + 3 * chain.iterations) * _bytes_of_matrix(g)
+    scratch = scratch_of(gradients + threads * step)
+    douts = [contiguous(dout) for dout in (dweight, ddiagonal, dbias)]  # which hold what the kernel reads
+    _backward_kernel(
+        Backward(
+            0, n, c, g, hidden, chain.iterations,
+            *addresses(
+                *douts, instance, second, mean, whitening, inv_std_scale, fc1, ln_weight, fc2, mix, between,
+                slope, slopes, offset, *of_parameters,
             ),
-            threads,
-        )  # fmt: skip
-        ctx.save_for_backward(instance, second, mean, whitening, inv_std_scale, mix, between, fc1, ln_weight, fc2)
-        ctx.numbers, ctx.iterations, ctx.threads = numbers, iterations, threads
-        ctx.set_materialize_grads(False)
-        if not of_batch:
-            return weight, diagonal, bias
-        ctx.mark_non_differentiable(mean, variance, whitening, inv_std_scale)
-        return weight, diagonal, bias, mean, variance, whitening, inv_std_scale
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any, dweight: Tensor | None, ddiagonal: Tensor | None, dbias: Tensor | None, *_: None
-    ) -> tuple[Tensor | None, ...]:
-        instance, second, mean, whitening, inv_std_scale, mix, between, fc1, ln_weight, fc2 = ctx.saved_tensors
-        _, n, c = instance.shape
-        hidden, g, new = fc1.shape[0], whitening.shape[-1], instance.new_empty
-        dweight = torch.zeros_like(whitening) if dweight is None else dweight.contiguous()
-        ddiagonal = instance.new_zeros(n, c) if ddiagonal is None else ddiagonal.contiguous()
-        dbias = instance.new_zeros(n, c) if dbias is None else dbias.contiguous()
-        dinstance, dsecond = new(2, n, c), None if second is None else new(*second.shape)
-        dnorm_weight, dnorm_bias, dmix = new(c), new(c), new(1)
-        dfc1, dln_weight, dln_bias = new(hidden, c), new(hidden), new(hidden)
-        dfc2 = new(c, hidden)
-        gradients, step = 4 * (n * (2 * c + hidden) + 4 * c + 4 * UNITS), (5 + 3 * ctx.iterations) * _bytes_of_matrix(g)
-        scratch = scratch_of(gradients + ctx.threads * step)
-        _, eps, bessel, _ = ctx.numbers
-        _backward_kernel(
-            Backward(
-                0, n, c, g, hidden, ctx.iterations,
-                *addresses(
-                    dweight, ddiagonal, dbias, instance, second, mean, whitening, inv_std_scale, fc1, ln_weight, fc2,
-                    mix, between, dinstance, dsecond, dnorm_weight, dnorm_bias, dfc1, dln_weight, dln_bias, dfc2, dmix,
-                ),
-                scratch, scratch + gradients, step, eps, bessel,
-            ),
-            ctx.threads,
-        )  # fmt: skip
-        needed = ctx.needs_input_grad
-        return (
-            dinstance, dsecond, None, None, None, None, dnorm_weight if needed[6] else None,
-            dnorm_bias if needed[7] else None, dfc1, dln_weight, dln_bias, dfc2, dmix, None, None,
-        )  # fmt: skip
+            scratch, scratch + gradients, step, chain.positions, _bits(chain.eps), _bits(chain.bessel),
+        ),
+        threads,
+    )  # fmt: skip
+    return (slope, slopes, offset), of_parameters
 
 
 def move_averages(averages: Sequence[Average], present: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -629,6 +659,6 @@ def move_averages(averages: Sequence[Average], present: Tensor | None = None) ->
     return finite, finite
 
 
-def _threads(n: int, c: int, g: int, hidden: int, iterations: int) -> int:
+def _threads(n: int, chain: Chain, c: int, hidden: int) -> int:
     """How many work on a layer."""
-    return threads_for(c * (g * iterations + n * hidden) // 8)
+    return threads_for(c * (chain.group_size * chain.iterations + n * hidden) // 8)

@@ -22,6 +22,7 @@ from ce_mm.ops.backends.numba_vectors import (
     emitted,
     pieces,
 )
+from ce_mm.ops.types import FAR_SQUARED
 
 #: Rows of a weight whose products with so many samples are taken at once.
 WEIGHT_ROWS, SAMPLES = LANES // 4, 4
@@ -154,6 +155,53 @@ def batch_statistics(
         _put(k, _single(_quotient(squares.value.get(), samples)), variance + place, inside)
 
     pieces(k, count, of_piece)
+
+
+@emitted("iiifiii", "ff")
+def statistics_of_x(
+    k: Emitter, mean: Value, variance: Value, shift: Value, correction: Value, count: Value, mean_of_x: Value,
+    corrected: Value,
+) -> tuple[Value, Value]:  # fmt: skip
+    """From mean and variance of z of so many channels to those that move the averages of x.
+
+    Returns:
+        Their :func:`deviation_of`, and how many means lie far from 0.
+    """
+    deviation, far = Variable(k.zeros()), Variable(k.zeros())
+
+    def of_piece(place: Value, inside: Value | None) -> None:
+        m, v = _get(k, mean + place, inside), _get(k, variance + place, inside)
+        one, other = m + _get(k, shift + place, inside), v * correction.to_vector()
+        _put(k, one, mean_of_x + place, inside)
+        _put(k, other, corrected + place, inside)
+        deviation.set(deviation.get() + (one - one) + (other - other))
+        far.set(far.get() + _is_far(m, v).where(m.like(1.0), 0.0))
+
+    pieces(k, count, of_piece)
+    return deviation.get().sum(), far.get().sum()
+
+
+def _is_far(mean: Value, variance: Value) -> Value:
+    return (mean * mean).compare(">", variance * FAR_SQUARED)
+
+
+@emitted("iiii")
+def shift_of(k: Emitter, count: Value, mean: Value, variance: Value, out: Value) -> None:
+    """The means of so many channels that lie far from 0, and 0 for the others."""
+
+    def of_piece(place: Value, inside: Value | None) -> None:
+        m, v = _get(k, mean + place, inside), _get(k, variance + place, inside)
+        _put(k, _is_far(m, v).where(m, 0.0), out + place, inside)
+
+    pieces(k, count, of_piece)
+
+
+@emitted("iiii")
+def subtract(k: Emitter, one: Value, other: Value, count: Value, out: Value) -> None:
+    """So many numbers less so many others."""
+    pieces(k, count, lambda place, inside: _put(
+        k, _get(k, one + place, inside) - _get(k, other + place, inside), out + place, inside
+    ))  # fmt: skip
 
 
 @emitted("iiiifiiii")
@@ -557,17 +605,17 @@ def covariance_backward(
     pieces(k, g, of_piece)
 
 
-@emitted("iiiiiiiifffiiiii")
+@emitted("iiiiiiiiffffiiiiii")
 def norm_backward(
     k: Emitter, instance: Value, dspread: Value, row: Value, n: Value, count: Value, mean: Value, scale: Value,
-    inv_std: Value, bessel: Value, common: Value, share: Value, sums: Value, sums_step: Value, dweight: Value,
-    dbias: Value, dinstance: Value,
+    inv_std: Value, bessel: Value, common: Value, share: Value, of_position: Value, sums: Value, sums_step: Value,
+    dweight: Value, dbias: Value, slopes: Value, offset: Value,
 ) -> None:  # fmt: skip
-    """Through σ̃², and the norm, to γ, β and the moments of so many channels.
+    """Through σ̃², and the norm, to γ, β and x at its ``1 / of_position`` positions, of so many channels.
 
     ``common`` is added to the gradients of σ̃². ``share`` is 1 / n; or 0 where mean and variance are not the batch's.
     """
-    of_variances, common, bessel = n * row, common.to_vector(), bessel.to_vector()
+    of_variances, common, bessel, of_position = n * row, *(k.to_vector() for k in (common, bessel, of_position))
 
     def of_piece(place: Value, inside: Value | None) -> None:
         a, centre, one = (_get(k, vector + place, inside) for vector in (scale, mean, inv_std))
@@ -582,14 +630,15 @@ def norm_backward(
         _put(k, db, dbias + place, inside)
         dvariance, dmean = Variable(k.zeros()), Variable(k.zeros())
         with k.case(share.compare("!=", 0.0)):
-            dvariance.set(of_weight * a * one * (share * -0.5).to_vector())
+            dvariance.set(of_weight * a * one * (share * -1.0).to_vector())
             dmean.set((of_mean - db * a) * share.to_vector())
         with k.range(n) as i:
             here = i * row + place
-            away = _get(k, instance + here, inside) - centre
-            _put(k, away * dvariance.get() * 2.0 + dmean.get(), dinstance + here, inside)
-            of_spread = (_get(k, dspread + here, inside) + common) * (a * a * bessel)
-            _put(k, of_spread + dvariance.get(), dinstance + of_variances + here, inside)
+            of_spread = (_get(k, dspread + here, inside) + common) * (a * a * bessel) * 2.0
+            slope = of_spread + dvariance.get()
+            away = _get(k, instance + here, inside) * of_spread + centre * dvariance.get()
+            _put(k, slope * of_position, slopes + here, inside)
+            _put(k, (dmean.get() - away) * of_position, offset + here, inside)
 
     pieces(k, count, of_piece)
 
@@ -602,7 +651,7 @@ def add_matrix(k: Emitter, one: Value, g: Value, out: Value) -> None:
 
 
 @emitted("ii", "f")
-def deviation(k: Emitter, values: Value, count: Value) -> Value:
+def deviation_of(k: Emitter, values: Value, count: Value) -> Value:
     """0 if so many numbers are all finite, else a NaN."""
     total = Variable(k.zeros())
 

@@ -14,14 +14,20 @@ from torch import Tensor
 
 from ce_mm.ops.backends import plain
 from ce_mm.ops.backends.numba_affine import Term, store_affine
-from ce_mm.ops.backends.numba_coefficients import COEFFICIENTS_GROUP, coefficients, move_averages
+from ce_mm.ops.backends.numba_coefficients import (
+    COEFFICIENTS_GROUP,
+    coefficients,
+    coefficients_backward,
+    move_averages,
+    needed_shift,
+)
 from ce_mm.ops.backends.numba_sums import sums
 from ce_mm.ops.backends.numba_views import KINDS
-from ce_mm.ops.backends.plain import ASKS, OVERWRITES, in_format_of
+from ce_mm.ops.backends.plain import ASKS, OVERWRITES, contiguous, in_format_of
 
 __all__ = [
-    "ASKS", "COEFFICIENTS_GROUP", "OVERWRITES", "PRECISE", "coefficients", "group_affine", "input_gradient", "moments",
-    "move_averages", "output_sums",
+    "ASKS", "COEFFICIENTS_GROUP", "OVERWRITES", "PRECISE", "coefficients", "coefficients_backward", "group_affine",
+    "input_gradient", "moments", "move_averages", "needed_shift", "output_sums",
 ]  # fmt: skip
 
 
@@ -57,7 +63,7 @@ def group_affine(
         residual = in_format_of(x, _readable(residual if residual.dtype in KINDS else residual.float()))
     y = x if overwrite else torch.empty_like(x)
     floor, ceiling = (-math.inf, math.inf) if rectifier is None else (0.0, rectifier)
-    term = Term(_contiguous(weight), _contiguous(diagonal))
+    term = Term(contiguous(weight), contiguous(diagonal))
     store_affine(
         y, x, shift.contiguous(), group_size, term, bias.contiguous(), residual=residual, floor=floor, ceiling=ceiling
     )
@@ -94,26 +100,22 @@ def input_gradient(
     shift: Tensor,
     weight: Tensor | None,
     diagonal: Tensor | None,
-    dmean: Tensor | None,
-    dsquare: Tensor | None,
-    dsecond: Tensor | None,
+    slope: Tensor | None,
+    slopes: Tensor | None,
+    offset: Tensor | None,
 ) -> Tensor:
     """Second pass of the backward: dx; see :mod:`ce_mm.ops.joint`."""
     if shift.dtype != torch.float32:
-        return plain.input_gradient(gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond)
+        return plain.input_gradient(gradient, rectified, x, shift, weight, diagonal, slope, slopes, offset)
     x = _readable(x)
-    n, positions, dx = x.shape[0], x.shape[2] * x.shape[3], torch.empty_like(x)
-    group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
+    dx = torch.empty_like(x)
+    group_size = next((matrix.shape[-1] for matrix in (weight, slope) if matrix is not None), 1)
     of_gradient = Term()
     if gradient is not None:
-        gradient, of_gradient = in_format_of(x, _readable(gradient)), Term(_contiguous(weight), _contiguous(diagonal))
+        gradient, of_gradient = in_format_of(x, _readable(gradient)), Term(contiguous(weight), contiguous(diagonal))
         rectified = None if rectified is None else in_format_of(x, rectified)
-    slope = None
-    if dsecond is not None:
-        slope = (dsecond + dsecond.mT).div_(positions * (n if dsecond.shape[0] == 1 else 1))
-    of_z = Term(slope, None if dsquare is None else dsquare * (2 / positions))
     store_affine(
-        dx, x, shift.contiguous(), group_size, of_z, None if dmean is None else dmean / positions,
+        dx, x, shift.contiguous(), group_size, Term(contiguous(slope), contiguous(slopes)), contiguous(offset),
         gradient=gradient, rectified=rectified, of_gradient=of_gradient, transposed=True,
     )  # fmt: skip
     return dx
@@ -125,7 +127,3 @@ def _readable(values: Tensor) -> Tensor:
     if values._is_zerotensor():
         return torch.zeros(values.shape, dtype=values.dtype, device=values.device)
     return values.resolve_neg()
-
-
-def _contiguous(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.contiguous()

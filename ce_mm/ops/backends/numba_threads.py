@@ -39,14 +39,15 @@ class Kernel:
         self.address = compiled(function, types.void(types.intp), **OPTIONS).address
         self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address)
 
-    def __call__(self, arguments: tuple[int, ...], threads: int = 1) -> None:
-        """Run it to its end."""
+    def __call__(self, arguments: tuple[int, ...], threads: int = 1) -> array:
+        """Run it to its end; returns its arguments, of which it may have changed some."""
         words = array("q", (0, 0, *arguments))  # quicker to make than an array of ctypes'
         place, _ = words.buffer_info()
         if threads == 1:
             self._call(place)
         else:
             _pool(self.address, place, threads, 0)
+        return words[2:]
 
 
 def threads_for(elements: int) -> int:

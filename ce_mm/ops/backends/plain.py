@@ -103,27 +103,20 @@ def input_gradient(
     shift: Tensor,
     weight: Tensor | None,
     diagonal: Tensor | None,
-    dmean: Tensor | None,
-    dsquare: Tensor | None,
-    dsecond: Tensor | None,
+    slope: Tensor | None,
+    slopes: Tensor | None,
+    offset: Tensor | None,
 ) -> Tensor:
     """Second pass of the backward: dx; see :mod:`ce_mm.ops.joint`."""
-    n, positions = x.shape[0], max(x.shape[2] * x.shape[3], 1)
-    blocks = _Blocks(x, shift, next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1))
+    blocks = _Blocks(x, shift, next((matrix.shape[-1] for matrix in (weight, slope) if matrix is not None), 1))
     dx = torch.empty_like(x)
     # What multiplies the gradient and z, and what is added.
-    of_gradient = of_z = constant = None
+    of_gradient = None
     if gradient is not None:
         gradients = _Gradients(gradient, rectified, blocks, math.inf)
         of_gradient = blocks.of_matrices(None if weight is None else weight.mT, diagonal)
-    if dsecond is not None or dsquare is not None:
-        slope = None
-        if dsecond is not None:
-            samples = n if dsecond.shape[0] == 1 else 1
-            slope = (dsecond + dsecond.mT) / (positions * max(samples, 1))
-        of_z = blocks.of_matrices(slope, None if dsquare is None else dsquare * (2 / positions))
-    if dmean is not None:
-        constant = blocks.of_vectors(dmean / positions)
+    of_z = None if slope is None and slopes is None else blocks.of_matrices(slope, slopes)
+    constant = None if offset is None else blocks.of_vectors(offset)
     casts = dx.dtype != shift.dtype
     for k, (values, out) in enumerate(zip(blocks.of_map(x), blocks.of_map(dx), strict=True)):
         result = blocks.memory("result", out) if casts else out
@@ -164,6 +157,11 @@ def move_averages(averages: Sequence[Average], present: Tensor | None = None) ->
 def in_format_of(x: Tensor, values: Tensor) -> Tensor:
     """``values`` in the memory format of x, copied only where it has another."""
     return values.contiguous(memory_format=torch.contiguous_format if x.is_contiguous() else torch.channels_last)
+
+
+def contiguous(values: Tensor | None) -> Tensor | None:
+    """``values``, if there are any, as one piece of memory."""
+    return values if values is None or values.is_contiguous() else values.contiguous()
 
 
 class _Blocks:

@@ -12,7 +12,7 @@ Everything is float32 and every product "ieee". Multiplications and additions ar
 position the variance E - m² must be 0.
 """
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -21,9 +21,8 @@ from torch import Tensor
 
 from ce_mm.ops.backends import plain
 from ce_mm.ops.backends.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
-from ce_mm.ops.custom_op import once_in_full_precision
 from ce_mm.ops.reweighting import MIN_VARIANCE, Between, Gate, logit, logit_backward
-from ce_mm.ops.types import Average, Coefficients, Moments, Statistics
+from ce_mm.ops.types import Average, Averages, Chain, Coefficients, Parameters
 
 #: Samples that a program works on at a time.
 SAMPLES = 32
@@ -46,99 +45,54 @@ class Normed(NamedTuple):
 
 
 def coefficients(
-    moments: Moments,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    norm_eps: float,
-    gate: Gate,
-    mix: Tensor,
-    known: Statistics,
-    eps: float,
-    iterations: int,
-    bessel: float,
-) -> tuple[Coefficients, Statistics]:
-    """The chain of :func:`ce_mm.ops.coefficients` for a batch norm with both branches, as one autograd function.
-
-    Args:
-        moments, mix: as there.
-        norm_weight, norm_bias, norm_eps: of the batch norm, γ and β, (C,), each None where it has none.
-        gate: f.
-        known: all statistics, which no gradient reaches, or none.
-        eps: ε, added to the diagonal of Σ.
-        iterations: T.
-        bessel: a factor of σ̃².
-    """
-    mean, variance, whitening, inv_std_scale, *_ = known
-    second = moments.second if mean is None else None
-    of_norm = norm_weight, norm_bias
-    tensors = moments.instance, second, mean, variance, whitening, inv_std_scale, *of_norm, *gate[:4], mix
-    tensors = (None if tensor is None else tensor.contiguous() for tensor in tensors)
-    results = _Chain.apply(*tensors, gate.eps, norm_eps, eps, iterations, bessel)
-    found = known if second is None else Statistics(*results[3:], moments.instance.shape[1] * moments.positions)
-    return Coefficients(*results[:3]), found
+    instance: Tensor,
+    second: Tensor | None,
+    shift: Tensor,
+    parameters: Parameters,
+    averages: Averages,
+    chain: Chain,
+    checks: bool,
+) -> tuple[Coefficients, Tensor | None, tuple[Tensor | None, ...]]:
+    """As a backend's; see :mod:`ce_mm.ops.backends`. The shift is always near the data, and nothing to check."""
+    norm_weight, norm_bias, *of_gate, mix = parameters
+    mean = variance = whitening = inv_std_scale = finite = None
+    if second is None:
+        mean, variance, whitening, inv_std_scale = averages
+        mean = mean - shift
+    normed = base_norm(instance, second, mean, variance, norm_weight, norm_bias, chain)
+    whitening = normed.whitening if whitening is None else whitening
+    values, between = logit(normed.spread, Gate(*of_gate, chain.ln_eps))
+    *results, inv_std_scale = combine(normed, whitening, values, mix, inv_std_scale)
+    found = Averages(normed.mean, normed.variance, whitening, inv_std_scale)
+    if second is not None:
+        others = instance.shape[1] * chain.positions - 1
+        of_x = found._replace(mean=found.mean + shift, variance=found.variance * ((others + 1) / max(others, 1)))
+        momenta = chain.norm_momentum, chain.norm_momentum, chain.momentum, chain.momentum
+        finite, _ = move_averages([*map(Average, averages, of_x, momenta)])
+    kept = instance, second, *found, normed.scale, normed.offset, normed.spread, values, *between
+    return Coefficients(*results), finite, kept
 
 
-class _Chain(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        instance: Tensor,
-        second: Tensor | None,
-        mean: Tensor | None,
-        variance: Tensor | None,
-        whitening: Tensor | None,
-        inv_std_scale: Tensor | None,
-        norm_weight: Tensor | None,
-        norm_bias: Tensor | None,
-        fc1: Tensor,
-        ln_weight: Tensor,
-        ln_bias: Tensor,
-        fc2: Tensor,
-        mix: Tensor,
-        ln_eps: float,
-        *numbers: Any,
-    ) -> tuple[Tensor, ...]:
-        normed = base_norm(instance, second, mean, variance, norm_weight, norm_bias, *numbers)
-        whitening = normed.whitening if whitening is None else whitening
-        values, between = logit(normed.spread, Gate(fc1, ln_weight, ln_bias, fc2, ln_eps))
-        *coefficients, inv_std_scale = combine(normed, whitening, values, mix, inv_std_scale)
-        statistics = normed.mean, normed.variance, whitening, inv_std_scale
-        ctx.save_for_backward(
-            instance, second, norm_weight, *statistics, mix, normed.scale, normed.offset, normed.spread, values,
-            *between, fc1, ln_weight, ln_bias, fc2,
-        )  # fmt: skip
-        ctx.ln_eps, ctx.numbers = ln_eps, numbers
-        ctx.set_materialize_grads(False)  # a launch for each of the statistics
-        if second is None:
-            return tuple(coefficients)
-        ctx.mark_non_differentiable(*statistics)
-        return *coefficients, *statistics
-
-    @staticmethod
-    @once_in_full_precision
-    def backward(
-        ctx: Any, dweight: Tensor | None, ddiagonal: Tensor | None, dbias: Tensor | None, *_: None
-    ) -> tuple[Tensor | None, ...]:
-        (
-            instance, second, norm_weight, mean, variance, whitening, inv_std_scale, mix, scale, offset, spread, values,
-            *rest,
-        ) = ctx.saved_tensors  # fmt: skip
-        dwhitening, dscale, doffset, dvalues, (dmixes, dinv_std_scales) = combine_backward(
-            torch.zeros_like(whitening)[None] if dweight is None else dweight,
-            torch.zeros_like(values) if ddiagonal is None else ddiagonal,
-            torch.zeros_like(values) if dbias is None else dbias,
-            scale, offset, whitening, values, mix, inv_std_scale,
-        )  # fmt: skip
-        dspread, dgate = logit_backward(dvalues, spread, Gate(*rest[4:], ctx.ln_eps), Between(*rest[:4]))
-        dinstance, dsecond, dnorm_weight, dnorm_bias = base_norm_backward(
-            dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale,
-            instance, second, mean, variance, norm_weight, *ctx.numbers,
-        )  # fmt: skip
-        needed = ctx.needs_input_grad
-        return (
-            dinstance, dsecond, None, None, None, None, dnorm_weight if needed[6] else None,
-            dnorm_bias if needed[7] else None, *dgate[:4], dmixes.sum().view(1), None, *(None,) * len(ctx.numbers),
-        )  # fmt: skip
+def coefficients_backward(
+    kept: Sequence[Tensor | None],
+    parameters: Parameters,
+    chain: Chain,
+    dweight: Tensor,
+    ddiagonal: Tensor,
+    dbias: Tensor,
+) -> tuple[tuple[Tensor | None, Tensor, Tensor], Parameters]:
+    """As a backend's; see :mod:`ce_mm.ops.backends`."""
+    instance, second, mean, variance, whitening, inv_std_scale, scale, offset, spread, values, *between = kept
+    norm_weight, _, *of_gate, mix = parameters
+    dwhitening, dscale, doffset, dvalues, (dmixes, dinv_std_scales) = combine_backward(
+        dweight, ddiagonal, dbias, scale, offset, whitening, values, mix, inv_std_scale
+    )
+    dspread, dgate = logit_backward(dvalues, spread, Gate(*of_gate, chain.ln_eps), Between(*between))
+    *of_x, dnorm_weight, dnorm_bias = base_norm_backward(
+        dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale, instance, second, mean, variance,
+        norm_weight, chain,
+    )  # fmt: skip
+    return tuple(of_x), Parameters(dnorm_weight, dnorm_bias, *dgate[:4], dmixes.sum().view(1))
 
 
 def base_norm(
@@ -148,17 +102,14 @@ def base_norm(
     variance: Tensor | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
-    norm_eps: float,
-    eps: float,
-    iterations: int,
-    bessel: float,
+    chain: Chain,
 ) -> Normed:
     """Batch norm and σ̃², and of the batch Newton-Schulz; arguments as :func:`coefficients`'.
 
     ``second`` is None where mean and variance are given, and they are where it is not.
     """
     _, n, c = instance.shape
-    group_size = 1 if second is None else second.shape[-1]
+    group_size = 1 if second is None else chain.group_size
     spread, (scale, offset) = torch.empty_like(instance[0]), instance.new_empty(2, 1, c)
     sums = whitening = None
     if second is not None:
@@ -166,7 +117,7 @@ def base_norm(
         sums, whitening = instance.new_empty(tiles_of(c, group_size)), torch.empty_like(second[0])
     _launch(
         _base_norm_kernel, instance, group_size, instance, second, mean, variance, norm_weight, norm_bias,
-        scale, offset, spread, sums, whitening, n, c, norm_eps, eps, bessel, T=iterations,
+        scale, offset, spread, sums, whitening, n, c, chain.norm_eps, chain.eps, chain.bessel, T=chain.iterations,
     )  # fmt: skip
     return Normed(mean, variance, scale, offset, spread, sums, whitening)
 
@@ -183,25 +134,23 @@ def base_norm_backward(
     mean: Tensor,
     variance: Tensor,
     norm_weight: Tensor | None,
-    norm_eps: float,
-    eps: float,
-    iterations: int,
-    bessel: float,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Through :func:`base_norm` and s^(-1/2), whose gradient comes in a part for each tile, to the moments, γ and β.
+    chain: Chain,
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor]:
+    """Through :func:`base_norm` and s^(-1/2), whose gradient comes in a part for each tile, to x, γ and β.
 
     Returns:
-        The gradients of instance and second, and those that γ and β have, or would have, both (C,).
+        S, s_n and o_n of :mod:`ce_mm.ops.joint`, and the gradients that γ and β have, or would have, both (C,).
     """
     _, n, c = instance.shape
-    dinstance, dsecond = torch.empty_like(instance), None if second is None else torch.empty_like(second)
+    slope, (slopes, offset) = None if second is None else torch.empty_like(second), instance.new_empty(2, n, c)
     dnorm_weight, dnorm_bias = instance.new_empty(2, c)
     _launch(
         _base_norm_backward_kernel, instance, dwhitening.shape[-1], dwhitening, dscale, doffset, dspread,
-        dinv_std_scales, inv_std_scale, instance, second, mean, variance, norm_weight, dinstance, dsecond,
-        dnorm_weight, dnorm_bias, n, c, norm_eps, eps, bessel, MIN_VARIANCE, T=iterations,
+        dinv_std_scales, inv_std_scale, instance, second, mean, variance, norm_weight, slope, slopes, offset,
+        dnorm_weight, dnorm_bias, n, c, chain.positions, chain.norm_eps, chain.eps, chain.bessel, MIN_VARIANCE,
+        T=chain.iterations,
     )  # fmt: skip
-    return dinstance, dsecond, dnorm_weight, dnorm_bias
+    return slope, slopes, offset, dnorm_weight, dnorm_bias
 
 
 def combine(
@@ -503,8 +452,8 @@ def _root_backward(grad, sigma, T: tl.constexpr, ROWS: tl.constexpr):
 @_jit
 def _base_norm_backward_kernel(
     dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale,
-    instance, second, mean_place, variance_place, norm_weight, dinstance, dsecond, dnorm_weight, dnorm_bias,
-    N, C, norm_eps, eps, bessel, min_variance,
+    instance, second, mean_place, variance_place, norm_weight, slope, slopes, offset, dnorm_weight, dnorm_bias,
+    N, C, P, norm_eps, eps, bessel, min_variance,
     T: tl.constexpr, G: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Without ``second`` nothing but σ̃² depends on the moments."""
@@ -526,7 +475,7 @@ def _base_norm_backward_kernel(
         dsigma = (dsigma - _on_diagonal(along[:, None], ROWS)) / (-2.0 * trace[:, None])
         dsigma = tl.where(stored, dsigma, 0.0)
         of_second = dsigma * outer
-        tl.store(dsecond + block, of_second, mask=stored)
+        tl.store(slope + block, (of_second + tl.trans(of_second)) / P / N, mask=stored)
         douter = dsigma * of_z
         da += tl.sum((douter + tl.trans(douter)) * scale[None, :], 1)
         dmean -= tl.sum((of_second + tl.trans(of_second)) * mean[None, :], 1)
@@ -551,17 +500,17 @@ def _base_norm_backward_kernel(
     tl.store(dnorm_bias + channel, db, mask=present)
     if second is None:
         dmean = tl.full((ROWS,), 0.0, tl.float32)
-        dsquare = dmean
+        dvariance = dmean
     else:
-        dsquare = -0.5 * of_weight * scale * inv_std / N
-        dmean = dmean / N - 2.0 * mean * dsquare
+        dvariance = -0.5 * of_weight * scale * inv_std / N
+        dmean = dmean / N - 2.0 * mean * dvariance
     factor = scale * scale * bessel
     for start in range(0, N, BLOCK):
         place, inside = _samples(start, channel, present, N, C, BLOCK)
         m = tl.load(instance + place, mask=inside, other=0.0)
         of_spread = (tl.load(dspread + place, mask=inside, other=0.0) + common) * factor[:, None]
-        tl.store(dinstance + place, dmean[:, None] + 2.0 * m * dsquare[:, None], mask=inside)
-        tl.store(dinstance + N * C + place, dsquare[:, None] + of_spread, mask=inside)
+        tl.store(slopes + place, (dvariance[:, None] + of_spread) * 2.0 / P, mask=inside)
+        tl.store(offset + place, (dmean[:, None] - 2.0 * m * of_spread) / P, mask=inside)
 
 
 @triton.jit

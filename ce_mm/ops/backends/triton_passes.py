@@ -23,8 +23,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ce_mm.ops.backends.plain import in_format_of
-from ce_mm.ops.backends.triton_coefficients import COEFFICIENTS_GROUP, coefficients, move_averages
+from ce_mm.ops.backends.plain import contiguous, in_format_of
+from ce_mm.ops.backends.triton_coefficients import (
+    COEFFICIENTS_GROUP,
+    coefficients,
+    coefficients_backward,
+    move_averages,
+)
 from ce_mm.ops.backends.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
 
 __all__ = [
@@ -32,6 +37,7 @@ __all__ = [
     "COEFFICIENTS_GROUP",
     "OVERWRITES",
     "coefficients",
+    "coefficients_backward",
     "group_affine",
     "input_gradient",
     "moments",
@@ -72,7 +78,7 @@ def group_affine(
     y = torch.empty_like(x)
     with torch.cuda.device_of(x):
         _affine_kernel[_one_program_per_tile(x, group_size)](
-            x, shift.contiguous(), _contiguous(weight), _contiguous(diagonal), bias.contiguous(),
+            x, shift.contiguous(), contiguous(weight), contiguous(diagonal), bias.contiguous(),
             None if residual is None else in_format_of(x, residual), y, _ceiling(rectifier),
             **_shape_arguments(x, group_size), shift_stride=_sample_stride(_of_samples(shift, x)),
             weight_stride=_sample_stride(weight), bias_stride=_sample_stride(bias), RELU=rectifier is not None,
@@ -106,21 +112,20 @@ def input_gradient(
     shift: Tensor,
     weight: Tensor | None,
     diagonal: Tensor | None,
-    dmean: Tensor | None,
-    dsquare: Tensor | None,
-    dsecond: Tensor | None,
+    slope: Tensor | None,
+    slopes: Tensor | None,
+    offset: Tensor | None,
 ) -> Tensor:
     """Second pass of the backward: dx; see :mod:`ce_mm.ops.joint`."""
     dx = torch.empty_like(x)
-    group_size = next((matrix.shape[-1] for matrix in (weight, dsecond) if matrix is not None), 1)
+    group_size = next((matrix.shape[-1] for matrix in (weight, slope) if matrix is not None), 1)
     with torch.cuda.device_of(x):
         _input_gradient_kernel[_one_program_per_tile(x, group_size)](
             None if gradient is None else in_format_of(x, gradient),
             None if rectified is None else in_format_of(x, rectified),
-            x, shift.contiguous(), *map(_contiguous, (weight, diagonal, dmean, dsquare, dsecond)), dx,
+            x, shift.contiguous(), *map(contiguous, (weight, diagonal, slope, slopes, offset)), dx,
             **_shape_arguments(x, group_size), shift_stride=_sample_stride(_of_samples(shift, x)),
-            weight_stride=_sample_stride(weight), second_stride=_sample_stride(dsecond),
-            second_samples=x.shape[0] if dsecond is not None and dsecond.shape[0] == 1 else 1,
+            weight_stride=_sample_stride(weight), slope_stride=_sample_stride(slope),
         )  # fmt: skip
     return dx
 
@@ -207,10 +212,6 @@ def _ceiling(rectifier: float | None) -> float | None:
     return None if rectifier == math.inf else rectifier
 
 
-def _contiguous(values: Tensor | None) -> Tensor | None:
-    return None if values is None else values.contiguous()
-
-
 def _of_samples(shift: Tensor, x: Tensor) -> Tensor:
     """(1 or N, C), of a shift that is the same for all samples or not."""
     return shift.view(-1, x.shape[1])
@@ -234,7 +235,7 @@ def _tuned(*configurations: tuple[int, int]) -> Callable[[Callable], triton.runt
         key=["bucket", "G", "LAST", "ALIGN"],
     )
     numbers = ["N", "C", "P", "bucket", "samples", "splits", "shift_stride", "weight_stride", "bias_stride"]
-    numbers += ["second_stride", "second_samples"]
+    numbers += ["slope_stride"]
     return lambda kernel: tune(triton.jit(kernel, do_not_specialize=numbers))
 
 
@@ -386,8 +387,8 @@ def _affine_kernel(
 
 @_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
 def _input_gradient_kernel(
-    gradient, rectified, x, shift, weight, diagonal, dmean, dsquare, dsecond, dx,
-    C, P, bucket, shift_stride, weight_stride, second_stride, second_samples,
+    gradient, rectified, x, shift, weight, diagonal, slope, slopes, constant, dx,
+    C, P, bucket, shift_stride, weight_stride, slope_stride,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
@@ -396,8 +397,8 @@ def _input_gradient_kernel(
     sample, channel, present, offset, inside = _tile_of_program(C, P, G, ROWS, LAST, TILE // ROWS)
     place, stored = block_offsets(channel, present, G, ROWS)
     result = tl.full((ROWS, TILE // ROWS), 0.0, tl.float32)
-    if dmean is not None:
-        result += (tl.load(dmean + sample * C + channel, mask=present, other=0.0) / P)[:, None]
+    if constant is not None:
+        result += tl.load(constant + sample * C + channel, mask=present, other=0.0)[:, None]
     if gradient is not None:
         matrix, scale = None, None
         if weight is not None:
@@ -409,14 +410,13 @@ def _input_gradient_kernel(
             y = tl.load(rectified + offset, mask=inside, other=0.0).to(tl.float32)
             values = tl.where(y <= 0.0, 0.0, values)
         result += _mapped(values, matrix, scale, ROWS, PRECISION)
-    if (dsecond is not None) or (dsquare is not None):
-        slope, curve = None, None
-        if dsecond is not None:
-            half = tl.load(dsecond + sample * second_stride + place, mask=stored, other=0.0)
-            slope = (half + tl.trans(half)) / P / second_samples
-        if dsquare is not None:
-            curve = tl.load(dsquare + sample * C + channel, mask=present, other=0.0) * 2.0 / P
+    if (slope is not None) or (slopes is not None):
+        matrix, scale = None, None
+        if slope is not None:
+            matrix = tl.load(slope + sample * slope_stride + place, mask=stored, other=0.0)
+        if slopes is not None:
+            scale = tl.load(slopes + sample * C + channel, mask=present, other=0.0)
         z = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
         z -= tl.load(shift + sample * shift_stride + channel, mask=present, other=0.0)[:, None]
-        result += _mapped(z, slope, curve, ROWS, PRECISION)
+        result += _mapped(z, matrix, scale, ROWS, PRECISION)
     tl.store(dx + offset, result, mask=inside)

@@ -1,7 +1,7 @@
 """The coefficients by a backend's own chain are those of plain PyTorch, forward and backward."""
 import pytest
 import torch
-from chain_problem import assert_close, problem, results_and_gradients
+from chain_problem import assert_close, by_autograd, by_backend, problem, usual_of
 from torch import nn
 
 from ce_mm import ops
@@ -21,12 +21,10 @@ def device(name):
     return "cuda" if name == "triton" and torch.cuda.is_available() else "cpu"
 
 
-def assert_exact(use, name, device, known=lambda dtype: ops.UNKNOWN, **shape):
-    use("plain")
-    exact = results_and_gradients(*problem(device=device, **shape), known(torch.float64))
+def assert_exact(use, name, device, **shape):
+    exact = by_autograd(problem(device=device, **shape))
     use(name)
-    mine = results_and_gradients(*problem(device=device, dtype=torch.float32, **shape), known(torch.float32))
-    assert_close(mine, exact)
+    assert_close(by_backend(problem(device=device, dtype=torch.float32, **shape)), exact)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, 5])
@@ -35,7 +33,7 @@ def assert_exact(use, name, device, known=lambda dtype: ops.UNKNOWN, **shape):
     [dict(n=3, c=32, g=16), dict(n=40, c=64, g=16), dict(n=2, c=58, g=2), dict(n=2, c=18, g=6), dict(n=1, c=24, g=8)],
     ids=str,
 )
-def test_the_coefficients_and_their_gradients_agree_with_float64(use, name, device, shape, iterations):
+def test_coefficients_averages_and_gradients_agree_with_float64(use, name, device, shape, iterations):
     assert_exact(use, name, device, **shape, iterations=iterations)
 
 
@@ -44,59 +42,17 @@ def test_a_norm_without_parameters_agrees(use, name, device):
 
 
 @pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("shape", [dict(n=3, c=32, g=16), dict(n=40, c=58, g=2), dict(n=0, c=16, g=16)], ids=str)
-def test_with_known_statistics_the_coefficients_and_gradients_agree(use, name, device, shape, affine):
-    c, g = shape["c"], shape["g"]
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda *shape: torch.rand(*shape, generator=generator).double().to(device)  # noqa: E731
-    known = draw(c), draw(c) + 0.1, draw(c // g, g, g), draw(1) + 1
-    assert_exact(
-        use, name, device, lambda dtype: ops.Statistics(*(value.to(dtype) for value in known)), **shape, affine=affine
-    )
+@pytest.mark.parametrize("shape", [dict(n=3, c=32, g=16), dict(n=40, c=58, g=2)], ids=str)
+def test_of_the_averages_they_agree_too(use, name, device, shape, affine):
+    assert_exact(use, name, device, **shape, affine=affine, learns=False)
 
 
-def test_known_statistics_that_depend_on_the_parameters_pass_their_gradient_on(use, name, device):
-    def gradients(backend, dtype):
-        use(backend)
-        layer, moments, douts = problem(device=device, dtype=dtype)
-        of_batch = ops.coefficients(moments, layer.base, layer.bd, layer.ir, layer.mix)[1]
-        whitening, inv_std_scale = (2 * layer.weight.sum() * value.detach() for value in of_batch[2:4])
-        known = ops.Statistics(*(value.detach() for value in of_batch[:2]), whitening, inv_std_scale)
-        coefficients, _ = ops.coefficients(moments, layer.base, layer.bd, layer.ir, layer.mix, known)
-        return torch.autograd.grad(coefficients, layer.weight, douts)
-
-    assert_close(gradients(name, torch.float32), gradients("plain", torch.float64))
-
-
-@pytest.mark.parametrize("names", [("mean", "variance"), ("whitening",), ("inv_std_scale",)], ids=str)
-def test_where_some_statistics_are_known_the_others_are_those_of_the_batch(use, name, device, names):
-    def found(backend, dtype):
-        use(backend)
-        layer, moments, _ = problem(device=device, dtype=dtype)
-        of_batch = ops.coefficients(moments, layer.base, layer.bd, layer.ir, layer.mix)[1]
-        known = ops.Statistics(**{known: 2 * getattr(of_batch, known).detach() for known in names})
-        coefficients, statistics = ops.coefficients(moments, layer.base, layer.bd, layer.ir, layer.mix, known)
-        return *coefficients, *statistics[:4]
-
-    assert_close(found(name, torch.float32), found("plain", torch.float64))
-
-
-def test_tensors_need_not_be_dense(use, name, device):
-    def strided(value):
-        return torch.stack([value.detach()] * 2, -1)[..., 0].requires_grad_(value.requires_grad)
-
-    layer, moments, douts = problem(device=device, dtype=torch.float32)
-    shapes = (2, 32), (2, 32), (2, 2, 16, 16), (2, 1)
-    known = ops.Statistics(*(torch.rand(*shape).to(device).movedim(0, -1)[..., 0] for shape in shapes))
+@pytest.mark.parametrize("learns", [True, False])
+def test_gradients_need_not_be_dense(use, name, device, learns):
     use(name)
-    expected = results_and_gradients(layer, moments, douts)
-    of_known = results_and_gradients(layer, moments, douts, ops.Statistics(*map(torch.clone, known[:4])))
-    for parameter in layer.parameters():
-        parameter.data = strided(parameter).detach()
-    moments = moments._replace(instance=strided(moments.instance), second=strided(moments.second))
-    douts = [strided(dout) for dout in douts]
-    assert all(map(torch.equal, results_and_gradients(layer, moments, douts), expected))
-    assert all(map(torch.equal, results_and_gradients(layer, moments, douts, known), of_known))
+    p, strided = (problem(device=device, dtype=torch.float32, learns=learns) for _ in range(2))
+    strided.douts = [torch.stack([dout] * 2, -1)[..., 0] for dout in p.douts]
+    assert all(map(torch.equal, by_backend(strided), by_backend(p)))
 
 
 @pytest.mark.parametrize("shape", [dict(c=24, g=8), dict(c=18, g=6), dict(c=32, g=16)], ids=str)
@@ -105,39 +61,32 @@ def test_without_an_eps_in_the_norm_tiles_that_are_not_full_give_finite_numbers(
 
 
 def test_where_the_mean_variance_is_clamped_no_gradient_passes_it(use, name, device):
-    arguments = problem(device=device, tiny=True, dtype=torch.float32, norm_eps=1.0)
-    use("plain")
-    expected = results_and_gradients(*arguments)
-    torch.testing.assert_close(expected[6].item(), ops.MIN_VARIANCE**-0.5)
+    p, q = (problem(device=device, tiny=True, dtype=torch.float32, norm_eps=1.0) for _ in range(2))
+    expected = by_autograd(p)
+    moved = 1 + 0.75 * (ops.MIN_VARIANCE**-0.5 - 1)
+    torch.testing.assert_close(p.layer.ir.running_inv_std_scale.item(), moved)
     use(name)
-    assert_close(results_and_gradients(*arguments)[:8], [r.double() for r in expected[:8]])
+    assert_close(by_backend(q)[:8], [value.double() for value in expected[:8]])
 
 
 def test_two_runs_give_the_same_bits(use, name, device):
     use(name)
-    one, two = (results_and_gradients(*problem(device=device, dtype=torch.float32)) for _ in range(2))
+    one, two = (by_backend(problem(device=device, dtype=torch.float32)) for _ in range(2))
     assert all(map(torch.equal, one, two))
 
 
-def test_a_value_that_is_not_finite_is_seen_in_the_statistics(use, name, device):
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf])
+def test_of_a_batch_that_is_not_finite_no_average_moves(use, name, device, poison):
     use(name)
-    layer, moments, douts = problem(device=device, dtype=torch.float32)
-    with torch.no_grad():
-        moments.instance[0, 1, 3] = torch.nan
-    found = results_and_gradients(layer, moments, douts)
-    assert found[3].isnan().nonzero().tolist() == [[3]]
-    assert found[6].isnan().all()
-
-
-@pytest.mark.parametrize("used", range(3))
-def test_a_coefficient_that_nobody_uses_has_no_part_in_the_gradients(use, name, device, used):
-    def gradients(backend, dtype):
-        use(backend)
-        layer, moments, douts = problem(device=device, dtype=dtype)
-        coefficients, _ = ops.coefficients(moments, layer.base, layer.bd, layer.ir, layer.mix)
-        return torch.autograd.grad(coefficients[used], (moments.instance, layer.weight), douts[used])
-
-    assert_close(gradients(name, torch.float32), gradients("plain", torch.float64))
+    p = problem(device=device, dtype=torch.float32)
+    before = [buffer.clone() for buffer in p.layer.buffers()]
+    p.moments.instance[0, 1, 3] = poison
+    usual = usual_of(p)
+    given = p.moments.shift, usual.parameters, usual.averages, usual.chain
+    coefficients, finite, _ = usual.backend.coefficients(*p.moments[1:3], *given, checks=False)
+    assert not finite
+    assert coefficients.bias.isnan().any()
+    assert all(map(torch.equal, p.layer.buffers(), before))
 
 
 def test_buffers_that_a_backward_still_needs_are_missed_by_it(use, name, device):

@@ -1,7 +1,7 @@
 """What is particular to the chain of coefficients on CPUs: groups of all widths, and any number of threads."""
 import pytest
 import torch
-from chain_problem import assert_close, problem, results_and_gradients
+from chain_problem import assert_close, by_autograd, by_backend, problem
 
 from ce_mm import ops
 from ce_mm.layers import CENorm
@@ -26,18 +26,18 @@ def runs(monkeypatch):
 
         def call(arguments, count, kernel=kernel):
             threads.append(count)
-            kernel(arguments, count)
+            return kernel(arguments, count)
 
         monkeypatch.setattr(numba_coefficients, name, call)
     return threads
 
 
+@pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_all_shapes_agree_with_float64(use, runs, shape):
-    use("plain")
-    exact = results_and_gradients(*problem(**shape))
+def test_all_shapes_agree_with_float64(use, runs, shape, learns):
+    exact = by_autograd(problem(**shape, learns=learns))
     use("numba")
-    assert_close(results_and_gradients(*problem(**shape, dtype=torch.float32)), exact, tolerance=5e-6)
+    assert_close(by_backend(problem(**shape, learns=learns, dtype=torch.float32)), exact, tolerance=5e-6)
     assert len(runs) == 2
 
 
@@ -45,7 +45,7 @@ def test_all_shapes_agree_with_float64(use, runs, shape):
 def test_any_number_of_threads_gives_the_same_bits(use, runs, monkeypatch, shape):
     def on(threads):
         monkeypatch.setattr(numba_coefficients, "_threads", lambda *_: threads)
-        return results_and_gradients(*problem(**shape, dtype=torch.float32))
+        return by_backend(problem(**shape, dtype=torch.float32))
 
     use("numba")
     assert all(map(torch.equal, on(1), on(2)))
@@ -55,11 +55,10 @@ def test_any_number_of_threads_gives_the_same_bits(use, runs, monkeypatch, shape
 
 def test_the_default_type_of_tensors_plays_no_part(use):
     use("numba")
-    expected = results_and_gradients(*problem(dtype=torch.float32))
-    arguments = problem(dtype=torch.float32)
+    expected, p = by_backend(problem(dtype=torch.float32)), problem(dtype=torch.float32)
     torch.set_default_dtype(torch.float64)
     try:
-        mine = results_and_gradients(*arguments)
+        mine = by_backend(p)
     finally:
         torch.set_default_dtype(torch.float32)
     assert all(map(torch.equal, mine, expected))
@@ -67,28 +66,53 @@ def test_the_default_type_of_tensors_plays_no_part(use):
 
 def test_a_second_backward_gives_the_same_bits(use):
     use("numba")
-    layer, moments, douts = problem(dtype=torch.float32)
-    coefficients, _ = ops.coefficients(moments, layer.base, layer.bd, layer.ir, layer.mix)
-    inputs = [moments.instance, moments.second, *layer.parameters()]
-    one, two = (torch.autograd.grad(coefficients, inputs, douts, retain_graph=True) for _ in range(2))
+    layer, x = CENorm(32), torch.randn(2, 32, 3, 3, requires_grad=True)
+    y = layer(x, rectifier=ops.RELU)
+    inputs = [x, *layer.parameters()]
+    one, two = (torch.autograd.grad(y, inputs, torch.ones_like(y), retain_graph=True) for _ in range(2))
     assert all(map(torch.equal, one, two))
 
 
 def test_of_a_single_value_mean_and_covariance_are_exact(use):
-    def found():
-        layer, moments, _ = problem(n=1, c=32, g=16, positions=1, dtype=torch.float32)
-        values = moments.instance[0].view(2, 16, 1)
-        moments = moments._replace(second=(values * values.mT)[None])
-        return ops.coefficients(moments, layer.base, layer.bd, layer.ir, layer.mix)[1]
+    def averages(moments, by):
+        p = problem(n=1, c=32, g=16, positions=1, dtype=torch.float32)
+        for buffer in p.layer.buffers():
+            buffer.zero_()
+        p.moments = moments
+        by(p)
+        return p.layer.norm.running_mean, p.layer.norm.running_var, p.layer.bd.running_whitening
 
     use("numba")
-    mine = found()
-    use("plain")
-    theirs = found()
-    assert torch.equal(mine.mean, theirs.mean)
-    assert not mine.variance.any()
-    for group in mine.whitening:
+    moments = problem(n=1, c=32, g=16, positions=1, dtype=torch.float32).moments
+    values = moments.instance[0].view(2, 16, 1)
+    moments = moments._replace(second=(values * values.mT)[None])
+    mean, variance, whitening = averages(moments, by_backend)
+    assert torch.equal(mean, averages(moments, by_autograd)[0])
+    assert not variance.any()
+    for group in whitening:
         assert torch.equal(group, group.diagonal().diag())
+
+
+@pytest.mark.parametrize("channels", [1, 2, 32])
+def test_a_channel_that_lies_far_from_the_shift_is_found_before_any_average_moves(use, channels):
+    use("numba")
+    p = problem(n=9, c=32, g=2, dtype=torch.float32)
+    before = [buffer.clone() for buffer in p.layer.buffers()]
+    assert by_backend(p, checks=True) is not None
+    assert not all(map(torch.equal, p.layer.buffers(), before))
+    p.moments.instance[0, :, -channels:] += 1000
+    before = [buffer.clone() for buffer in p.layer.buffers()]
+    assert by_backend(p, checks=True) is None
+    assert all(map(torch.equal, p.layer.buffers(), before))
+    assert by_backend(p, checks=False) is not None
+
+
+@pytest.mark.parametrize("c", [1, 20, 1040])
+def test_the_needed_shift_is_that_of_pytorch(c):
+    generator = torch.Generator().manual_seed(0)
+    mean, variance = 10 * torch.randn(c, generator=generator), torch.rand(c, generator=generator)
+    mean[0] = torch.nan
+    assert torch.equal(numba_coefficients.needed_shift(mean, variance), ops.needed_shift(mean, variance))
 
 
 def test_a_batch_that_is_not_finite_moves_no_average(use):

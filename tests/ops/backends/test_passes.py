@@ -88,8 +88,8 @@ def test_the_input_s_gradient_agrees_whatever_depends_on_it(kernels, problem, pr
     p = problem(2, 12, 3, 5, samples=samples)
     gradient = p.dy if present else None
     weight, diagonal = (getattr(p, name) if name in present else None for name in ("weight", "diagonal"))
-    for dmean, dsquare, dsecond in itertools.product((p.dmean, None), (p.dsquare, None), (p.dsecond, None)):
-        arguments = gradient, None, p.x, p.shift, weight, diagonal, dmean, dsquare, dsecond
+    for of_z in itertools.product((p.slope, None), (p.slopes, None), (p.offset, None)):
+        arguments = gradient, None, p.x, p.shift, weight, diagonal, *of_z
         assert_same([kernels.input_gradient(*arguments)], [plain.input_gradient(*arguments)])
 
 
@@ -104,7 +104,7 @@ def test_maps_of_the_other_layout_are_understood(kernels, problem, layout):
 def test_coefficients_need_not_be_contiguous(kernels, problem):
     p = problem(2, 8)
     expected = all_passes(plain, p)
-    for name in ("shift", "weight", "diagonal", "bias", "dmean", "dsquare", "dsecond"):
+    for name in ("shift", "weight", "diagonal", "bias", "slope", "slopes", "offset"):
         value = getattr(p, name)
         setattr(p, name, torch.stack([value, value], dim=-1)[..., 0])
     assert_same(all_passes(kernels, p), expected)

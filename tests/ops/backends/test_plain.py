@@ -21,7 +21,7 @@ def all_passes(x, residual):
         *plain.moments(x, shift, 4, True, False),
         y,
         *plain.output_sums(residual, x, shift, y, ops.RELU, True, 4, True, False),
-        plain.input_gradient(residual, y, x, shift, weight, vectors[0], vectors[2], vectors[3], weight),
+        plain.input_gradient(residual, y, x, shift, weight, vectors[0], weight, vectors[2], vectors[3]),
     )
 
 

@@ -1,9 +1,9 @@
 """What Triton's chain of coefficients is made of: few launches, of what its kernels take, for GPUs."""
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 import torch
-from chain_problem import problem, results_and_gradients
+from chain_problem import problem, usual_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton_modules import load
 
@@ -16,16 +16,18 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 KERNELS = ["_base_norm_kernel", "_base_norm_backward_kernel", "_combine_kernel", "_combine_backward_kernel"]
 
 
-def test_the_variance_of_a_single_position_is_exactly_zero(runnable):
-    layer, moments, _ = problem(device=DEVICE, n=2, c=16, dtype=torch.float32)
-    instance = torch.stack([moments.instance[0], torch.zeros_like(moments.instance[0])]).detach()
-    norm = layer.weight.detach(), layer.bias.detach(), 1e-5
-    base = runnable.coefficients.base_norm(instance, moments.second.detach(), None, None, *norm, 1e-5, 3, 1.0)
+def test_the_variance_of_a_single_position_is_exactly_zero(use, runnable):
+    use("triton")
+    p = problem(device=DEVICE, n=2, c=16, positions=1, dtype=torch.float32)
+    chain = usual_of(p).chain
+    instance = torch.stack([p.moments.instance[0], torch.zeros_like(p.moments.instance[0])])
+    norm = p.layer.weight.detach(), p.layer.bias.detach()
+    base = runnable.coefficients.base_norm(instance, p.moments.second, None, None, *norm, chain)
     assert not base.spread.any()
     assert not base.spread_sums.any()
 
 
-def test_a_training_step_takes_few_launches(runnable, monkeypatch):
+def test_a_training_step_takes_few_launches(use, runnable, monkeypatch):
     launches = Counter()
 
     class Launches(TorchDispatchMode):
@@ -33,27 +35,27 @@ def test_a_training_step_takes_few_launches(runnable, monkeypatch):
             launches["of PyTorch"] += not operator.is_view and "empty" not in operator.name()
             return operator(*args, **kwargs or {})
 
-    monkeypatch.setattr(runnable.coefficients, "_launch", lambda *_, **__: launches.update(["of Triton"]))
-    layer, moments, douts = problem(device=DEVICE, dtype=torch.float32)
-    gate = ops.Gate.of(layer.ir.fc1, layer.ir.ln, layer.ir.fc2, torch.float32)
-    norm = layer.weight, layer.bias, layer.norm.eps
+    launch = lambda *_, **__: launches.update(["of Triton"])  # noqa: E731
+    monkeypatch.setattr(runnable.coefficients, "_launch", launch)
+    monkeypatch.setattr(runnable.coefficients, "_average_kernel", defaultdict(lambda: launch))
+    use("triton")
+    p = problem(device=DEVICE, dtype=torch.float32)
+    usual = usual_of(p)
     with Launches():  # who looks on gets the chain in PyTorch's calls, so the kernels' is called by itself
-        results, _ = runnable.coefficients.coefficients(moments, *norm, gate, layer.mix, ops.UNKNOWN, 1e-5, 3, 9 / 8)
-        torch.autograd.grad(results, [moments.instance, moments.second, *layer.parameters()], douts)
-    assert launches == {"of Triton": 4, "of PyTorch": 11}
+        given = p.moments.shift, *usual[1:4]
+        _, _, kept = usual.backend.coefficients(*p.moments[1:3], *given, checks=False)
+        usual.backend.coefficients_backward(kept, usual.parameters, usual.chain, *p.douts)
+    assert launches == {"of Triton": 5, "of PyTorch": 13}
     launches.clear()
     with Launches():
-        results_and_gradients(layer, moments, douts)
-    assert launches["of Triton"] == 0
-    assert launches["of PyTorch"] > 120
+        assert usual_of(p) is None
 
 
 @pytest.mark.parametrize("change", [dict(g=32), dict(dtype=torch.float64)], ids=str)
-def test_what_the_kernels_do_not_take_is_left_to_plain_pytorch(use, runnable, monkeypatch, change):
-    for name in KERNELS:
-        monkeypatch.setattr(runnable.coefficients, name, None)
+def test_what_the_kernels_do_not_take_is_left_to_plain_pytorch(use, runnable, change):
     use("triton")
-    assert len(results_and_gradients(*problem(device=DEVICE, **dict(dtype=torch.float32) | change))) == 16
+    assert usual_of(problem(device=DEVICE, dtype=torch.float32)) is not None
+    assert usual_of(problem(device=DEVICE, **dict(dtype=torch.float32) | change)) is None
 
 
 @pytest.mark.parametrize("poison", [None, torch.nan, torch.inf])
@@ -94,7 +96,7 @@ def test_averages_that_the_kernel_does_not_take_are_left_to_plain_pytorch(runnab
 def test_the_kernels_compile_for_a_gpu(monkeypatch, tmp_path, name, all_given):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernel = getattr(load("triton_coefficients"), name)
-    numbers = dict(N="i32", C="i32", **{f"size{k}": "i32" for k in range(4)})
+    numbers = dict(N="i32", C="i32", P="i32", **{f"size{k}": "i32" for k in range(4)})
     numbers |= dict.fromkeys(("norm_eps", "eps", "bessel", "min_variance"), "fp32")
     numbers |= {f"momentum{k}": "fp32" for k in range(4)} | dict(finite_out="*i1")
     absent = () if all_given else ("norm_weight", "norm_bias", "second", "spread_sums", "buffer3", "value3")

@@ -124,7 +124,7 @@ def passes(settings: Settings, shape: Sequence[int], g: int = 16) -> dict:
         moments=lambda: ops.moments(x, group_size=g, shift=shift),
         group_affine=lambda: ops.group_affine(x, shift, matrix, vector, vector, rectifier=ops.RELU),
         output_sums=lambda: output_sums(dy, x, shift, y, ops.RELU, False, g, True, False),
-        input_gradient=lambda: input_gradient(dy, y, x, shift, matrix, vector, vector, vector, matrix),
+        input_gradient=lambda: input_gradient(dy, y, x, shift, matrix, vector, matrix, vector, vector),
     )
 
 
