@@ -3,6 +3,7 @@
 import json
 import math
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,15 @@ def random_group(seed: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     rows = generator.standard_normal((size, 3 * size)) + generator.standard_normal((1, 3 * size))
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return gamma, rows @ rows.T
+
+
+def group_behind(norm: Callable[[torch.Tensor], torch.Tensor], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """γ of either sign, and over a batch the covariance of what ``norm`` makes of channels of different sizes."""
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((3, 4, 6, 6)) + generator.standard_normal((3, 1, 6, 6))
+    x = x * generator.uniform(0.5, 2, (4, 1, 1)) + generator.standard_normal((3, 4, 1, 1))
+    gamma = generator.uniform(0.05, 1, 4) * generator.choice([-1, 1], 4)
+    return gamma, torch.cov(norm(torch.from_numpy(x)).transpose(0, 1).flatten(1), correction=0).numpy()
 
 
 def random_game(seed: int, players: int = 3, positions: int = 5) -> Game:
@@ -147,6 +157,11 @@ class TestBatchAndInstance:
         covariance = torch.cov(normalised.transpose(0, 1).flatten(1), correction=0).reshape(c, c).numpy()
         np.testing.assert_allclose(normalised_covariance(gamma, correlation(x, eps)), covariance, atol=1e-12)
 
+    def test_rho_is_the_correlation_of_x_bar_and_that_of_x_tilde_has_the_sign_of_both_gammas_besides(self):
+        x = np.random.default_rng(0).standard_normal((4, 2, 3, 3))
+        gamma = np.array([2.0, -0.5])[:, None, None]
+        assert correlation(gamma * x)[0, 1] == pytest.approx(-correlation(x)[0, 1])
+
     @given(seed=seeds)
     def test_instance_variance_lacks_what_samples_differ_by_in_their_means(self, seed):
         generator = np.random.default_rng(seed)
@@ -188,13 +203,31 @@ class TestDecorrelation:
         assert (ratio > 1).all() and (ratio < 2).all()
 
     @given(seed=seeds, size=st.integers(2, 8))
+    def test_the_first_step_is_short_of_the_inverse_root_so_no_group_meets_the_premise(self, seed, size):
+        sigma = unit_trace_covariance(*random_group(seed, size))
+        assert np.linalg.eigvalsh(inverse_root(sigma) - whitening(sigma, 1))[-1] >= math.sqrt(2) - 5 / 4 - 1e-9
+
+    def test_one_channel_alone_meets_the_premise_and_keeps_its_gamma(self):
+        alone = np.ones((1, 1))
+        for iterations in (1, 2, 3):
+            assert whitening(unit_trace_covariance(np.array([0.3]), alone), iterations) == inverse_root(alone) == 1
+
+    @given(seed=seeds, size=st.integers(2, 8))
     def test_the_chain_of_inequalities_for_one_step(self, seed, size):
         gamma, rho = random_group(seed, size)
-        weights = gamma**2 / np.sum(gamma**2)
-        signed, absolute = 3 - rho @ weights, 3 - np.abs(rho) @ weights
-        assert (signed >= absolute).all() and (absolute > 2).all()
-        # An equality where no correlation is negative.
-        np.testing.assert_array_equal(3 - np.abs(rho) @ weights, 3 - np.abs(np.abs(rho)) @ weights)
+        mean_correlation = rho @ gamma**2 / np.sum(gamma**2)
+        assert (np.abs(3 - mean_correlation) >= 3 - np.abs(mean_correlation)).all()
+        assert (3 - np.abs(mean_correlation) > 2).all()
+
+    @given(seed=seeds, size=st.integers(2, 8))
+    def test_the_inverse_root_lengthens_least_along_the_top_eigenvector_and_there_too(self, seed, size):
+        sigma = unit_trace_covariance(*random_group(seed, size))
+        values, vectors = np.linalg.eigh(sigma)
+        root, top = inverse_root(sigma), vectors[:, -1]
+        vector = np.random.default_rng(seed + 1).standard_normal(size)
+        assert np.sum((root @ vector) ** 2) >= np.sum(vector**2) / values[-1] * (1 - 1e-12)
+        assert np.sum((root @ top) ** 2) == pytest.approx(1 / values[-1])
+        assert 1 / values[-1] > 1
 
     def test_three_steps_shrink_gamma_in_the_weakest_of_three_channels(self):
         assert np.linalg.eigvalsh(RHO)[0] > 0
@@ -224,6 +257,40 @@ class TestDecorrelation:
         root = inverse_root(unit_trace_covariance(gamma, rho))
         covariance = root @ normalised_covariance(gamma, rho) @ root
         np.testing.assert_allclose(covariance, np.sum(gamma**2) * np.eye(size), atol=1e-9)
+
+    @given(seed=seeds, iterations=st.integers(1, 5))
+    def test_behind_instance_norm_the_channels_of_a_batch_have_a_correlation_matrix(self, seed, iterations):
+        gamma, rho = group_behind(lambda x: F.instance_norm(x, eps=0), seed)
+        np.testing.assert_allclose(np.diag(rho), 1)
+        assert (equivalent_gamma(gamma, rho, 1) / gamma > 1).all()
+        assert (channel_spreads(gamma, rho, iterations) > np.abs(gamma)).all()
+
+    @given(seed=seeds, iterations=st.integers(1, 5))
+    def test_behind_layer_norm_standard_deviations_grow_and_one_step_enlarges_their_vector(self, seed, iterations):
+        gamma, covariance = group_behind(lambda x: F.layer_norm(x, x.shape[1:], eps=0), seed)
+        spreads = np.abs(gamma) * np.sqrt(np.diag(covariance))
+        sigma = unit_trace_covariance(gamma, covariance)
+        assert np.linalg.eigvalsh(whitening(sigma, iterations) - np.eye(len(gamma)))[0] > 0
+        assert (channel_spreads(gamma, covariance, iterations) > spreads).all()
+        assert (np.abs(whitening(sigma, 1) @ (np.sign(gamma) * spreads)) > spreads).all()
+        np.testing.assert_allclose(
+            equivalent_gamma(gamma, covariance, 1), one_step_gamma(gamma, covariance), rtol=1e-9, atol=1e-12
+        )
+
+    def test_behind_layer_norm_a_channel_can_lose_in_the_first_step(self, numbers):
+        numbers = numbers["decorrelation"]["layer_norm"]
+        x = torch.tensor(numbers["x"]).double()[None]
+        covariance = torch.cov(F.layer_norm(x, x.shape[1:], eps=0)[0], correction=0)
+        assert numbers["covariance"] == [pytest.approx(row) for row in covariance.tolist()]
+        assert np.diag(covariance) == pytest.approx([5 / 3, 1 / 3])
+        after = equivalent_gamma(np.array(numbers["gamma"]), covariance.numpy(), 1) / numbers["gamma"]
+        assert numbers["gamma_ratio"] == pytest.approx(after) and after[0] < 0.53
+        assert min(numbers["gamma_ratio_instance_norm"]) > 1
+
+    def test_among_sixteen_channels_losses_hang_on_how_much_the_correlations_differ(self, numbers):
+        wide, narrow = (row for row in numbers["decorrelation"]["survey"] if row["size"] == 16)
+        assert wide["rho_spread"] > 0.1 > 0.06 > narrow["rho_spread"]
+        assert wide["share"]["5"] > 0.8 and narrow["share"]["5"] < 0.05
 
     @pytest.mark.parametrize("iterations", [1, 3])
     @pytest.mark.parametrize("gamma", [[0.5], [0.5, -0.1, 2.0]])
@@ -326,6 +393,11 @@ class TestInterferenceGame:
             assert linear == pytest.approx(2 + at)
             assert abs(linear + 1 / at) == pytest.approx((at + 1) ** 2 / abs(at), abs=1e-12)
         assert 2 + h + 1 / h >= 4 - 1e-12
+
+    def test_with_delta_minus_4_the_expansion_is_the_one_about_plus_1(self):
+        h = np.linspace(0.2, 3, 8)[None]
+        minus, plus = (-linear_noise(np.ones(1), h, about) for about in (-1, 1))
+        np.testing.assert_allclose(minus - 4, plus)
 
     @settings(max_examples=20)
     @given(seed=seeds)

@@ -1,4 +1,4 @@
-"""What batch decorrelation does to the scale of the channels (paper, Proposition 1 and eqs. 20, 22, 24).
+"""What batch decorrelation does to the scale of the channels (paper, Proposition 1 and eqs. 20 to 24).
 
 Σ = γγᵀ ⊙ ρ / tr has unit trace, so its eigenvalues lie in (0, 1), and P_T, the Newton-Schulz root after T steps, lies
 between I and Σ^(-1/2). Hence P_T lengthens every vector and raises the standard deviation of every channel, for every
@@ -16,7 +16,8 @@ def unit_trace_covariance(gamma: np.ndarray, rho: np.ndarray) -> np.ndarray:
 
     Args:
         gamma: (g,), not all 0.
-        rho: (g, g), a correlation matrix, or several at once (..., g, g) with gamma (..., g).
+        rho: (g, g), the covariance of x̄ (behind BN and IN a correlation matrix), or several at once (..., g, g) with
+            gamma (..., g).
 
     Returns:
         of rho's shape.
@@ -51,17 +52,20 @@ def equivalent_gamma(gamma: np.ndarray, rho: np.ndarray, iterations: int) -> np.
 
 
 def one_step_gamma(gamma: np.ndarray, rho: np.ndarray) -> np.ndarray:
-    """γ̂ after one step, in closed form: γ̂_c = γ_c (3 - r_c) / 2 with r_c = Σ_d γ_d² ρ_cd / ‖γ‖², which is at most 1."""
-    weights = gamma**2 / np.sum(gamma**2)
+    """γ̂ after one step, in closed form: γ̂_c = γ_c (3 - r_c) / 2 with r_c = Σ_d γ_d² ρ_cd / Σ_d γ_d² ρ_dd.
+
+    For a correlation matrix r_c is at most 1; for the covariance of x̄ behind LN it may be more.
+    """
+    weights = gamma**2 / np.sum(gamma**2 * np.diag(rho))
     return gamma * (3 - rho @ weights) / 2
 
 
 def channel_spreads(gamma: np.ndarray, rho: np.ndarray, iterations: int) -> np.ndarray:
-    """The standard deviation of each channel behind BD; before it, that is |γ_c|.
+    """The standard deviation of each channel behind BD; before it, that is |γ_c| √ρ_cc.
 
     Args:
         gamma: (g,), not all 0.
-        rho: (g, g), a correlation matrix.
+        rho: (g, g), the covariance of x̄.
         iterations: T, at least 1.
 
     Returns:

@@ -114,24 +114,50 @@ def _decorrelation() -> dict[str, Any]:
             "gamma_ratio": (limit @ GAMMA / GAMMA).tolist(),
             "spread_ratio": (np.linalg.norm(GAMMA) / GAMMA).tolist(),
         },
-        "survey": [_share_with_a_loss(size) for size in (2, 4, 16)],
+        "survey": [_share_with_a_loss(*draw) for draw in ((2, 4), (4, 8), (16, 32), (2, 256), (4, 256), (16, 256))],
+        "layer_norm": _layer_norm(),
         "rounding": [{"iterations": n, "error": _rounding_error(sigma, n)} for n in (3, 5, 14)],
     }
 
 
-def _share_with_a_loss(size: int, draws: int = 2000) -> dict[str, Any]:
-    """In how many of many random groups γ̂ is smaller than γ in some channel."""
+def _share_with_a_loss(size: int, positions: int, groups: int = 2000) -> dict[str, Any]:
+    """In how many of many random groups γ̂ is smaller than γ in some channel.
+
+    At each position a channel is noise of its own plus a noise that all share, so two channels' true correlation is a
+    half; ρ has what is found of it at so many positions: the fewer, the more its entries differ.
+    """
     generator = np.random.default_rng(0)
-    gamma = generator.uniform(0, 1, (draws, size))
-    # Each channel is noise of its own plus one factor that all share: correlations of about a half.
-    rows = generator.standard_normal((draws, size, 2 * size)) + generator.standard_normal((draws, 1, 2 * size))
+    gamma = generator.uniform(0, 1, (groups, size))
+    rows = generator.standard_normal((groups, size, positions)) + generator.standard_normal((groups, 1, positions))
     rows /= np.linalg.norm(rows, axis=2, keepdims=True)
     rho = rows @ np.swapaxes(rows, 1, 2)
+    between = rho[:, *np.triu_indices(size, 1)]
     shares = {}
     for iterations in (1, 2, 3, 5):
         loses = np.abs(decorrelation.equivalent_gamma(gamma, rho, iterations)) < np.abs(gamma)
         shares[str(iterations)] = float(loses.any(axis=1).mean())
-    return {"size": size, "draws": draws, "share": shares}
+    return {
+        "size": size,
+        "positions": positions,
+        "groups": groups,
+        "rho_mean": float(between.mean()),
+        "rho_spread": float(between.std()),
+        "share": shares,
+    }
+
+
+def _layer_norm() -> dict[str, Any]:
+    # One sample, two channels, four positions; the mean of each channel is 0. With one sample IN does what BN does.
+    x = np.array([[3.0, 1.0, -1.0, -3.0], [1.0, 1.0, -1.0, -1.0]])
+    gamma = np.array([0.1, 1.0])
+    covariance = np.cov((x - x.mean()) / x.std(), bias=True)
+    return {
+        "x": x.tolist(),
+        "gamma": gamma.tolist(),
+        "covariance": covariance.tolist(),
+        "gamma_ratio": (decorrelation.one_step_gamma(gamma, covariance) / gamma).tolist(),
+        "gamma_ratio_instance_norm": (decorrelation.one_step_gamma(gamma, np.corrcoef(x)) / gamma).tolist(),
+    }
 
 
 def _rounding_error(sigma: np.ndarray, iterations: int) -> float:

@@ -77,10 +77,20 @@ def _decorrelation(numbers: dict[str, Any]) -> dict[str, str]:
             words=(),
         ),
         "survey_table": pages.table(
-            ("channels in a group", "T = 1", "T = 2", "T = 3", "T = 5"),
-            ((str(r["size"]), *(f"{share:.1%}" for share in r["share"].values())) for r in numbers["survey"]),
+            ("channels in a group", "positions", "ρ_cd drawn", "T = 1", "T = 2", "T = 3", "T = 5"),
+            (
+                (
+                    str(r["size"]),
+                    str(r["positions"]),
+                    f"{r['rho_mean']:.2f} ± {r['rho_spread']:.2f}",
+                    *(f"{share:.1%}" for share in r["share"].values()),
+                )
+                for r in numbers["survey"]
+            ),
             words=(),
         ),
+        "layer_norm_loss": f"{1 - numbers['layer_norm']['gamma_ratio'][0]:.0%}",
+        "instance_norm_gain": f"{numbers['layer_norm']['gamma_ratio_instance_norm'][0] - 1:.0%}",
     }
 
 
@@ -147,17 +157,28 @@ python -m tools.evidence.theory
 and `tests/evidence/test_theory.py` holds the page against the functions, and the functions against PyTorch, quadrature
 and each other.
 
-| paper | in question as printed | what holds |
+| paper | as printed | what holds |
 |---|---|---|
-| eqs. 10, 12, 15 | hold for β ≤ 0 | the closed forms of [section 1](#1-why-channels-fall-silent), for every β |
-| eq. 16 | the sign of Erf | with Erf(β / (√2 γ)): plus for γ > 0, minus for γ < 0 |
-| eq. 19 | its first line | σ̃²_nc = γ_c² σ²_nc / (σ²_c + ε): [section 2](#2-statistics-of-batch-and-instance) |
-| eq. 20 | x̃ stands for x̄ | cov(x̃) = γγᵀ ⊙ mean(x̄ x̄ᵀ) |
-| eq. 22 | the recursion lacks Σ | P_k = (3 P_(k-1) - P_(k-1)³ Σ) / 2: [section 3](#3-proposition-1) |
-| Prop. 1(1) | every γ̂_c is larger than γ_c | after one step, not after three; standard deviations always grow |
-| eq. 24 | its first inequality | an equality where no correlation is negative |
-| eq. 29 | an index | the conditions in full: [section 4](#4-the-gaussian-interference-game) |
-| eq. 31 | how good the linear proxy is | first order about h = -1, where the noise power is negative |
+| eqs. 10, 12 | assume β ≤ 0, and say so; 15 and 16 need it too | every β: [section 1](#1-why-channels-fall-silent) |
+| eq. 16 | plus before Erf, with γ < 0 | with Erf(β / (√2 γ)): plus for γ > 0, minus for γ < 0 |
+| eq. 18 | the mean over samples has index i | n; the rest is right: [section 2](#2-statistics-of-batch-and-instance) |
+| eq. 19 | first line: division by σ²_c | by its root; the result is right, σ̃²_nc = γ_c² σ²_nc / (σ²_c + ε) |
+| below eq. 20 | Σ in vector form has x̃; eq. 20 itself is right | cov(x̃) = γγᵀ ⊙ mean(x̄ x̄ᵀ) |
+| below eq. 20 | ρ_cd: of x̃, "j-th column" | of x̄ (x̃'s has the sign of γ_c γ_d besides), column d |
+| above eq. 22 | the recursion lacks Σ | P_k = (3 P_(k-1) - P_(k-1)³ Σ) / 2: [section 3](#3-proposition-1) |
+| eq. 22 | one line stands twice | it is right |
+| Prop. 1(1) | premise: Σ_k = Σ^(-1/2) for all k | true of no Σ of unit trace with two or more channels |
+| Prop. 1(1) | then all γ̂_c are larger than γ_c | after one step, not after three; standard deviations always grow |
+| below eq. 23 | IN and LN keep proposition 1 | IN keeps all that holds; LN keeps (2), of (1) not even the first step |
+| Prop. 1(2) | x̃ on both sides | x̃ = Diag(γ) x̄ + β |
+| eq. 24 | its first > | ≥, an equality along the top eigenvector; the second is strict, so (2) stands |
+| eqs. 25, 28 | sums up to h | up to H |
+| below eq. 25 | just one equilibrium | for certain g: [section 4](#4-the-gaussian-interference-game) |
+| eq. 29 | p_cij in the sum over d | p_dij |
+| eq. 31 | (2 + δ) σ, δ left open | δ = 0: expansion about h = -1, where noise is negative; δ = -4: about h = 1 |
+| section E | pooling costs CHW | NCHW |
+| section F | ELU+ReLU | BN+ELU |
+| fig. 7, caption of (a) | BN+ReLU twice | BN+LReLU once |
 
 ## 1. Why channels fall silent
 
@@ -174,7 +195,7 @@ At γ = 0 they are max(0, β) and max(0, β)². They agree with numerical integr
 
 {relu_table}
 
-* **β ≤ 0 is needed.** At β = 0.5 and γ = 0.01 the mean is {positive}: its limit is β, not 0.
+* **β ≤ 0 is needed**, and the paper assumes it. At β = 0.5 and γ = 0.01 the mean is {positive}: its limit is β, not 0.
 * **A small γ is not needed.** With γ = 1 and β = -4 the mean is {silent}. A count of inhibited channels from γ alone
   misses such channels; a count from the outputs does not.
 * **At β = 0 the decay is slow**: E[y] and √E[y²] are proportional to |γ|. For β < 0 it is faster than any power of γ.
@@ -203,39 +224,56 @@ and (2, -2); γ = (2, 0.5), β = (1, -1).
 
 * Both instance variances of channel 1 are {ivar}; BN's variance is {bvar}, not their mean.
 * σ̃² of channel 1 is {nvar} in both samples. It is taken about the sample's own mean; about β it would be {about}.
-* The covariance of x̃ is {cov}. With x̃ for x̄ in eq. 20, γ would count twice and β would enter:
-  {cov_tilde}.
+* The covariance of x̃ is {cov}, as eq. 20 has it. By the vector form below it, with x̃ for x̄, γ
+  would count twice and β would enter: {cov_tilde}.
 
 ## 3. Proposition 1
 
-**Claim.** Let Σ be γγᵀ ⊙ ρ over its trace, ρ of full rank, and Σ^(-1/2) come from Newton-Schulz steps. (1) For every
-channel |γ̂_c| > |γ_c|. We read γ̂, which stands for γ behind batch decorrelation, as Σ^(-1/2) γ: the sum of row c of the
-map Σ^(-1/2) Diag(γ), what y_c gains where all x̄ rise by 1. (2) ‖Σ^(-1/2) x̃‖ > ‖x̃‖.
+**Claim.** Let Σ be γγᵀ ⊙ ρ over its trace, ρ of full rank, P_k the Newton-Schulz steps towards Σ^(-1/2), and γ̂ = P_T γ
+what stands for γ behind batch decorrelation: the sum of row c of the map P_T Diag(γ), what y_c gains where all x̄ rise
+by 1. (1) If P_k = Σ^(-1/2) for k = 1, ..., T, then |γ̂_c| > |γ_c| for every channel. (2) ‖Σ^(-1/2) x̃‖ > ‖x̃‖.
 
-**What holds**, in a group of at least two channels, none with γ_c = 0, and P_T for the T-th iterate:
+**The premise of (1) is empty.** For k = 1 it asks (3 - σ) / 2 = σ^(-1/2) of each eigenvalue σ of Σ, that is
+(√σ - 1)² (√σ + 2) = 0, so all are 1. Unit trace leaves that to one channel alone, and there γ̂ = γ. With two or more the
+smallest is at most 1/2, and there P_1 is short of Σ^(-1/2) by at least √2 - 5/4. The proof is in truth about one step.
+
+**What holds** without it, in a group of at least two channels, none with γ_c = 0:
 
 * **Unit trace** puts the eigenvalues of Σ into (0, 1). There the scalar recursion p = (3p - p³σ) / 2 climbs from 1
   towards σ^(-1/2), so for every T ≥ 1 the matrix P_T lies strictly between I and Σ^(-1/2).
-* **Norms grow for every T**: ‖P_T v‖ > ‖v‖ for every v ≠ 0. That is (2), and ‖γ̂‖ > ‖γ‖.
+* **Norms grow for every T**: ‖P_T v‖ > ‖v‖ for every v ≠ 0, so ‖γ̂‖ > ‖γ‖. For Σ^(-1/2) that is (2), by eq. 24 as
+  xᵀ Σ⁻¹ x ≥ xᵀ x / λ₁ > xᵀ x, with the largest eigenvalue λ₁ < 1.
 * **One step** has a closed form: γ̂_c = γ_c (3 - r_c) / 2 with r_c = Σ_d γ_d² ρ_cd / ‖γ‖², a weighted mean of
-  correlations of which all but one are below 1. So (1) holds channel by channel, and |γ̂_c| < 2 |γ_c|. The chain
-  (eq. 24) is 3 - r_c ≥ 3 - Σ_d γ_d² |ρ_cd| / ‖γ‖² > 2, with equality first where no ρ_cd is negative.
+  correlations of which all but one are below 1. So the conclusion of (1) holds channel by channel, and |γ̂_c| < 2 |γ_c|.
+  The chain above eq. 23, |3 - r_c| ≥ 3 - |r_c| ≥ 2, is right; full rank makes the last ≥ a >.
 * **Each standard deviation grows for every T.** P_T commutes with Σ and P_T² lies above I, so channel c's variance
   behind BD, ‖γ‖² (P_T² Σ)_cc, is above γ_c². It tends to ‖γ‖² for all channels alike, an equilibrium. For the same
   reason (P_T)_cc > 1, what a channel keeps of itself. These two are what to use in place of (1).
+* **Other norms.** Behind IN each channel has variance 1 too: all of this holds, with ρ the mean over samples. LN (over
+  C, H, W; GN alike) gives the channels one variance together, so Σ is γγᵀ ⊙ cov(x̄) over its trace. Norms and standard
+  deviations still grow for every T, and (2) holds; with the vector of x̃'s standard deviations in place of γ, one step
+  enlarges every entry. But γ̂ itself may shrink at once. Take one sample of the channels (3, 1, -1, -3) and
+  (1, 1, -1, -1), γ = (0.1, 1): behind LN their variances are 5/3 and 1/3, and in one step channel 1 loses
+  {layer_norm_loss} of its γ; behind IN it gains {instance_norm_gain}.
 
-**Counterexample** to (1) for T = 3, the default: γ = (0.75, 0.1, 1), ρ_12 = 0.6, ρ_13 = 0.3, ρ_23 = 0.9. The weakest
-of the three loses {loss} of its γ, while its standard deviation grows by a factor of {growth}. With more steps its γ̂
-passes through 0 and changes sign.
+**Counterexample** to the conclusion of (1) for T = 3, the default: γ = (0.75, 0.1, 1), ρ_12 = 0.6, ρ_13 = 0.3,
+ρ_23 = 0.9. The weakest of the three loses {loss} of its γ, while its standard deviation grows by a factor of {growth}.
+With more steps its γ̂ passes through 0 and changes sign.
 
 {step_table}
 
-How often some channel of a group loses (γ uniform in (0, 1), correlations of about a half, 2000 groups):
+How often some channel of a group loses depends on what is drawn. Here γ is uniform in (0, 1), 2000 groups a row. A
+channel is a normal noise of its own plus one of the same variance that all share, so the true correlation is 1/2; ρ has
+the cosines of the channels over some positions, twice as many as channels (upper rows) or 256 (lower rows). The column
+ρ_cd has mean ± standard deviation of its entries.
 
 {survey_table}
 
+In a small group some channel often loses, however alike the correlations; among 16, within five steps, it takes
+correlations that differ.
+
 * **Full rank is needed**: with identical channels (ρ all ones), or one channel alone, γ̂ = γ for every T.
-* **Σ in the recursion is needed** (eq. 22): P_k = (3 P_(k-1) - P_(k-1)³) / 2 stays at I.
+* **Σ in the recursion is needed** (above eq. 22): P_k = (3 P_(k-1) - P_(k-1)³) / 2 stays at I.
 * **The unit trace is needed**: for an eigenvalue of 4 the recursion stays at -1/2, the wrong sign; for 6 it diverges.
 * **Few steps are wanted**: rounding errors grow with T. In float64, on the counterexample, P_T is good to 1e-13 up to
   T = 5 and has no digit left at T = 14.
@@ -269,7 +307,8 @@ and where all p are positive, G p_k = diag(G)/ν - N_k.
   there are three: each player keeps to a position of its own (two ways; rates {apart}), or both spread evenly (rates
   {even}).
 
-**The linear proxy.** This solution is affine in N = σ/h, not in h. To first order about h = -1, -1/h is 2 + h, and
+**The linear proxy** (eq. 31). This solution is affine in N = σ/h, not in h. To first order about h = -1, -1/h is
+2 + h, and so, with δ = 0,
 
     p_k ≈ max(0, G⁻¹ (Diag(σ) h_k + 2σ + diag(G)/ν))
 
@@ -281,9 +320,10 @@ which has CE's form, with h for x̄, σ for γ, and G⁻¹ for D^(-1/2). The rel
 * For h > 0 the two differ by (h + 1)² / h, **at least 4**: with the equilibrium's own ν the proxy is never near.
 * Read with h = x̄: of a standard normal h, {within} lie where the expansion is good to a tenth, half have a negative
   noise, and at h = 0 the exact term is infinite.
-* But 4 is a constant. h - 2, the expansion about h = **+1**, differs from 2 + h by just that, and a ν of the proxy's
-  own, so that it meets the budgets, takes the constant up (in CE a learned β can): then both give the same powers. So
-  the proxy is best read as first order about h = 1, for h near 1.
+* But 4 is a constant, and eq. 31 has room for one: its term is (2 + δ) σ, with a δ that the paper leaves open. δ = -4
+  makes 2 + h into h - 2, the expansion about h = **+1**. Or a ν of the proxy's own, so that it meets the budgets, takes
+  the constant up (in CE a learned β can): then both give the same powers. So the proxy is best read as first order
+  about h = 1, for h near 1.
 
 A small game: G = (1, 0.3, 0.1; 0.3, 1, 0.2; 0.1, 0.2, 1), σ = (0.1, 0.2, 0.3), h of three players at four positions
 between 0.5 and 2, P = 4.
