@@ -259,22 +259,27 @@ def test_imagenet_labels_are_smoothed_and_cifar10_s_are_not():
             assert (loss.type, loss.get("label_smooth_val")) == losses[folder], name
 
 
-NORMS = {"gn": nn.GroupNorm, "in": nn.InstanceNorm2d, "ln": nn.GroupNorm, "sn": SwitchableNorm, "elu": nn.BatchNorm2d}
+# The paper's table 7, and SN of its figure 7(b).
+NORMS = {
+    "resnet50-gn": nn.GroupNorm, "resnet50-in": nn.InstanceNorm2d, "resnet50-ln": nn.GroupNorm,
+    "resnet50-sn": SwitchableNorm, "resnet18": nn.BatchNorm2d, "resnet18-elu": nn.BatchNorm2d,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("ce", ["", "ce-"])
 @pytest.mark.parametrize("row", NORMS)
 def test_a_row_of_table_7_has_its_norm_and_rectifier_at_all_places(row, ce):
-    modules = list(build(read(f"imagenet/{ce}resnet50-{row}_8xb32_in1k.py")).modules())
+    modules = list(build(read(f"imagenet/{ce}{row}_8xb32_in1k.py")).modules())
     norms = [m for m in modules if isinstance(m, (_NormBase, nn.GroupNorm, SwitchableNorm))]
     rectifiers = [type(m) for m in modules if isinstance(m, (nn.ReLU, nn.ELU))]
+    norm_places, rectifier_places, ce_places = (20, 9, 7) if "resnet18" in row else (53, 17, 14)
 
-    assert [type(norm) for norm in norms] == [NORMS[row]] * 53
+    assert [type(norm) for norm in norms] == [NORMS[row]] * norm_places
     assert all(norm.weight is not None for norm in norms)
     if NORMS[row] is nn.GroupNorm:
-        assert {norm.num_groups for norm in norms} == {dict(gn=32, ln=1)[row]}
-    assert rectifiers == [nn.ELU if row == "elu" else nn.ReLU] * 17
-    assert sum(isinstance(m, CENorm) and m.branches == ("bd", "ir") for m in modules) == (14 if ce else 0)
+        assert {norm.num_groups for norm in norms} == {{"resnet50-gn": 32, "resnet50-ln": 1}[row]}
+    assert rectifiers == [nn.ELU if row == "resnet18-elu" else nn.ReLU] * rectifier_places
+    assert sum(isinstance(m, CENorm) and m.branches == ("bd", "ir") for m in modules) == (ce_places if ce else 0)
 
 
 @pytest.mark.parametrize(("row", "rectifier"), [("", nn.ReLU), ("-elu", nn.ELU), ("-lrelu", nn.LeakyReLU)])
@@ -316,8 +321,7 @@ def test_a_detector_starts_from_the_backbone_of_the_classifier_that_was_trained_
 @pytest.mark.parametrize(
     "name",
     [
-        "imagenet/ce-resnet18_8xb32_in1k.py",
-        *(f"imagenet/ce-resnet50-{row}_8xb32_in1k.py" for row in NORMS),
+        *(f"imagenet/ce-{row}_8xb32_in1k.py" for row in NORMS),
         "imagenet/seresnet50_8xb32_in1k.py",
         "imagenet/ce-mobilenet-v2_8xb32_in1k.py",
         "imagenet/ce-shufflenet-v2-0.5x_8xb128_in1k.py",
