@@ -1,4 +1,4 @@
 # VGG-16 with BN, CE and ReLU on CIFAR-10 (the paper's figure 7(a)).
-_base_ = ["../_base_/ce.py", "vgg16bn_1xb256_cifar10.py"]
+_base_ = "vgg16bn_1xb256_cifar10.py"
 
 model = dict(backbone=dict(type="CEVGG"))

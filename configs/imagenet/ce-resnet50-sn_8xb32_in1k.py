@@ -2,4 +2,4 @@
 # figure 7(b)).
 _base_ = "resnet50-sn_8xb32_in1k.py"
 
-model = dict(backbone=dict(type="CEResNet"))
+model = dict(backbone=dict(type="CEResNet", zero_init_residual=False))

@@ -1,5 +1,9 @@
 # ResNet-50 with BN and ReLU: 100 epochs, ×0.1 at 30, 60 and 90, label smoothing 0.1. All other ResNets here inherit it.
-_base_ = "mmpretrain::resnet/resnet50_8xb32-lbs_in1k.py"
+_base_ = ["../_base_/ce.py", "mmpretrain::resnet/resnet50_8xb32-lbs_in1k.py"]
+
+# The last γ of each block starts at zero, mmpretrain's default. Every config with CE says False, as a zero γ leaves CE
+# nothing to decorrelate at the start; resnet50-nonzero-init is this config with False.
+model = dict(backbone=dict(zero_init_residual=True))
 
 # No warm-up, as mmpretrain (our choice: the paper names none for ResNets; the training file that the authors published
 # has five epochs of it).

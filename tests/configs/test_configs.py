@@ -4,6 +4,7 @@
 own schedulers drive through a whole training.
 """
 import json
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -222,32 +223,72 @@ def learning_rates(schedulers, lr, epochs, iterations, places):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_opens_with_a_comment_and_imports_ce_mm_only_for_what_is_of_ce_mm(name):
-    cfg = read(name)
+def test_it_opens_with_a_comment_and_has_the_imports_and_hooks_of_all(name):
+    """Also without CE: a comparison of speed would charge them to CE."""
+    cfg, base = read(name), read("_base_/ce.py")
 
     assert (CONFIGS / name).read_text().startswith("# ")
-    assert ("ce_mm" in cfg.get("custom_imports", {}).get("imports", [])) == has_ce_or_sn(cfg)
+    assert set(base.custom_imports.imports) <= set(cfg.custom_imports.imports)
+    assert cfg.custom_hooks == base.custom_hooks
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_with_ce_or_sn_it_watches_for_batches_that_are_not_finite(name):
-    cfg = read(name)
-    watches = any(hook.type == "NonFiniteHook" for hook in cfg.get("custom_hooks", []))
+#: Folder -> config -> with what it is compared, and all that it differs in.
+PAIRS = {
+    "imagenet": {
+        **{
+            f"ce-{name}": (name, {"backbone.type", "backbone.zero_init_residual"})
+            for name in (
+                "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet50-gn", "resnet50-in",
+                "resnet50-ln", "resnet50-sn",
+            )
+        },
+        "ce-resnet18-elu": ("resnet18-elu", {"backbone.ce_cfg.branches", "backbone.zero_init_residual"}),
+        "resnet50-nonzero-init": ("resnet50", {"backbone.zero_init_residual"}),
+        "ce-resnet50-bd": ("ce-resnet50", {"backbone.ce_cfg.branches"}),
+        "ce-resnet50-ir": ("ce-resnet50", {"backbone.ce_cfg.branches"}),
+        "seresnet50": ("resnet50", {"backbone.type"}),
+        "seresnet101": ("resnet101", {"backbone.type"}),
+        "ce-mobilenet-v2": ("mobilenet-v2", {"backbone.type"}),
+        "ce-shufflenet-v2-0.5x": ("shufflenet-v2-0.5x", {"backbone.type"}),
+        "ce-shufflenet-v2-1x": ("shufflenet-v2-1x", {"backbone.type"}),
+    },
+    "cifar10": {
+        "vgg16bn-elu": ("vgg16bn", {"backbone.act_cfg.type"}),
+        "vgg16bn-lrelu": ("vgg16bn", {"backbone.act_cfg.type", "backbone.act_cfg.negative_slope"}),
+        "ce-vgg16bn": ("vgg16bn", {"backbone.type"}),
+    },
+}  # fmt: skip
 
-    assert watches or not has_ce_or_sn(cfg)
+
+@pytest.mark.parametrize(("folder", "name"), [(folder, name) for folder, pairs in PAIRS.items() for name in pairs])
+def test_it_differs_from_what_it_is_compared_with_in_what_is_stated_and_nothing_else(folder, name):
+    other, stated = PAIRS[folder][name]
+    ours, theirs = (flat(read(full_name(folder, each)).to_dict()) for each in (name, other))
+
+    assert {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)} == {f"model.{key}" for key in stated}
 
 
-def has_ce_or_sn(cfg):
-    own = ("CE", "CEResNet", "CEMobileNetV2", "CEShuffleNetV2", "CEVGG", "SN")
-    return any(node.get("type") in own for node in dicts(cfg.model))
+def full_name(folder, network):
+    """The name of a config's file, which ends with batch size and data set."""
+    (name,) = (name for name in NAMES if re.fullmatch(rf"{folder}/{re.escape(network)}_\w+\.py", name))
+    return name
 
 
-def dicts(node):
-    """All dicts in a tree of dicts and lists."""
-    if isinstance(node, dict):
-        yield node
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from dicts(child)
+def flat(tree, prefix=""):
+    """The leaves of a tree of dicts by their paths, ``model.backbone.depth``; lists are leaves."""
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {path: leaf for key, child in tree.items() for path, leaf in flat(child, f"{prefix}{key}.").items()}
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50-nonzero-init", "ce-resnet50", "ce-resnet50-gn"])
+def test_the_last_gammas_start_at_zero_in_resnet50_alone(name):
+    model = build(read(f"imagenet/{name}_8xb32_in1k.py"))
+    model.init_weights()
+
+    weights = [model.backbone.get_submodule(f"layer{stage}.0").norm3.weight for stage in (1, 2, 3, 4)]
+
+    assert all(weight.eq(0 if name == "resnet50" else 1).all() for weight in weights)
 
 
 def test_imagenet_labels_are_smoothed_and_cifar10_s_are_not():
