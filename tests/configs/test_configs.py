@@ -232,45 +232,46 @@ def test_it_opens_with_a_comment_and_has_the_imports_and_hooks_of_all(name):
     assert cfg.custom_hooks == base.custom_hooks
 
 
-#: Folder -> config -> with what it is compared, and all that it differs in.
+TYPE, BRANCHES = "model.backbone.type", "model.backbone.ce_cfg.branches"
+ZERO_INIT, START = "model.backbone.zero_init_residual", "model.backbone.init_cfg.checkpoint"
+#: Folder and network of a config -> with what it is compared, and all that it differs in.
 PAIRS = {
-    "imagenet": {
-        **{
-            f"ce-{name}": (name, {"backbone.type", "backbone.zero_init_residual"})
-            for name in (
-                "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet50-gn", "resnet50-in",
-                "resnet50-ln", "resnet50-sn",
-            )
-        },
-        "ce-resnet18-elu": ("resnet18-elu", {"backbone.ce_cfg.branches", "backbone.zero_init_residual"}),
-        "resnet50-nonzero-init": ("resnet50", {"backbone.zero_init_residual"}),
-        "ce-resnet50-bd": ("ce-resnet50", {"backbone.ce_cfg.branches"}),
-        "ce-resnet50-ir": ("ce-resnet50", {"backbone.ce_cfg.branches"}),
-        "seresnet50": ("resnet50", {"backbone.type"}),
-        "seresnet101": ("resnet101", {"backbone.type"}),
-        "ce-mobilenet-v2": ("mobilenet-v2", {"backbone.type"}),
-        "ce-shufflenet-v2-0.5x": ("shufflenet-v2-0.5x", {"backbone.type"}),
-        "ce-shufflenet-v2-1x": ("shufflenet-v2-1x", {"backbone.type"}),
+    **{
+        f"imagenet/ce-resnet{which}": (f"imagenet/resnet{which}", {TYPE, ZERO_INIT})
+        for which in ("18", "34", "50", "101", "152", "50-gn", "50-in", "50-ln", "50-sn")
     },
-    "cifar10": {
-        "vgg16bn-elu": ("vgg16bn", {"backbone.act_cfg.type"}),
-        "vgg16bn-lrelu": ("vgg16bn", {"backbone.act_cfg.type", "backbone.act_cfg.negative_slope"}),
-        "ce-vgg16bn": ("vgg16bn", {"backbone.type"}),
-    },
+    "imagenet/ce-resnet18-elu": ("imagenet/resnet18-elu", {BRANCHES, ZERO_INIT}),
+    "imagenet/resnet50-nonzero-init": ("imagenet/resnet50", {ZERO_INIT}),
+    "imagenet/ce-resnet50-bd": ("imagenet/ce-resnet50", {BRANCHES}),
+    "imagenet/ce-resnet50-ir": ("imagenet/ce-resnet50", {BRANCHES}),
+    "imagenet/seresnet50": ("imagenet/resnet50", {TYPE}),
+    "imagenet/seresnet101": ("imagenet/resnet101", {TYPE}),
+    "imagenet/ce-mobilenet-v2": ("imagenet/mobilenet-v2", {TYPE}),
+    "imagenet/ce-shufflenet-v2-0.5x": ("imagenet/shufflenet-v2-0.5x", {TYPE}),
+    "imagenet/ce-shufflenet-v2-1x": ("imagenet/shufflenet-v2-1x", {TYPE}),
+    "cifar10/vgg16bn-elu": ("cifar10/vgg16bn", {"model.backbone.act_cfg.type"}),
+    "cifar10/vgg16bn-lrelu": (
+        "cifar10/vgg16bn", {"model.backbone.act_cfg.type", "model.backbone.act_cfg.negative_slope"}
+    ),
+    "cifar10/ce-vgg16bn": ("cifar10/vgg16bn", {TYPE}),
+    "coco/mask-rcnn_ce-r50": ("coco/mask-rcnn_r50", {TYPE, START}),
+    "coco/mask-rcnn_ce-r101": ("coco/mask-rcnn_r101", {TYPE, START}),
+    "coco/mask-rcnn_se-r50": ("coco/mask-rcnn_r50", {TYPE, START, "custom_imports.imports"}),
+    "coco/mask-rcnn_se-r101": ("coco/mask-rcnn_r101", {TYPE, START, "custom_imports.imports"}),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("folder", "name"), [(folder, name) for folder, pairs in PAIRS.items() for name in pairs])
-def test_it_differs_from_what_it_is_compared_with_in_what_is_stated_and_nothing_else(folder, name):
-    other, stated = PAIRS[folder][name]
-    ours, theirs = (flat(read(full_name(folder, each)).to_dict()) for each in (name, other))
+@pytest.mark.parametrize("place", PAIRS)
+def test_it_differs_from_what_it_is_compared_with_in_what_is_stated_and_nothing_else(place):
+    other, stated = PAIRS[place]
+    ours, theirs = (flat(read(file_of(each)).to_dict()) for each in (place, other))
 
-    assert {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)} == {f"model.{key}" for key in stated}
+    assert {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)} == stated
 
 
-def full_name(folder, network):
-    """The name of a config's file, which ends with batch size and data set."""
-    (name,) = (name for name in NAMES if re.fullmatch(rf"{folder}/{re.escape(network)}_\w+\.py", name))
+def file_of(place):
+    """The file of a config by its folder and network; behind them stand batch size and data set."""
+    (name,) = (name for name in NAMES if re.fullmatch(rf"{re.escape(place)}_\w+\.py", name))
     return name
 
 
@@ -332,29 +333,30 @@ def test_vgg_has_its_rectifier_behind_all_thirteen_norms(row, rectifier):
 
 
 @pytest.mark.parametrize(
-    ("detector", "file"),
+    ("detector", "classifier", "folder"),
     [
-        ("mask-rcnn_r50", "work_dirs/resnet50_8xb32_in1k/epoch_100.pth"),  # a classifier's, as training saves it
-        ("mask-rcnn_se-r50", "work_dirs/seresnet50_8xb32_in1k/epoch_100.pth"),
-        ("mask-rcnn_ce-r50", "checkpoints/ce-resnet50_8xb32_in1k_backbone.pth"),  # a backbone, as conversion writes it
-        ("retinanet_ce-mobilenet-v2", "checkpoints/ce-mobilenet-v2_8xb32_in1k_backbone.pth"),
+        ("coco/mask-rcnn_r50", "imagenet/resnet50", "resnet50_8xb32_in1k"),
+        ("coco/mask-rcnn_se-r50", "imagenet/seresnet50", "seresnet50_8xb32_in1k"),
+        ("coco/mask-rcnn_ce-r50", "imagenet/ce-resnet50", "ce-resnet50_8xb32_in1k"),
+        ("coco/mask-rcnn_ce-r101", "imagenet/ce-resnet101", "ce-resnet101_8xb32_in1k"),
+        ("coco/faster-rcnn_ce-r50", "imagenet/ce-resnet50", "ce-resnet50_8xb32_in1k"),
+        ("coco/retinanet_ce-mobilenet-v2", "imagenet/ce-mobilenet-v2", "ce-mobilenet-v2_8xb32_in1k"),
+        ("shapes/mask-rcnn_ce-r18", "shapes/ce-resnet18", "shapes/pretrain"),
+        ("coco/mask-rcnn_ce-r18", "shapes/ce-resnet18", "shapes/pretrain"),
     ],
 )
-def test_a_detector_starts_from_the_backbone_of_the_classifier_that_was_trained_for_it(detector, file, tmp_path):
-    cfg = read(f"coco/{detector}_fpn_2x_coco.py")
-    folder, stem = Path(file).parent.name, Path(file).stem
-    classifier = folder if stem == "epoch_100" else stem.removesuffix("_backbone")
-    trained = build(read(f"imagenet/{classifier}.py"))
-    prefix = "" if stem.endswith("_backbone") else "backbone."
-    state = {prefix + name: value for name, value in trained.backbone.state_dict().items()}
-    torch.save(dict(state_dict=state), tmp_path / "weights.pth")
+def test_a_detector_starts_from_the_last_checkpoint_of_its_classifier_as_it_is(detector, classifier, folder, tmp_path):
+    cfg, trained = read(file_of(detector)), read(file_of(classifier))
+    model = build(trained)
+    file = f"work_dirs/{folder}/epoch_{trained.train_cfg.max_epochs}.pth"
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "weights.pth")
     assert cfg.model.backbone.init_cfg.checkpoint == file
     cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / "weights.pth")
 
     backbone = build(cfg).backbone
     backbone.init_weights()
 
-    expected = trained.backbone.state_dict()
+    expected = model.backbone.state_dict()
     assert backbone.state_dict().keys() == expected.keys()
     assert all(value.equal(expected[name]) for name, value in backbone.state_dict().items())
 
