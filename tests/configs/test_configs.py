@@ -242,6 +242,7 @@ PAIRS = {
     },
     "imagenet/ce-resnet18-elu": ("imagenet/resnet18-elu", {BRANCHES, ZERO_INIT}),
     "imagenet/resnet50-nonzero-init": ("imagenet/resnet50", {ZERO_INIT}),
+    "imagenet/ce-resnet50-stem-pool": ("imagenet/ce-resnet50", {"model.backbone.ce_stem_cfg.max_pool"}),
     "imagenet/ce-resnet50-bd": ("imagenet/ce-resnet50", {BRANCHES}),
     "imagenet/ce-resnet50-ir": ("imagenet/ce-resnet50", {BRANCHES}),
     "imagenet/seresnet50": ("imagenet/resnet50", {TYPE}),
@@ -299,6 +300,15 @@ def test_imagenet_labels_are_smoothed_and_cifar10_s_are_not():
         if folder in losses:
             loss = read(name).model.head.loss
             assert (loss.type, loss.get("label_smooth_val")) == losses[folder], name
+
+
+@pytest.mark.parametrize(("name", "pools"), [("ce-resnet50", []), ("ce-resnet50-stem-pool", ["backbone.bn1"])])
+def test_ce_stands_at_the_stem_and_one_config_pools_there(name, pools):
+    model = build(read(f"imagenet/{name}_8xb32_in1k.py"))
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, CENorm)}
+
+    assert "backbone.bn1" in layers
+    assert [path for path, ce in layers.items() if ce.bd.max_pool] == pools
 
 
 # The paper's table 7, and SN of its figure 7(b).
