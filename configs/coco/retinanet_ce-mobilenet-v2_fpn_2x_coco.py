@@ -5,6 +5,7 @@ _base_ = ["../_base_/ce.py", "mmdet::retinanet/retinanet_r50_fpn_2x_coco.py"]
 model = dict(
     backbone=dict(
         type="CEMobileNetV2",
+        ce_stages=(True, True, True, True, True, False, False),  # as it was pretrained
         out_indices=(2, 4, 7),  # strides 8, 16 and 32; 7 is the network's end, so that all of it is trained
         frozen_stages=1,
         norm_eval=True,

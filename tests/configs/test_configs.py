@@ -233,6 +233,7 @@ def test_it_opens_with_a_comment_and_has_the_imports_and_hooks_of_all(name):
 
 
 TYPE, BRANCHES = "model.backbone.type", "model.backbone.ce_cfg.branches"
+STAGES = "model.backbone.ce_stages"
 ZERO_INIT, START = "model.backbone.zero_init_residual", "model.backbone.init_cfg.checkpoint"
 #: Folder and network of a config -> with what it is compared, and all that it differs in.
 PAIRS = {
@@ -247,14 +248,14 @@ PAIRS = {
     "imagenet/ce-resnet50-ir": ("imagenet/ce-resnet50", {BRANCHES}),
     "imagenet/seresnet50": ("imagenet/resnet50", {TYPE}),
     "imagenet/seresnet101": ("imagenet/resnet101", {TYPE}),
-    "imagenet/ce-mobilenet-v2": ("imagenet/mobilenet-v2", {TYPE}),
-    "imagenet/ce-shufflenet-v2-0.5x": ("imagenet/shufflenet-v2-0.5x", {TYPE}),
-    "imagenet/ce-shufflenet-v2-1x": ("imagenet/shufflenet-v2-1x", {TYPE}),
+    "imagenet/ce-mobilenet-v2": ("imagenet/mobilenet-v2", {TYPE, STAGES}),
+    "imagenet/ce-shufflenet-v2-0.5x": ("imagenet/shufflenet-v2-0.5x", {TYPE, STAGES}),
+    "imagenet/ce-shufflenet-v2-1x": ("imagenet/shufflenet-v2-1x", {TYPE, STAGES}),
     "cifar10/vgg16bn-elu": ("cifar10/vgg16bn", {"model.backbone.act_cfg.type"}),
     "cifar10/vgg16bn-lrelu": (
         "cifar10/vgg16bn", {"model.backbone.act_cfg.type", "model.backbone.act_cfg.negative_slope"}
     ),
-    "cifar10/ce-vgg16bn": ("cifar10/vgg16bn", {TYPE}),
+    "cifar10/ce-vgg16bn": ("cifar10/vgg16bn", {TYPE, STAGES}),
     "coco/mask-rcnn_ce-r50": ("coco/mask-rcnn_r50", {TYPE, START}),
     "coco/mask-rcnn_ce-r101": ("coco/mask-rcnn_r101", {TYPE, START}),
     "coco/mask-rcnn_se-r50": ("coco/mask-rcnn_r50", {TYPE, START, "custom_imports.imports"}),
@@ -309,6 +310,28 @@ def test_ce_stands_at_the_stem_and_one_config_pools_there(name, pools):
 
     assert "backbone.bn1" in layers
     assert [path for path, ce in layers.items() if ce.bd.max_pool] == pools
+
+
+# Weights of a network with CE in all stages, in the configs' stages, and without CE, in M.
+PARAMETERS = {
+    "imagenet/ce-mobilenet-v2": (5.765, 4.215, 3.505),
+    "imagenet/ce-shufflenet-v2-0.5x": (1.396, 1.377, 1.367),
+    "imagenet/ce-shufflenet-v2-1x": (2.448, 2.340, 2.279),
+    "cifar10/ce-vgg16bn": (15.636, 15.242, 14.728),
+}
+
+
+@pytest.mark.parametrize("place", PARAMETERS)
+def test_the_final_stages_have_no_ce(place):
+    """Those whose maps are the smallest, as a ResNet's fourth."""
+    cfg = read(file_of(place))
+    stages, counts = list(cfg.model.backbone.ce_stages), []
+    for chosen in ([True] * len(stages), stages, [False] * len(stages)):
+        cfg.model.backbone.ce_stages = chosen
+        counts.append(sum(p.numel() for p in build(deepcopy(cfg)).parameters()) / 1e6)
+
+    assert not stages[-1] and stages == sorted(stages, reverse=True)
+    assert counts == pytest.approx(PARAMETERS[place], abs=5e-4)
 
 
 # The paper's table 7, and SN of its figure 7(b).
