@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The main job on generated data, from nothing: set up, pretrain a CE backbone, convert it, train Mask R-CNN with it, and
-# report box and mask AP. Run it again at any time: what is finished is kept, what was interrupted goes on.
+# The main job on generated data, from nothing: set up, pretrain a CE backbone, train Mask R-CNN with it, and report box
+# and mask AP. Run it again at any time: what is finished is kept, what was interrupted goes on.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 trap 'printf "\nInterrupted. Run the same command again to go on.\n" >&2; exit 130' INT TERM
@@ -30,26 +30,22 @@ fi
 mkdir -p "$work"
 printf '%s\n' "$recipe" > "$work/recipe"
 
-say "1/6 Shapes: pictures of circles, crosses, rings, squares, stars and triangles"
+say "1/5 Shapes: pictures of circles, crosses, rings, squares, stars and triangles"
 "$python" tools/make_shapes.py data/shapes --train 800 --val 80 --crops 4500
 
-say "2/6 Pretraining CE-ResNet-18 to name single shapes"
+say "2/5 Pretraining CE-ResNet-18 to name single shapes"
 finished $work/pretrain $pretrain_epochs || "$python" tools/train.py "$pretrain" --work-dir $work/pretrain --resume | progress
 
-say "3/6 Taking the backbone out of the classifier"
-backbone=$work/ce-resnet18_backbone.pth
-[ -e $backbone ] || "$python" tools/convert_checkpoint.py $work/pretrain/epoch_$pretrain_epochs.pth $backbone
-
-say "4/6 Training Mask R-CNN with it"
+say "3/5 Training Mask R-CNN with it"
 finished $work/detector $detector_epochs || "$python" tools/train.py "$detector" --work-dir $work/detector --resume | progress
 
-say "5/6 Finding the shapes in pictures that were not trained on"
+say "4/5 Finding the shapes in pictures that were not trained on"
 [ -e $work/results.pkl ] || {
     "$python" tools/test.py "$detector" $work/detector/epoch_$detector_epochs.pth --work-dir $work/test --out $work/unfinished.pkl | progress
     mv $work/unfinished.pkl $work/results.pkl
 }
 
-say "6/6 The report"
+say "5/5 The report"
 "$python" tools/analysis/plot_training.py $work/detector $work/training.png
 "$python" tools/analysis/draw_predictions.py $val data/shapes/val $work/results.pkl $work/predictions.png \
     --config "$detector"

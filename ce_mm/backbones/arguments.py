@@ -1,5 +1,6 @@
-"""The arguments that all backbones with CE have: ``norm_cfg`` and ``ce_cfg``."""
+"""The arguments that all backbones with CE have: ``norm_cfg``, ``ce_cfg`` and ``ce_stages``."""
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.registry import MODELS
@@ -44,6 +45,17 @@ def ce_arguments(ce_cfg: dict | None, defaults: dict[str, Any], name: str = "ce_
     if kind is None or norm["type"] in norm_names():
         return arguments
     return arguments | dict(norm=norm | dict(type=kind))  # CENorm does not look into mmengine's registry
+
+
+def check_stages(ce_stages: Sequence[bool], count: int) -> None:
+    """Check which of a network's ``count`` stages have CE.
+
+    Raises:
+        ValueError: it does not say True or False of each.
+    """
+    is_list = isinstance(ce_stages, (tuple, list))
+    if not is_list or len(ce_stages) != count or not all(stage in (True, False) for stage in ce_stages):
+        raise ValueError(f"ce_stages must say True or False for each of the {count} stages, got {ce_stages!r}")
 
 
 def _class_of(norm: object) -> type | None:

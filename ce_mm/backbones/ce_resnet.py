@@ -11,7 +11,7 @@ from mmpretrain.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ce_mm.backbones.arguments import ce_arguments, norm_arguments
+from ce_mm.backbones.arguments import ce_arguments, check_stages, norm_arguments
 from ce_mm.backbones.ce_conv_module import RECTIFIERS, equalize_conv_module, unseen
 from ce_mm.backbones.norm_eval import NormEval
 from ce_mm.backbones.rectifier import replace_rectifiers
@@ -95,9 +95,7 @@ class CEResNet(NormEval, ResNet):
         act_cfg: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        is_list = isinstance(ce_stages, (tuple, list))
-        if not is_list or len(ce_stages) != 4 or not all(stage in (True, False) for stage in ce_stages):
-            raise ValueError(f"ce_stages must say True or False for each of the four stages, got {ce_stages!r}")
+        check_stages(ce_stages, 4)
         norm_cfg = norm_arguments(norm_cfg)
         self._ce_cfg = ce_arguments(ce_cfg, dict(norm=norm_cfg))
         self._ce_stem_cfg = ce_arguments(ce_stem_cfg, self._ce_cfg, "ce_stem_cfg")

@@ -3,9 +3,11 @@
 The names are mmpretrain's, of a network with CE or without. What leaves no trace in weights (CE's ``correction`` and
 ``iterations``, the ``style`` of a ResNet) cannot be told and stays at its default.
 """
+import inspect
 import re
 from collections.abc import Mapping
 from functools import partial
+from itertools import accumulate, pairwise
 from operator import floordiv
 
 import torch
@@ -14,7 +16,7 @@ from mmpretrain.models.utils import make_divisible
 from torch import Tensor
 
 from ce_mm import ops
-from ce_mm.backbones import CEVGG, CEMobileNetV2, CEResNet
+from ce_mm.backbones import CEVGG, CEMobileNetV2, CEResNet, CEShuffleNetV2
 from ce_mm.checkpoints.reading import CheckpointError
 from ce_mm.layers.ce_norm import BRANCHES
 
@@ -23,7 +25,7 @@ OWN = re.compile(r"\.(mix|bd\.[^.]+|ir\..+)$")
 _STEM = re.compile(r"((?:stem\.2\.)?[a-z]+1?)\.(?:bd|ir)\.")
 _DEFAULTS = dict(
     in_channels=3, stem_channels=64, base_channels=64, deep_stem=False, avg_down=False, widen_factor=1.0,
-    ce_stages=(True, True, True, False), ce_cfg={}, ce_stem_cfg={}, branches=BRANCHES, group_size=16, reduction=4,
+    ce_cfg={}, ce_stem_cfg={}, branches=BRANCHES, group_size=16, reduction=4,
 )  # fmt: skip
 #: What an argument makes of a number of channels, in the order of the branches.
 _RULES = dict(group_size=ops.fit_group_size, reduction=floordiv)
@@ -88,8 +90,7 @@ def _resnet(weights: Mapping[str, Tensor]) -> dict:
         # With avg_down the convolution of a shortcut stands behind a pool.
         avg_down=any(".downsample.2." in name for name in weights),
     )
-    if equalized := list(filter(has_ce, weights)):
-        config["ce_stages"] = tuple(any(n.startswith(f"layer{stage}.") for n in equalized) for stage in (1, 2, 3, 4))
+    config |= _ce_stages(weights, CEResNet, [rf"layer{stage}\." for stage in (1, 2, 3, 4)])
     # The stem's CE layer is bn1, gn1, ..., in a deep stem stem.2.bn, ...
     stem = next((match[1] for match in map(_STEM.match, weights) if match), None)
     return config | _ce_settings(weights, stem)
@@ -110,7 +111,8 @@ def _mobilenet_v2(weights: Mapping[str, Tensor], hint: object) -> dict:
     usual = sorted((step / 20 for step in range(1, 101)), key=lambda factor: abs(factor - estimate))
     for factor in known + usual:
         if fits(factor):
-            return dict(type="CEMobileNetV2", widen_factor=factor) | _ce_settings(weights)
+            stages = _ce_stages(weights, CEMobileNetV2, [rf"layer{stage}\." for stage in range(1, 8)])
+            return dict(type="CEMobileNetV2", widen_factor=factor) | stages | _ce_settings(weights)
     raise CheckpointError(
         f"no MobileNetV2 of widen_factor 0.05, 0.1, ... 5 has stages of {list(widths.values())} channels"
     )
@@ -121,7 +123,8 @@ def _shufflenet_v2(weights: Mapping[str, Tensor]) -> dict:
     if width not in _SHUFFLENET_WIDTHS:
         expected = ", ".join(map(str, _SHUFFLENET_WIDTHS))
         raise CheckpointError(f"no ShuffleNetV2 has {width} channels in its first stage; expected {expected}")
-    return dict(type="CEShuffleNetV2", widen_factor=_SHUFFLENET_WIDTHS[width]) | _ce_settings(weights)
+    stages = _ce_stages(weights, CEShuffleNetV2, [rf"layers\.{stage}\." for stage in range(3)])
+    return dict(type="CEShuffleNetV2", widen_factor=_SHUFFLENET_WIDTHS[width]) | stages | _ce_settings(weights)
 
 
 def _vgg(weights: Mapping[str, Tensor]) -> dict:
@@ -131,7 +134,19 @@ def _vgg(weights: Mapping[str, Tensor]) -> dict:
         raise CheckpointError(f"no VGG has {convolutions} convolutions; expected {', '.join(map(str, depths))}")
     if not any(re.match(r"features\.\d+\.(?!conv\.)", name) for name in weights):
         raise CheckpointError("this VGG has no batch norm, on which CE could stand; expected VGG with batch norm")
-    return dict(type="CEVGG", depth=depths[convolutions]) | _ce_settings(weights)
+    depth = depths[convolutions]
+    ends = list(accumulate(blocks + 1 for blocks in CEVGG.arch_settings[depth]))  # a stage ends with its pool
+    places = ["|".join(map(str, range(start, end))) for start, end in pairwise([0, *ends])]
+    stages = _ce_stages(weights, CEVGG, [rf"features\.({place})\." for place in places])
+    return dict(type="CEVGG", depth=depth) | stages | _ce_settings(weights)
+
+
+def _ce_stages(weights: Mapping[str, Tensor], network: type, stages: list[str]) -> dict:
+    """``ce_stages`` where CE stands in other stages than by the network's default; ``stages`` are patterns of names."""
+    equalized = list(filter(has_ce, weights))
+    found = tuple(any(re.match(stage, name) for name in equalized) for stage in stages)
+    default = inspect.signature(network).parameters["ce_stages"].default
+    return dict(ce_stages=found) if equalized and found != default else {}
 
 
 def _ce_settings(weights: Mapping[str, Tensor], stem: str | None = None) -> dict:

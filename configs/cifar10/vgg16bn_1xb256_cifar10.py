@@ -1,5 +1,7 @@
-# VGG-16 with BN and ReLU on CIFAR-10: 160 epochs, batches of 256, learning rate 0.1, ×0.1 every 60 epochs.
+# VGG-16 with BN and ReLU on CIFAR-10: 160 epochs, batches of 256, learning rate 0.1, ×0.1 every 60 epochs. The
+# paper's figure 7(a) compares its channels with those of BN+ELU, BN+LReLU and BN+CE+ReLU, a config each.
 _base_ = [
+    "../_base_/ce.py",
     "mmpretrain::_base_/datasets/cifar10_bs16.py",
     "mmpretrain::_base_/schedules/cifar10_bs128.py",
     "mmpretrain::_base_/default_runtime.py",

@@ -1,7 +1,7 @@
 # Mask R-CNN with SE-ResNet-50, pretrained by configs/imagenet/seresnet50_8xb32_in1k.py.
 _base_ = "mask-rcnn_r50_fpn_2x_coco.py"
 
-custom_imports = dict(imports=["mmpretrain.models"], allow_failed_imports=False)
+custom_imports = dict(imports=["ce_mm", "ce_mm.training", "mmpretrain.models"])  # those of the base, and SEResNet's
 model = dict(
     backbone=dict(
         type="mmpretrain.SEResNet", init_cfg=dict(checkpoint="work_dirs/seresnet50_8xb32_in1k/epoch_100.pth")

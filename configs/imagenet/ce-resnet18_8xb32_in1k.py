@@ -1,4 +1,4 @@
 # CE-ResNet-18 on ImageNet: 100 epochs, ×0.1 at 30, 60 and 90, label smoothing 0.1.
-_base_ = ["../_base_/ce.py", "resnet18_8xb32_in1k.py"]
+_base_ = "resnet18_8xb32_in1k.py"
 
-model = dict(backbone=dict(type="CEResNet"))
+model = dict(backbone=dict(type="CEResNet", zero_init_residual=False))

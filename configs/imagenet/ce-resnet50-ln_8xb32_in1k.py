@@ -1,4 +1,4 @@
 # CE-ResNet-50 whose norms, below CE and elsewhere, are LNs (the paper's table 7).
-_base_ = ["../_base_/ce.py", "resnet50-ln_8xb32_in1k.py"]
+_base_ = "resnet50-ln_8xb32_in1k.py"
 
-model = dict(backbone=dict(type="CEResNet"))
+model = dict(backbone=dict(type="CEResNet", zero_init_residual=False))

@@ -14,7 +14,7 @@ model = dict(
         base_channels=32,
         frozen_stages=-1,
         norm_eval=False,
-        init_cfg=dict(type="Pretrained", checkpoint="work_dirs/shapes/ce-resnet18_backbone.pth"),
+        init_cfg=dict(type="Pretrained", checkpoint="work_dirs/shapes/pretrain/epoch_6.pth", prefix="backbone."),
     ),
     neck=dict(in_channels=[32, 64, 128, 256], out_channels=channels, num_outs=4, norm_cfg=norm_cfg),
     rpn_head=dict(

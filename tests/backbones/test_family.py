@@ -241,6 +241,12 @@ def test_a_ce_cfg_of_anything_but_ce_s_arguments_is_named(member, ce_cfg):
         build(member, ce_cfg=ce_cfg)
 
 
+@pytest.mark.parametrize("stages", [(True,), (True,) * 8, (1, 1, 1, 2), True, None, "True", "yes!"], ids=str)
+def test_ce_stages_that_do_not_speak_of_each_stage_are_named(member, stages):
+    with pytest.raises(ValueError, match=rf"ce_stages must say True or False .*, got {re.escape(repr(stages))}"):
+        build(member, ce_stages=stages)
+
+
 @pytest.mark.parametrize("norm_cfg", ["BN", 5, {}, dict(type="Bn"), dict(type=None)], ids=str)
 def test_a_norm_cfg_that_mmcv_does_not_know_is_named(member, norm_cfg):
     with pytest.raises(ValueError, match=rf"norm_cfg must be .*, got {re.escape(repr(norm_cfg))}; set for example"):

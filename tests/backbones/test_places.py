@@ -51,3 +51,26 @@ def test_vgg16_after_the_norm_of_every_convolution():
         "features.10.bn", "features.11.bn", "features.12.bn",
         "features.14.bn", "features.15.bn", "features.16.bn",
     ]  # fmt: skip
+
+
+def stages_of(model):
+    """The stages in which CE stands, by the first part of the path."""
+    return {name.split(".")[0] for name in ce_places(model)}
+
+
+def test_mobilenetv2_in_the_chosen_stages_alone():
+    assert stages_of(CEMobileNetV2(ce_stages=(True,) * 5 + (False,) * 2)) == {f"layer{stage}" for stage in range(1, 6)}
+    assert stages_of(CEMobileNetV2(ce_stages=(False,) * 6 + (True,))) == {"layer7"}
+    assert ce_places(CEMobileNetV2(ce_stages=(False,) * 7)) == []
+
+
+def test_shufflenetv2_in_the_chosen_stages_alone():
+    every = ce_places(CEShuffleNetV2())
+    assert ce_places(CEShuffleNetV2(ce_stages=(True, True, False))) == every[:12]
+    assert ce_places(CEShuffleNetV2(ce_stages=[False, True, False])) == every[4:12]
+
+
+def test_vgg16_in_the_chosen_stages_alone():
+    every = ce_places(CEVGG(16))
+    assert ce_places(CEVGG(16, ce_stages=(True,) * 4 + (False,))) == every[:10]
+    assert ce_places(CEVGG(16, ce_stages=(False, True, False, True, False))) == every[2:4] + every[7:10]

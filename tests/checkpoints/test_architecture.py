@@ -27,13 +27,16 @@ THIN = dict(type="CEResNet", depth=18, stem_channels=8, base_channels=8)
         dict(THIN, stem_channels=32, ce_stem_cfg=dict(group_size=32, reduction=8)),
         dict(type="CEMobileNetV2"),
         dict(type="CEMobileNetV2", widen_factor=0.35),
+        dict(type="CEMobileNetV2", widen_factor=0.35, ce_stages=(False, True, True, True, True, False, False)),
         dict(
             type="CEResNet", depth=18, base_channels=8, norm_cfg=dict(type="GN", num_groups=2),
             ce_stem_cfg=dict(group_size=64),
         ),
         dict(type="CEShuffleNetV2", widen_factor=0.5),
         dict(type="CEShuffleNetV2", ce_cfg=dict(branches=("bd",))),
+        dict(type="CEShuffleNetV2", widen_factor=0.5, ce_stages=(True, False, False)),
         dict(type="CEVGG", depth=13),
+        dict(type="CEVGG", depth=16, ce_stages=(False, True, False, True, False)),
     ],
     ids=str,
 )  # fmt: skip

@@ -437,7 +437,7 @@ def test_from_a_training_step_of_a_classifier_to_the_backbone_of_mask_rcnn(tmp_p
     config = Config.fromfile(ROOT / "configs/shapes/mask-rcnn_ce-r18_fpn_shapes.py")
     config.model.backbone.update(
         Config.fromfile(tmp_path / "backbone.py").model.backbone,
-        init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "backbone.pth")),
+        init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "backbone.pth"), prefix=None),
     )
     config.model.neck.in_channels = [8, 16, 32, 64]
     with DefaultScope.overwrite_default_scope("mmdet"):

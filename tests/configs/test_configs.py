@@ -4,6 +4,7 @@
 own schedulers drive through a whole training.
 """
 import json
+import re
 from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -222,32 +223,75 @@ def learning_rates(schedulers, lr, epochs, iterations, places):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_opens_with_a_comment_and_imports_ce_mm_only_for_what_is_of_ce_mm(name):
-    cfg = read(name)
+def test_it_opens_with_a_comment_and_has_the_imports_and_hooks_of_all(name):
+    """Also without CE: a comparison of speed would charge them to CE."""
+    cfg, base = read(name), read("_base_/ce.py")
 
     assert (CONFIGS / name).read_text().startswith("# ")
-    assert ("ce_mm" in cfg.get("custom_imports", {}).get("imports", [])) == has_ce_or_sn(cfg)
+    assert set(base.custom_imports.imports) <= set(cfg.custom_imports.imports)
+    assert cfg.custom_hooks == base.custom_hooks
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_with_ce_or_sn_it_watches_for_batches_that_are_not_finite(name):
-    cfg = read(name)
-    watches = any(hook.type == "NonFiniteHook" for hook in cfg.get("custom_hooks", []))
+TYPE, BRANCHES = "model.backbone.type", "model.backbone.ce_cfg.branches"
+STAGES = "model.backbone.ce_stages"
+ZERO_INIT, START = "model.backbone.zero_init_residual", "model.backbone.init_cfg.checkpoint"
+#: Folder and network of a config -> with what it is compared, and all that it differs in.
+PAIRS = {
+    **{
+        f"imagenet/ce-resnet{which}": (f"imagenet/resnet{which}", {TYPE, ZERO_INIT})
+        for which in ("18", "34", "50", "101", "152", "50-gn", "50-in", "50-ln", "50-sn")
+    },
+    "imagenet/ce-resnet18-elu": ("imagenet/resnet18-elu", {BRANCHES, ZERO_INIT}),
+    "imagenet/resnet50-nonzero-init": ("imagenet/resnet50", {ZERO_INIT}),
+    "imagenet/ce-resnet50-stem-pool": ("imagenet/ce-resnet50", {"model.backbone.ce_stem_cfg.max_pool"}),
+    "imagenet/ce-resnet50-bd": ("imagenet/ce-resnet50", {BRANCHES}),
+    "imagenet/ce-resnet50-ir": ("imagenet/ce-resnet50", {BRANCHES}),
+    "imagenet/seresnet50": ("imagenet/resnet50", {TYPE}),
+    "imagenet/seresnet101": ("imagenet/resnet101", {TYPE}),
+    "imagenet/ce-mobilenet-v2": ("imagenet/mobilenet-v2", {TYPE, STAGES}),
+    "imagenet/ce-shufflenet-v2-0.5x": ("imagenet/shufflenet-v2-0.5x", {TYPE, STAGES}),
+    "imagenet/ce-shufflenet-v2-1x": ("imagenet/shufflenet-v2-1x", {TYPE, STAGES}),
+    "cifar10/vgg16bn-elu": ("cifar10/vgg16bn", {"model.backbone.act_cfg.type"}),
+    "cifar10/vgg16bn-lrelu": (
+        "cifar10/vgg16bn", {"model.backbone.act_cfg.type", "model.backbone.act_cfg.negative_slope"}
+    ),
+    "cifar10/ce-vgg16bn": ("cifar10/vgg16bn", {TYPE, STAGES}),
+    "coco/mask-rcnn_ce-r50": ("coco/mask-rcnn_r50", {TYPE, START}),
+    "coco/mask-rcnn_ce-r101": ("coco/mask-rcnn_r101", {TYPE, START}),
+    "coco/mask-rcnn_se-r50": ("coco/mask-rcnn_r50", {TYPE, START, "custom_imports.imports"}),
+    "coco/mask-rcnn_se-r101": ("coco/mask-rcnn_r101", {TYPE, START, "custom_imports.imports"}),
+}  # fmt: skip
 
-    assert watches or not has_ce_or_sn(cfg)
+
+@pytest.mark.parametrize("place", PAIRS)
+def test_it_differs_from_what_it_is_compared_with_in_what_is_stated_and_nothing_else(place):
+    other, stated = PAIRS[place]
+    ours, theirs = (flat(read(file_of(each)).to_dict()) for each in (place, other))
+
+    assert {key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)} == stated
 
 
-def has_ce_or_sn(cfg):
-    own = ("CE", "CEResNet", "CEMobileNetV2", "CEShuffleNetV2", "CEVGG", "SN")
-    return any(node.get("type") in own for node in dicts(cfg.model))
+def file_of(place):
+    """The file of a config by its folder and network; behind them stand batch size and data set."""
+    (name,) = (name for name in NAMES if re.fullmatch(rf"{re.escape(place)}_\w+\.py", name))
+    return name
 
 
-def dicts(node):
-    """All dicts in a tree of dicts and lists."""
-    if isinstance(node, dict):
-        yield node
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from dicts(child)
+def flat(tree, prefix=""):
+    """The leaves of a tree of dicts by their paths, ``model.backbone.depth``; lists are leaves."""
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {path: leaf for key, child in tree.items() for path, leaf in flat(child, f"{prefix}{key}.").items()}
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet50-nonzero-init", "ce-resnet50", "ce-resnet50-gn"])
+def test_the_last_gammas_start_at_zero_in_resnet50_alone(name):
+    model = build(read(f"imagenet/{name}_8xb32_in1k.py"))
+    model.init_weights()
+
+    weights = [model.backbone.get_submodule(f"layer{stage}.0").norm3.weight for stage in (1, 2, 3, 4)]
+
+    assert all(weight.eq(0 if name == "resnet50" else 1).all() for weight in weights)
 
 
 def test_imagenet_labels_are_smoothed_and_cifar10_s_are_not():
@@ -259,22 +303,58 @@ def test_imagenet_labels_are_smoothed_and_cifar10_s_are_not():
             assert (loss.type, loss.get("label_smooth_val")) == losses[folder], name
 
 
-NORMS = {"gn": nn.GroupNorm, "in": nn.InstanceNorm2d, "ln": nn.GroupNorm, "sn": SwitchableNorm, "elu": nn.BatchNorm2d}
+@pytest.mark.parametrize(("name", "pools"), [("ce-resnet50", []), ("ce-resnet50-stem-pool", ["backbone.bn1"])])
+def test_ce_stands_at_the_stem_and_one_config_pools_there(name, pools):
+    model = build(read(f"imagenet/{name}_8xb32_in1k.py"))
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, CENorm)}
+
+    assert "backbone.bn1" in layers
+    assert [path for path, ce in layers.items() if ce.bd.max_pool] == pools
+
+
+# Weights of a network with CE in all stages, in the configs' stages, and without CE, in M.
+PARAMETERS = {
+    "imagenet/ce-mobilenet-v2": (5.765, 4.215, 3.505),
+    "imagenet/ce-shufflenet-v2-0.5x": (1.396, 1.377, 1.367),
+    "imagenet/ce-shufflenet-v2-1x": (2.448, 2.340, 2.279),
+    "cifar10/ce-vgg16bn": (15.636, 15.242, 14.728),
+}
+
+
+@pytest.mark.parametrize("place", PARAMETERS)
+def test_the_final_stages_have_no_ce(place):
+    """Those whose maps are the smallest, as a ResNet's fourth."""
+    cfg = read(file_of(place))
+    stages, counts = list(cfg.model.backbone.ce_stages), []
+    for chosen in ([True] * len(stages), stages, [False] * len(stages)):
+        cfg.model.backbone.ce_stages = chosen
+        counts.append(sum(p.numel() for p in build(deepcopy(cfg)).parameters()) / 1e6)
+
+    assert not stages[-1] and stages == sorted(stages, reverse=True)
+    assert counts == pytest.approx(PARAMETERS[place], abs=5e-4)
+
+
+# The paper's table 7, and SN of its figure 7(b).
+NORMS = {
+    "resnet50-gn": nn.GroupNorm, "resnet50-in": nn.InstanceNorm2d, "resnet50-ln": nn.GroupNorm,
+    "resnet50-sn": SwitchableNorm, "resnet18": nn.BatchNorm2d, "resnet18-elu": nn.BatchNorm2d,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("ce", ["", "ce-"])
 @pytest.mark.parametrize("row", NORMS)
 def test_a_row_of_table_7_has_its_norm_and_rectifier_at_all_places(row, ce):
-    modules = list(build(read(f"imagenet/{ce}resnet50-{row}_8xb32_in1k.py")).modules())
+    modules = list(build(read(f"imagenet/{ce}{row}_8xb32_in1k.py")).modules())
     norms = [m for m in modules if isinstance(m, (_NormBase, nn.GroupNorm, SwitchableNorm))]
     rectifiers = [type(m) for m in modules if isinstance(m, (nn.ReLU, nn.ELU))]
+    norm_places, rectifier_places, ce_places = (20, 9, 7) if "resnet18" in row else (53, 17, 14)
 
-    assert [type(norm) for norm in norms] == [NORMS[row]] * 53
+    assert [type(norm) for norm in norms] == [NORMS[row]] * norm_places
     assert all(norm.weight is not None for norm in norms)
     if NORMS[row] is nn.GroupNorm:
-        assert {norm.num_groups for norm in norms} == {dict(gn=32, ln=1)[row]}
-    assert rectifiers == [nn.ELU if row == "elu" else nn.ReLU] * 17
-    assert sum(isinstance(m, CENorm) and m.branches == ("bd", "ir") for m in modules) == (14 if ce else 0)
+        assert {norm.num_groups for norm in norms} == {{"resnet50-gn": 32, "resnet50-ln": 1}[row]}
+    assert rectifiers == [nn.ELU if row == "resnet18-elu" else nn.ReLU] * rectifier_places
+    assert sum(isinstance(m, CENorm) and m.branches == ("bd", "ir") for m in modules) == (ce_places if ce else 0)
 
 
 @pytest.mark.parametrize(("row", "rectifier"), [("", nn.ReLU), ("-elu", nn.ELU), ("-lrelu", nn.LeakyReLU)])
@@ -286,29 +366,30 @@ def test_vgg_has_its_rectifier_behind_all_thirteen_norms(row, rectifier):
 
 
 @pytest.mark.parametrize(
-    ("detector", "file"),
+    ("detector", "classifier", "folder"),
     [
-        ("mask-rcnn_r50", "work_dirs/resnet50_8xb32_in1k/epoch_100.pth"),  # a classifier's, as training saves it
-        ("mask-rcnn_se-r50", "work_dirs/seresnet50_8xb32_in1k/epoch_100.pth"),
-        ("mask-rcnn_ce-r50", "checkpoints/ce-resnet50_8xb32_in1k_backbone.pth"),  # a backbone, as conversion writes it
-        ("retinanet_ce-mobilenet-v2", "checkpoints/ce-mobilenet-v2_8xb32_in1k_backbone.pth"),
+        ("coco/mask-rcnn_r50", "imagenet/resnet50", "resnet50_8xb32_in1k"),
+        ("coco/mask-rcnn_se-r50", "imagenet/seresnet50", "seresnet50_8xb32_in1k"),
+        ("coco/mask-rcnn_ce-r50", "imagenet/ce-resnet50", "ce-resnet50_8xb32_in1k"),
+        ("coco/mask-rcnn_ce-r101", "imagenet/ce-resnet101", "ce-resnet101_8xb32_in1k"),
+        ("coco/faster-rcnn_ce-r50", "imagenet/ce-resnet50", "ce-resnet50_8xb32_in1k"),
+        ("coco/retinanet_ce-mobilenet-v2", "imagenet/ce-mobilenet-v2", "ce-mobilenet-v2_8xb32_in1k"),
+        ("shapes/mask-rcnn_ce-r18", "shapes/ce-resnet18", "shapes/pretrain"),
+        ("coco/mask-rcnn_ce-r18", "shapes/ce-resnet18", "shapes/pretrain"),
     ],
 )
-def test_a_detector_starts_from_the_backbone_of_the_classifier_that_was_trained_for_it(detector, file, tmp_path):
-    cfg = read(f"coco/{detector}_fpn_2x_coco.py")
-    folder, stem = Path(file).parent.name, Path(file).stem
-    classifier = folder if stem == "epoch_100" else stem.removesuffix("_backbone")
-    trained = build(read(f"imagenet/{classifier}.py"))
-    prefix = "" if stem.endswith("_backbone") else "backbone."
-    state = {prefix + name: value for name, value in trained.backbone.state_dict().items()}
-    torch.save(dict(state_dict=state), tmp_path / "weights.pth")
+def test_a_detector_starts_from_the_last_checkpoint_of_its_classifier_as_it_is(detector, classifier, folder, tmp_path):
+    cfg, trained = read(file_of(detector)), read(file_of(classifier))
+    model = build(trained)
+    file = f"work_dirs/{folder}/epoch_{trained.train_cfg.max_epochs}.pth"
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / "weights.pth")
     assert cfg.model.backbone.init_cfg.checkpoint == file
     cfg.model.backbone.init_cfg.checkpoint = str(tmp_path / "weights.pth")
 
     backbone = build(cfg).backbone
     backbone.init_weights()
 
-    expected = trained.backbone.state_dict()
+    expected = model.backbone.state_dict()
     assert backbone.state_dict().keys() == expected.keys()
     assert all(value.equal(expected[name]) for name, value in backbone.state_dict().items())
 
@@ -316,8 +397,7 @@ def test_a_detector_starts_from_the_backbone_of_the_classifier_that_was_trained_
 @pytest.mark.parametrize(
     "name",
     [
-        "imagenet/ce-resnet18_8xb32_in1k.py",
-        *(f"imagenet/ce-resnet50-{row}_8xb32_in1k.py" for row in NORMS),
+        *(f"imagenet/ce-{row}_8xb32_in1k.py" for row in NORMS),
         "imagenet/seresnet50_8xb32_in1k.py",
         "imagenet/ce-mobilenet-v2_8xb32_in1k.py",
         "imagenet/ce-shufflenet-v2-0.5x_8xb128_in1k.py",
