@@ -20,7 +20,7 @@ class Branch(nn.Module):
 
 
 class BatchDecorrelation(Branch):
-    """Batch decorrelation (BD): one matrix Σ^(-1/2) per group of channels, shared by the batch (paper eqs. 20, 22).
+    """Batch decorrelation (BD): one matrix Σ^(-1/2) per group of channels, shared by the batch (paper eq. 20).
 
     Args:
         num_features: C.

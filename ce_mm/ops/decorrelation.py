@@ -25,7 +25,7 @@ def fit_group_size(channels: int, group_size: int) -> int:
 def whitening(
     seen: Moments, scale: Tensor, offset: Tensor, eps: float, iterations: int, mean: Tensor | None = None
 ) -> Tensor:
-    """Σ^(-1/2) of a batch (paper eqs. 20 and 22).
+    """Σ^(-1/2) of a batch (paper eq. 20, and the recursion above eq. 22).
 
     Args:
         seen: the moments of z, with products; where the base norm differs between samples, of each of them.
@@ -146,7 +146,8 @@ def variation_inside_samples(mean: Tensor, second: Tensor, scale: Tensor) -> Ten
 
 
 def newton_schulz(sigma: Tensor, iterations: int) -> Tensor:
-    """P_T of ``P_0 = I, P_k = (3 P_(k-1) - P_(k-1)³ Σ) / 2`` with Σ = sigma / tr(sigma) (paper eq. 22).
+    """P_T of ``P_0 = I, P_k = (3 P_(k-1) - P_(k-1)³ Σ) / 2`` with Σ = sigma / tr(sigma): what the paper has above
+    eq. 22, with the Σ that is missing there.
 
     The trace is not multiplied back afterwards: P_T approaches (sigma / tr(sigma))^(-1/2).
 

@@ -102,7 +102,10 @@ def covariance(base: Tensor, group_size: int, eps: float) -> Tensor:
 
 
 def newton_schulz(sigma: Tensor, iterations: int) -> Tensor:
-    """P_T of ``P_0 = I, P_k = (3 P_(k-1) - P_(k-1)³ Σ) / 2`` with the trace of Σ divided out (eq. 22), (C/g, g, g)."""
+    """P_T of ``P_0 = I, P_k = (3 P_(k-1) - P_(k-1)³ Σ) / 2`` with the trace of Σ divided out, (C/g, g, g).
+
+    The recursion above eq. 22, with the Σ that is missing in it.
+    """
     sigma = sigma / sigma.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
     root = torch.eye(sigma.shape[1], dtype=sigma.dtype, device=sigma.device).expand_as(sigma)
     for _ in range(iterations):
