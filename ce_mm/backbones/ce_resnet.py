@@ -70,7 +70,8 @@ class CEResNet(NormEval, ResNet):
     Args:
         depth: 18, 34, 50, 101 or 152.
         ce_cfg: CENorm's arguments; its base norm is ``norm_cfg`` unless given here.
-        ce_stem_cfg: what differs at the stem, for example ``dict(group_size=64)`` for the authors' weights.
+        ce_stem_cfg: what differs at the stem, for example ``dict(group_size=64)`` for the authors' weights, or
+            ``dict(max_pool=True)``, the paper's own setting, which costs a pass more here.
         ce_stages: which of the four stages have CE.
         zero_init_residual: False here: a zero γ leaves CE nothing to decorrelate at the start of training.
         norm_cfg: of the whole network; BN by default.

@@ -16,7 +16,7 @@ from torch import nn
 from ce_mm import ops
 from ce_mm.layers import CENorm
 from tools.evidence.complexity.counting import ROIS, Complexity, build, complexity, picture_shape
-from tools.evidence.complexity.table import Row, baseline, by_network, draw, markdown_table, measure
+from tools.evidence.complexity.table import Row, baseline, by_network, draw, in_all_stages, markdown_table, measure
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -125,6 +125,19 @@ def test_resnet50_has_25_6_million_parameters_and_4_1_g_and_ce_resnet50_29_3_mil
     assert plain.inference.parameters < se.inference.parameters < ce.inference.parameters
     assert plain.inference.total < se.inference.total < ce.inference.total < ce.training.total
     assert ce.without_ce == plain.inference == plain.training
+
+
+def test_ce_mobilenet_v2_is_shown_with_ce_in_all_stages_too():
+    paths = [CONFIGS / f"imagenet/{name}_8xb32_in1k.py" for name in ("mobilenet-v2", "ce-mobilenet-v2")]
+    configs = {path: Config.fromfile(path) for path in paths}
+    rows = [measure(path, config) for path, config in configs.items()]
+
+    (all_stages,) = in_all_stages(rows, configs)
+
+    assert all_stages.name == "ce-mobilenet-v2_8xb32_in1k, in all stages"
+    assert [round(row.inference.parameters / 1e6, 1) for row in (*rows, all_stages)] == [3.5, 4.2, 5.8]
+    assert by_network([all_stages, *rows])[all_stages.network] == [*rows, all_stages]
+    assert in_all_stages(rows[:1], configs) == []
 
 
 def test_a_detector_counts_its_heads_for_a_fixed_number_of_rois():
@@ -273,16 +286,18 @@ def test_the_tool_prints_the_table_and_writes_numbers_page_and_picture(tmp_path,
     numbers = json.loads((out / "complexity.json").read_text())
     assert numbers["command"].startswith("python -m tools.evidence.complexity ")
     assert numbers["command"].endswith(f"--shape 32 48 --out {out}")
-    ce, plain = numbers["rows"]
+    ce, plain, all_stages = numbers["rows"]
     expected = complexity(Config.fromfile(configs / "ce-net.py"), (3, 32, 48), training=True)
     assert ce["training"] == vars(expected) | dict(total=expected.total)
     assert (ce["config"], ce["kind"], ce["shape"]) == (str(configs / "ce-net.py"), "CE", [3, 32, 48])
     assert plain["inference"] == ce["without_ce"] == plain["training"]
+    assert all_stages["inference"]["parameters"] > ce["inference"]["parameters"]
 
     page, printed = (out / "complexity.md").read_text(), capsys.readouterr().out
     table = printed[printed.index("|") :].rstrip()
     assert printed.startswith("ResNet-18, 32×48\n") and f"## ResNet-18, 32×48\n\n{table}\n" in page
-    assert [line.split(" | ")[:2] for line in table.splitlines()[2:]] == [["| net", "baseline"], ["| ce-net", "CE"]]
+    shown = [line.split(" | ")[:2] for line in table.splitlines()[2:]]
+    assert shown == [["| net", "baseline"], ["| ce-net", "CE"], ["| ce-net, in all stages", "CE"]]
     assert numbers["command"] in page
     assert (out / "complexity.png").read_bytes().startswith(b"\x89PNG")
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ce_mm.files import check_folder
 from ce_mm.launching.config import read_config
-from tools.evidence.complexity.table import FILES, by_network, markdown_table, measure, write
+from tools.evidence.complexity.table import FILES, by_network, in_all_stages, markdown_table, measure, write
 from tools.evidence.pages import command_line
 
 
@@ -36,6 +36,7 @@ def main() -> None:
         shape = (3, *args.shape) if args.shape else None
         progress = tqdm(configs.items(), disable=None, leave=False, unit="config")
         rows = [measure(path, config, shape) for path, config in progress]
+        rows += in_all_stages(rows, configs)
         if args.out:
             write(rows, args.out, command_line("complexity", sys.argv[1:]))
     except (ValueError, OSError) as error:

@@ -1,12 +1,15 @@
 """What configs cost, side by side: a table for each network with its baseline, SE and CE, and a picture of them all."""
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+import copy
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mmengine.config import Config
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ce_mm import backbones
 from ce_mm.analysis import save_figure
 from ce_mm.layers import CENorm
 from tools.evidence import pages
@@ -36,6 +39,9 @@ first baseline with BN, or where no config is one, to the same network without C
 is a config for it: ResNet-50 and 101, and Mask R-CNN on them (mmpretrain's SE is for ResNets). The paper reports 25.6 M
 parameters for ResNet-50 and 29.3 M for CE-ResNet-50.
 
+The configs have no CE in the final stages of a network, as the paper leaves it out there to save parameters; *in all
+stages* is the first of them with CE there too.
+
 ![What SE and CE add](complexity.png)
 """
 
@@ -52,6 +58,12 @@ class Row:
     inference: Complexity
     training: Complexity
     without_ce: Complexity  #: the same network in inference, with every CE reduced to its base norm
+    all_stages: bool = False  #: whether CE stands in stages that the config leaves out, see :func:`in_all_stages`
+
+    @property
+    def name(self) -> str:
+        """The config's name, and what differs from it."""
+        return Path(self.config).stem + (", in all stages" if self.all_stages else "")
 
 
 def measure(path: Path, config: Config, shape: tuple[int, int, int] | None = None) -> Row:
@@ -87,6 +99,35 @@ def measure(path: Path, config: Config, shape: tuple[int, int, int] | None = Non
     )
 
 
+def in_all_stages(rows: Sequence[Row], configs: Mapping[Path, Config]) -> list[Row]:
+    """One row more for each network with CE: its first config with CE in all stages, if that leaves some out.
+
+    Args:
+        rows: of the configs.
+        configs: by the paths in the rows.
+    """
+    added = []
+    for group in by_network(rows).values():
+        row = next((row for row in group if row.kind == "CE"), None)
+        config = None if row is None else _with_all_stages(configs[Path(row.config)])
+        if config is not None:
+            added.append(replace(measure(Path(row.config), config, row.shape), all_stages=True))
+    return added
+
+
+def _with_all_stages(config: Config) -> Config | None:
+    """A copy with CE in all stages of its backbone; None where it has that, or no backbone that would choose."""
+    settings = config.model.get("backbone") or {}
+    network = getattr(backbones, str(settings.get("type")), None)
+    choice = network and inspect.signature(network).parameters.get("ce_stages")
+    stages = choice and settings.get("ce_stages", choice.default)
+    if not stages or all(stages):
+        return None
+    config = copy.deepcopy(config)
+    config.model.backbone.ce_stages = [True] * len(stages)
+    return config
+
+
 def _network_name(config: Config, model: nn.Module) -> str:
     """The network without what distinguishes CE, SE and norms: MaskRCNN ResNet-50, ShuffleNetV2 0.5×."""
     backbone = config.model.get("backbone") or {}
@@ -105,7 +146,7 @@ def by_network(rows: Iterable[Row]) -> dict[str, list[Row]]:
         groups.setdefault(row.network, []).append(row)
     order = ["baseline", "SE", "CE"]
     for group in groups.values():
-        group.sort(key=lambda row: (order.index(row.kind), len(Path(row.config).stem)))
+        group.sort(key=lambda row: (order.index(row.kind), row.all_stages, len(row.name)))
     return groups
 
 
@@ -146,7 +187,7 @@ def markdown_table(group: Sequence[Row]) -> str:
         lines.append(["(without CE)", "baseline", *_cells(of, of), "–"])
     for row in group:
         lines.append(
-            [Path(row.config).stem, row.kind, *_cells(row.inference, of), _figures(row.training.total / 1e9)]
+            [row.name, row.kind, *_cells(row.inference, of), _figures(row.training.total / 1e9)]
         )
     return pages.table(columns, lines, words=(0, 1))
 
@@ -189,7 +230,7 @@ def draw(rows: Sequence[Row], out: Path) -> None:
         right.plot(trained, place, "|", color="black", ms=9, mew=1.5, label=None if place else "in training mode")
         _annotate(right, place, max(start, trained), f"{_figures(own.total / 1e9)} G")
     left.set(title="parameters (number: in all)", yticks=range(len(bars)))
-    left.set_yticklabels([Path(row.config).stem for row, _ in bars], fontsize="small")
+    left.set_yticklabels([row.name for row, _ in bars], fontsize="small")
     left.invert_yaxis()
     right.set(title="multiply-adds of inference (number: in all)")
     for axis in (left, right):
