@@ -70,8 +70,9 @@ def _detectors(
 ) -> dict[str, Case]:
     """Detectors, each with its own losses on the same random pictures, of height and width ``size``.
 
-    As many positive samples as there are objects are drawn from each picture, and of as many boxes inference tells the
-    class, so that all variants have the same work.
+    All propose the same boxes, as those of random weights may be of any size, on which the time of RoIAlign depends. As
+    many positive samples as there are objects are drawn from each picture, and of as many boxes inference tells the
+    class. So all variants have the same work.
     """
     from mmengine.registry import MODELS, DefaultScope
 
@@ -89,6 +90,9 @@ def _detectors(
         config.model.test_cfg.rpn.max_per_img = 2 * samples
         with DefaultScope.overwrite_default_scope("mmdet"):
             detector = MODELS.build(config.model)
+        for layer in (detector.rpn_head.rpn_cls, detector.rpn_head.rpn_reg):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         cases[name] = _detector_case(settings.placed(detector), pictures, truth, settings)
     return cases
 
