@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 
 _ORDINARY = {Tensor, nn.Parameter, type(None), bool, int, float}
@@ -116,11 +117,12 @@ def operator(name: str) -> Callable[[Callable], Operator]:
 
 
 def is_watched(inputs: tuple) -> bool:
-    """Whether somebody beside autograd looks at the call: a compiler, a tracer, a mode or a subclass."""
+    """Whether somebody beside autograd looks on: a compiler, a tracer, a mode, forward-mode AD or a subclass."""
     if (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._len_torch_dispatch_stack() > 0
+        or forward_ad._current_level >= 0
         or not _ORDINARY.issuperset(map(type, inputs))
     ):
         return True

@@ -107,6 +107,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple:
     if dy is None:
         return (None,) * 11
     x, shift, weight, diagonal, rectified = ctx.saved_tensors
+    x = dense(x)  # hooks may have saved it otherwise
     group_size, products = (1, False) if weight is None else (weight.shape[-1], ctx.needs_input_grad[2])
     per_sample = products and weight.shape[0] != 1  # 0 of an empty batch
     to_residual = ctx.needs_input_grad[5]

@@ -208,6 +208,7 @@ def _backward(
     diagonal: Tensor | None,
 ) -> tuple:
     x, shift, (mean, _) = ctx.saved_tensors
+    x = dense(x)  # hooks may have saved it otherwise
     positions = max(x.shape[2] * x.shape[3], 1)
     slope = slopes = offset = None
     if dinstance is not None:  # of the mean square, and what it leaves of the mean: v_n = diag E_n - m_n²

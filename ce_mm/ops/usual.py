@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.ops.backends import choose
+from ce_mm.ops.backends.plain import contiguous
 from ce_mm.ops.base_norms import BaseNorm
 from ce_mm.ops.custom_op import is_watched, once_in_full_precision
 from ce_mm.ops.group_affine import first_pass, may_overwrite
@@ -68,7 +69,8 @@ def as_usual(
         return None
     parameters = Parameters(*[_dense(value, work) for value in found])
     averages = Averages(*[_dense(value, work) for value in buffers])
-    if learns and (norm.momentum is None or any(map(operator.is_not, averages, buffers))):
+    numbers = isinstance(norm.momentum, (int, float)) and isinstance(momentum, (int, float))
+    if learns and (not numbers or any(map(operator.is_not, averages, buffers))):
         return None  # to move these takes more than a backend's chain knows of
     positions = x.shape[2] * x.shape[3]
     of_norms = bd.eps, bessel(positions, ir.correction), norm.eps, ln.eps, norm.momentum, momentum
@@ -77,20 +79,21 @@ def as_usual(
 
 
 def _fit(x: Tensor, group_size: int, parameters: tuple[Tensor | None, ...], averages: tuple[Tensor, ...]) -> bool:
-    """Whether all have the sizes of one layer and are where the map is: kernels go by addresses, and would not notice;
+    """Whether all have the shapes of one layer and are where the map is: kernels go by addresses, and would not notice;
     the chain in PyTorch calls says what is wrong. No gradient reaches averages."""
     c, hidden, device = x.shape[1], parameters[2].shape[0], x.device
-    sizes = c, c, c * hidden, hidden, hidden, c * hidden, 1, c, c, c * group_size, 1
-    for tensor, size in zip(parameters + averages, sizes, strict=True):
-        if tensor is not None and (tensor.numel() != size or tensor.device != device):
+    of_gate, matrices = ((hidden, c), (hidden,), (hidden,), (c, hidden)), (c // group_size, group_size, group_size)
+    shapes = (c,), (c,), *of_gate, (1,), (c,), (c,), matrices, (1,)
+    for tensor, shape in zip(parameters + averages, shapes, strict=True):
+        if tensor is not None and (tensor.shape != shape or tensor.device != device):
             return False
     return not any(buffer.requires_grad for buffer in averages)
 
 
 def _dense(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """As they are where they are of a type, and one piece of memory."""
-    as_asked = values is None or (values.dtype == dtype and values.is_contiguous())
-    return values if as_asked else values.to(dtype).contiguous()
+    as_asked = values is None or (values.dtype == dtype and values.is_contiguous() and not values.is_neg())
+    return values if as_asked else values.to(dtype).resolve_neg().contiguous()
 
 
 def usual_layer(
@@ -116,8 +119,6 @@ def usual_layer(
         y, finite = _Layer.apply(*inputs, usual, rectifier)
     else:
         y, finite, _ = _forward(*inputs, usual, rectifier, overwrite=overwrite)
-    if finite is not None:
-        usual.norm.num_batches_tracked += finite
     return y, finite
 
 
@@ -135,6 +136,8 @@ def _forward(
         shift, instance, second, *_ = moments(x, chain.group_size, guess=averages[:2])
         found = backend.coefficients(instance, second, shift, *given, checks=False)
     coefficients, finite, kept = found
+    if learns:
+        norm.num_batches_tracked += finite
     inputs = x, shift, *coefficients, residual, rectifier
     overwrites = dict(overwrite=True) if overwrite and may_overwrite(backend, inputs) else {}
     y = backend.group_affine(*inputs, **overwrites)
@@ -147,7 +150,9 @@ class _Layer(torch.autograd.Function):
         *parameters, usual, ctx.rectifier = rest
         ctx.backend, ctx.chain = usual.backend, usual.chain
         y, finite, kept = _forward(x, residual, *rest)
-        ctx.save_for_backward(x, None if ctx.rectifier is None else y, *parameters, *kept)
+        # β has no part in any gradient, and may change until then, as under PyTorch's own norms.
+        needed = Parameters(*parameters)._replace(norm_bias=None)
+        ctx.save_for_backward(x, None if ctx.rectifier is None else y, *needed, *kept)
         ctx.set_materialize_grads(False)
         if finite is not None:
             ctx.mark_non_differentiable(finite)
@@ -159,6 +164,7 @@ class _Layer(torch.autograd.Function):
         if dy is None:
             return (None,) * len(ctx.needs_input_grad)
         x, rectified, *rest = ctx.saved_tensors
+        x, rest = dense(x), [contiguous(value) for value in rest]  # hooks may have saved them otherwise
         count = len(Parameters._fields)
         parameters, (shift, weight, diagonal, *kept) = Parameters(*rest[:count]), rest[count:]
         to_x, to_residual, *to_parameters, _, _ = ctx.needs_input_grad

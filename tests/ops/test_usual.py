@@ -3,7 +3,9 @@ import copy
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from ce_mm import ops
 from ce_mm.layers import CENorm
@@ -91,6 +93,51 @@ def test_who_needs_no_gradient_gets_none(wanted):
     assert torch.equal(alone[wanted], gradients(["x", *dict(layer_of().named_parameters())])[wanted])
 
 
+def test_beta_may_change_before_the_backward_and_gamma_may_not():
+    layer, x = layer_of(), draw(2, 32, 3, 3).requires_grad_()
+    one, other = layer(x), layer(x)
+    with torch.no_grad():
+        layer.norm.bias.add_(1)
+    one.sum().backward()
+    with torch.no_grad():
+        layer.norm.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        other.sum().backward()
+
+
+def test_hooks_may_save_tensors_in_another_layout():
+    """As one that keeps a constant as a single number, or a matrix by columns."""
+
+    def otherwise(value):
+        if value.numel() and (value == value.flatten()[0]).all():
+            return value.flatten()[0].clone().expand(value.shape)
+        return value.mT.contiguous().mT if value.dim() == 2 else value
+
+    layer, x = layer_of(), draw(2, 32, 3, 3).requires_grad_()
+    inputs = [x, *layer.parameters()]
+    expected = torch.autograd.grad(layer(x, x, ops.RELU).square().sum(), inputs)
+    with torch.autograd.graph.saved_tensors_hooks(otherwise, lambda value: value):
+        loss = layer(x, x, ops.RELU).square().sum()
+    for one, other in zip(torch.autograd.grad(loss, inputs), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_that_is_recomputed_counts_as_often_as_it_moves_the_averages():
+    layer, other, x = layer_of(), layer_of(), draw(2, 32, 3, 3).requires_grad_()
+    checkpoint(layer, x, use_reentrant=False).sum().backward()
+    for _ in range(2):
+        other(x)
+    assert layer.norm.num_batches_tracked == 2
+    assert all(map(torch.equal, layer.buffers(), other.buffers()))
+
+
+def test_forward_mode_is_refused_and_no_tangent_lost():
+    with torch.no_grad(), forward_ad.dual_level():
+        weight = forward_ad.make_dual(torch.ones(32), torch.ones(32))
+        with pytest.raises(NotImplementedError):
+            torch.func.functional_call(layer_of(), {"norm.weight": weight}, (draw(2, 32, 3, 3),))
+
+
 def test_it_can_be_differentiated_once():
     x = draw(2, 32, 3, 3).requires_grad_()
     y = layer_of()(x)
@@ -164,11 +211,13 @@ def change(layer, name, value):
     ("name", "value"),
     [
         ("norm.momentum", None),
+        ("norm.momentum", torch.tensor(0.3)),
         ("norm.running_mean", torch.zeros(31)),
         ("norm.running_mean", torch.zeros(32, dtype=torch.float64)),
         ("norm.running_var", torch.ones(32, 2)[:, 0]),
         ("norm.weight", torch.nn.Parameter(torch.ones(16))),
         ("ir.fc1.weight", torch.nn.Parameter(torch.ones(8, 16))),
+        ("ir.fc2.weight", torch.nn.Parameter(torch.ones(8, 32))),
         ("ir.running_inv_std_scale", torch.ones(1, device="meta")),
         ("bd.running_whitening", torch.ones(2, 16, 16, requires_grad=True)),
         ("mix", torch.nn.Parameter(torch.zeros(2))),

@@ -557,7 +557,7 @@ def _needed_shift(address):
 _read_averages, _read_vectors = reader(2), reader(4)
 _shift_kernel, _average_kernel = Kernel(_needed_shift), Kernel(_move_averages)
 _forward_kernel, _backward_kernel = Kernel(_coefficients), Kernel(_coefficients_backward)
-_bits = functools.cache(bits)
+_bits = functools.lru_cache(1024)(bits)
 
 
 def needed_shift(mean: Tensor, variance: Tensor) -> Tensor:
