@@ -11,9 +11,9 @@ process keeps its tuning. The first call of a new kind of shape tries a few conf
 capture a CUDA graph, run the layer once before.
 
 Maps are float32, float16 or bfloat16, all else float32, and sums are taken in float32. Products of float32 maps are
-float32 throughout ("ieee"). For the half types z and W are rounded to the nearest of tf32's numbers, and only the
-products' sums are float32: that rounding, 2^-11, lies below the 2^-9 of bfloat16 and at the output's own rounding in
-float16. float64 has no kernels here.
+float32 throughout ("ieee"). For the half types z and W are rounded to the nearest of tf32's numbers, of which a map's
+own values are some, and only the products' sums are float32: that rounding, 2^-11, lies below the 2^-9 of bfloat16 and
+at the output's own rounding in float16. float64 has no kernels here.
 """
 import math
 from collections.abc import Callable
@@ -274,24 +274,28 @@ def _tile_of_program(C, P, G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constex
 
 
 @triton.jit
-def _operand(values, PRECISION: tl.constexpr):
-    """What a product takes for these values: for tf32 its nearest number, where the units would cut 13 bits off."""
+def _rounded(values, PRECISION: tl.constexpr):
+    """What a product takes for these values: for tf32 its nearest number, where the units would cut 13 bits off.
+
+    A sum with 2^13 times the value has no room for these bits, and the difference leaves the value without them.
+    """
     if PRECISION == "tf32":
-        bits = (values.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
-        values = tl.where(values == values, bits.to(tl.float32, bitcast=True), values)  # a NaN could lose itself
+        values = tl.fma(values, -8192.0, values * 8193.0)
     return values
 
 
 @triton.jit
-def _mapped(values, matrix, diagonal, ROWS: tl.constexpr, PRECISION: tl.constexpr):
-    """(matrix + Diag(diagonal)) @ values, where either may be None."""
+def _mapped(values, matrix, diagonal, EXACT: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr):
+    """(matrix + Diag(diagonal)) @ values, where either may be None; EXACT: values need no rounding for a product."""
     if matrix is None:
         return diagonal[:, None] * values
     else:
         if diagonal is not None:
             row = tl.arange(0, ROWS)
             matrix += tl.where(row[:, None] == row[None, :], diagonal[:, None], 0.0)
-        return tl.dot(_operand(matrix, PRECISION), _operand(values, PRECISION), input_precision=PRECISION)
+        if not EXACT:
+            values = _rounded(values, PRECISION)
+        return tl.dot(_rounded(matrix, PRECISION), values, input_precision=PRECISION)
 
 
 @_tuned((1024, 1), (1024, 2), (2048, 4), (4096, 8))
@@ -341,8 +345,9 @@ def _sums_kernel(
                 totals += left
                 inners += left * z
             if product is not None:
-                right = tl.trans(_operand(z, PRECISION))
-                products = tl.dot(_operand(left, PRECISION), right, products, input_precision=PRECISION)
+                right = _rounded(z, PRECISION)
+                left = right if dy is None else left
+                products = tl.dot(left, tl.trans(right), products, input_precision=PRECISION)
         total, inner = tl.sum(totals, 1) * of_sums, tl.sum(inners, 1) * of_sums
         place = sums + (tl.cast(split, tl.int64) * N + n) * C + channel
         step = tl.cast(splits, tl.int64) * N * C
@@ -375,7 +380,7 @@ def _affine_kernel(
     if diagonal is not None:
         scale = tl.load(diagonal + sample * C + channel, mask=present, other=0.0)
     result = tl.load(bias + sample * bias_stride + channel, mask=present, other=0.0)[:, None]
-    result += _mapped(z, matrix, scale, ROWS, PRECISION)
+    result += _mapped(z, matrix, scale, False, ROWS, PRECISION)
     if residual is not None:
         result += tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
     if RELU:
@@ -409,7 +414,7 @@ def _input_gradient_kernel(
         if rectified is not None:
             y = tl.load(rectified + offset, mask=inside, other=0.0).to(tl.float32)
             values = tl.where(y <= 0.0, 0.0, values)
-        result += _mapped(values, matrix, scale, ROWS, PRECISION)
+        result += _mapped(values, matrix, scale, True, ROWS, PRECISION)
     if (slope is not None) or (slopes is not None):
         matrix, scale = None, None
         if slope is not None:
@@ -418,5 +423,5 @@ def _input_gradient_kernel(
             scale = tl.load(slopes + sample * C + channel, mask=present, other=0.0)
         z = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
         z -= tl.load(shift + sample * shift_stride + channel, mask=present, other=0.0)[:, None]
-        result += _mapped(z, matrix, scale, ROWS, PRECISION)
+        result += _mapped(z, matrix, scale, False, ROWS, PRECISION)
     tl.store(dx + offset, result, mask=inside)

@@ -54,6 +54,16 @@ def test_the_sums_do_not_depend_on_how_the_work_is_shared_out(kernels, monkeypat
         assert_same(kernels.moments(*arguments), plain.moments(*arguments))
 
 
+@pytest.mark.parametrize("scale", [1e-10, 1.0, 1e10])
+def test_a_product_takes_the_nearest_of_tf32_s_numbers(kernels, scale):
+    z = scale * torch.randn(128, generator=torch.Generator().manual_seed(0))
+    mantissa, exponent = torch.frexp(z.double())
+    nearest = torch.ldexp((mantissa * 2**11).round() / 2**11, exponent)
+    x = torch.zeros(1, 128, 1, 1, dtype=torch.bfloat16, device=DEVICE)
+    _, squares = kernels.moments(x, -z.to(DEVICE), 1, True, False)
+    assert torch.equal(squares.double().cpu().flatten(), nearest**2)
+
+
 @pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET is set: nothing compiles in this process")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_the_kernels_compile_for_a_gpu_and_load_whole_vectors(monkeypatch, tmp_path, layout):
