@@ -180,8 +180,8 @@ def _shares(x: Tensor, tiles: int, per_sample: bool) -> tuple[int, int]:
     """
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
     n, positions = x.shape[0], x.shape[2] * x.shape[3]
-    wanted = triton.cdiv(PROGRAMS * processors, tiles)
-    samples = 1 if per_sample else max(n // wanted, 1)
+    wanted = max(PROGRAMS * processors // tiles, 1)
+    samples = 1 if per_sample else triton.cdiv(n, wanted)
     return samples, min(max(wanted // n, 1), triton.cdiv(positions, SMALLEST_SHARE))
 
 

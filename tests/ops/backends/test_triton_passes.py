@@ -64,6 +64,13 @@ def test_a_product_takes_the_nearest_of_tf32_s_numbers(kernels, scale):
     assert torch.equal(squares.double().cpu().flatten(), nearest**2)
 
 
+@pytest.mark.parametrize(("n", "tiles"), [(100, 32), (3, 5), (4, 64), (1, 1), (7, 1)])
+def test_a_pass_of_sums_has_no_more_programs_than_wanted_and_at_least_half(kernels, monkeypatch, n, tiles):
+    monkeypatch.setattr(kernels, "PROGRAMS", 2112)
+    samples, splits = kernels._shares(torch.empty(n, 1, 1000, 1000, device="meta"), tiles, False)
+    assert 1056 <= tiles * triton.cdiv(n, samples) * splits <= 2112
+
+
 @pytest.mark.skipif(triton.knobs.runtime.interpret, reason="TRITON_INTERPRET is set: nothing compiles in this process")
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_the_kernels_compile_for_a_gpu_and_load_whole_vectors(monkeypatch, tmp_path, layout):
