@@ -6,9 +6,9 @@ channels × positions, read in place in either memory format; what a product has
 stored. So a value that is not finite may spread to the other groups of its tile.
 
 Where sums are taken, the samples and positions are shared out among enough programs to fill the GPU, each writes its
-part to a workspace, and torch adds the parts up: no atomics, so the same call gives the same bits for as long as the
-process keeps its tuning. The first call of a new kind of shape tries a few configurations and waits for the GPU; to
-capture a CUDA graph, run the layer once before.
+part to a workspace, and torch adds the parts up: no atomics, so the same call gives the same bits in the same
+configuration. The first call of a new kind of shape tries a few and waits for the GPU
+(:mod:`ce_mm.ops.backends.triton_tuning`); to capture a CUDA graph, run the layer once before.
 
 Maps are float32, float16 or bfloat16, all else float32, and sums are taken in float32. Products of float32 maps are
 float32 throughout ("ieee"). For the half types z and W are rounded to the nearest of tf32's numbers, of which a map's
@@ -16,7 +16,7 @@ own values are some, and only the products' sums are float32: that rounding, 2^-
 at the output's own rounding in float16. float64 has no kernels here.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -31,6 +31,7 @@ from ce_mm.ops.backends.triton_coefficients import (
     move_averages,
 )
 from ce_mm.ops.backends.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
+from ce_mm.ops.backends.triton_tuning import Tuned, size_class
 
 __all__ = [
     "ASKS",
@@ -47,6 +48,20 @@ __all__ = [
 
 ASKS = OVERWRITES = frozenset()
 
+_WIDE = (2048, 4), (2048, 8), (4096, 4), (8192, 8)
+_EXACT_SUMS = (2048, 4), (4096, 8), (1024, 4)
+#: Elements of a tile and warps that the passes which map may have, by a product's precision and rows. A product of 64
+#: rows by four warps or more would be Hopper's wgmma, which Triton has got wrong where several products and a
+#: transposition meet. What does not fit into registers is left out: a stack of 8 KB a thread is 2 GB on an H100.
+MAPS = {
+    ("tf32", 16): _WIDE, ("tf32", 32): _WIDE, ("tf32", 64): ((1024, 2),),
+    ("ieee", 16): _WIDE, ("ieee", 32): _WIDE, ("ieee", 64): ((2048, 8), (1024, 4)),
+}  # fmt: skip
+#: Likewise of the pass that sums: of a tf32 product of 16 rows by 16, more than two warps would repeat each other's.
+SUMS = {
+    ("tf32", 16): ((1024, 2), (512, 1)), ("tf32", 32): ((1024, 2), (512, 1), (2048, 4)), ("tf32", 64): ((1024, 2),),
+    ("ieee", 16): _EXACT_SUMS, ("ieee", 32): _EXACT_SUMS, ("ieee", 64): _EXACT_SUMS,
+}  # fmt: skip
 #: Programs for each multiprocessor that a pass of sums is shared out to, about.
 PROGRAMS = 16
 #: Positions below which a share would cost more than it gains.
@@ -198,7 +213,7 @@ def _shape_arguments(x: Tensor, group_size: int) -> dict[str, object]:
     return {
         "C": c,
         "P": h * w,
-        "bucket": triton.next_power_of_2(h * w),
+        "size": size_class(h * w),
         "G": group_size,
         "ROWS": rows_of(group_size),
         "LAST": last,
@@ -222,21 +237,15 @@ def _sample_stride(values: Tensor | None) -> int:
     return 0 if values is None or values.shape[0] == 1 else values[0].numel()
 
 
-def _tuned(*configurations: tuple[int, int]) -> Callable[[Callable], triton.runtime.Autotuner]:
-    """A kernel that chooses among configurations, (elements of a tile, warps), by trial; the interpreter has only one.
+def _tuned(configurations: dict[tuple[str, int], Sequence[tuple[int, int]]]) -> Callable[[Callable], Tuned]:
+    """A kernel of these configurations (:class:`~ce_mm.ops.backends.triton_tuning.Tuned`).
 
-    ``bucket``, the positions rounded up to a power of two, is there for the tuner's key alone. No argument's value
-    is compiled in, or a new batch size would mean a new compilation; what vector loads need to know, ALIGN says.
+    No argument's value is compiled in, or a new batch size would mean a new compilation; what vector loads need to
+    know, ALIGN says.
     """
-    if triton.knobs.runtime.interpret:
-        configurations = ((1024, 1),)
-    tune = triton.autotune(
-        [triton.Config({"TILE": tile}, num_warps=warps) for tile, warps in configurations],
-        key=["bucket", "G", "LAST", "ALIGN"],
-    )
-    numbers = ["N", "C", "P", "bucket", "samples", "splits", "shift_stride", "weight_stride", "bias_stride"]
+    numbers = ["N", "C", "P", "size", "samples", "splits", "shift_stride", "weight_stride", "bias_stride"]
     numbers += ["slope_stride"]
-    return lambda kernel: tune(triton.jit(kernel, do_not_specialize=numbers))
+    return lambda kernel: Tuned(triton.jit(kernel, do_not_specialize=numbers), configurations)
 
 
 @triton.jit
@@ -298,10 +307,10 @@ def _mapped(values, matrix, diagonal, EXACT: tl.constexpr, ROWS: tl.constexpr, P
         return tl.dot(_rounded(matrix, PRECISION), values, input_precision=PRECISION)
 
 
-@_tuned((1024, 1), (1024, 2), (2048, 4), (4096, 8))
+@_tuned(SUMS)
 def _sums_kernel(
     x, shift, dy, rectified, ceiling, gradient, sums, product,
-    N, C, P, bucket, shift_stride, samples, splits, of_sums, of_products,
+    N, C, P, size, shift_stride, samples, splits, of_sums, of_products,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
@@ -361,10 +370,10 @@ def _sums_kernel(
         tl.store(product + tl.cast(part, tl.int64) * C * G + place, products * of_products, mask=stored)
 
 
-@_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
+@_tuned(MAPS)
 def _affine_kernel(
     x, shift, weight, diagonal, bias, residual, y, ceiling,
-    C, P, bucket, shift_stride, weight_stride, bias_stride,
+    C, P, size, shift_stride, weight_stride, bias_stride,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     RELU: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -390,10 +399,10 @@ def _affine_kernel(
     tl.store(y + offset, result, mask=inside)
 
 
-@_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
+@_tuned(MAPS)
 def _input_gradient_kernel(
     gradient, rectified, x, shift, weight, diagonal, slope, slopes, constant, dx,
-    C, P, bucket, shift_stride, weight_stride, slope_stride,
+    C, P, size, shift_stride, weight_stride, slope_stride,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
