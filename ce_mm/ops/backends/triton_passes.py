@@ -49,17 +49,18 @@ __all__ = [
 ASKS = OVERWRITES = frozenset()
 
 _WIDE = (2048, 4), (2048, 8), (4096, 4), (8192, 8)
-_EXACT_SUMS = (2048, 4), (4096, 8), (1024, 4)
+_EXACT_SUMS = (1024, 4), (2048, 8), (1024, 8)
 #: Elements of a tile and warps that the passes which map may have, by a product's precision and rows. A product of 64
 #: rows by four warps or more would be Hopper's wgmma, which Triton has got wrong where several products and a
-#: transposition meet. What does not fit into registers is left out: a stack of 8 KB a thread is 2 GB on an H100.
+#: transposition meet. What would need much stack beside registers is left out: 8 KB a thread are 2 GB on an H100.
 MAPS = {
     ("tf32", 16): _WIDE, ("tf32", 32): _WIDE, ("tf32", 64): ((1024, 2),),
     ("ieee", 16): _WIDE, ("ieee", 32): _WIDE, ("ieee", 64): ((2048, 8), (1024, 4)),
 }  # fmt: skip
 #: Likewise of the pass that sums: of a tf32 product of 16 rows by 16, more than two warps would repeat each other's.
 SUMS = {
-    ("tf32", 16): ((1024, 2), (512, 1)), ("tf32", 32): ((1024, 2), (512, 1), (2048, 4)), ("tf32", 64): ((1024, 2),),
+    ("tf32", 16): ((1024, 2), (512, 2), (512, 1)), ("tf32", 32): ((1024, 2), (512, 2), (1024, 4)),
+    ("tf32", 64): ((1024, 2),),
     ("ieee", 16): _EXACT_SUMS, ("ieee", 32): _EXACT_SUMS, ("ieee", 64): _EXACT_SUMS,
 }  # fmt: skip
 #: Programs for each multiprocessor that a pass of sums is shared out to, about.
