@@ -6,17 +6,17 @@ channels × positions, read in place in either memory format; what a product has
 stored. So a value that is not finite may spread to the other groups of its tile.
 
 Where sums are taken, the samples and positions are shared out among enough programs to fill the GPU, each writes its
-part to a workspace, and torch adds the parts up: no atomics, so the same call gives the same bits for as long as the
-process keeps its tuning. The first call of a new kind of shape tries a few configurations and waits for the GPU; to
-capture a CUDA graph, run the layer once before.
+part to a workspace, and torch adds the parts up: no atomics, so the same call gives the same bits in the same
+configuration. The first call of a new kind of shape tries a few and waits for the GPU
+(:mod:`ce_mm.ops.backends.triton_tuning`); to capture a CUDA graph, run the layer once before.
 
 Maps are float32, float16 or bfloat16, all else float32, and sums are taken in float32. Products of float32 maps are
-float32 throughout ("ieee"). For the half types z and W are rounded to the nearest of tf32's numbers, and only the
-products' sums are float32: that rounding, 2^-11, lies below the 2^-9 of bfloat16 and at the output's own rounding in
-float16. float64 has no kernels here.
+float32 throughout ("ieee"). For the half types z and W are rounded to the nearest of tf32's numbers, of which a map's
+own values are some, and only the products' sums are float32: that rounding, 2^-11, lies below the 2^-9 of bfloat16 and
+at the output's own rounding in float16. float64 has no kernels here.
 """
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import triton
@@ -31,6 +31,7 @@ from ce_mm.ops.backends.triton_coefficients import (
     move_averages,
 )
 from ce_mm.ops.backends.triton_tiles import block_offsets, rows_of, tile_channels, tiles_of
+from ce_mm.ops.backends.triton_tuning import Tuned, size_class
 
 __all__ = [
     "ASKS",
@@ -47,6 +48,21 @@ __all__ = [
 
 ASKS = OVERWRITES = frozenset()
 
+_WIDE = (2048, 4), (2048, 8), (4096, 4), (8192, 8)
+_EXACT_SUMS = (1024, 4), (2048, 8), (1024, 8)
+#: Elements of a tile and warps that the passes which map may have, by a product's precision and rows. A product of 64
+#: rows by four warps or more would be Hopper's wgmma, which Triton has got wrong where several products and a
+#: transposition meet. What would need much stack beside registers is left out: 8 KB a thread are 2 GB on an H100.
+MAPS = {
+    ("tf32", 16): _WIDE, ("tf32", 32): _WIDE, ("tf32", 64): ((1024, 2),),
+    ("ieee", 16): _WIDE, ("ieee", 32): _WIDE, ("ieee", 64): ((2048, 8), (1024, 4)),
+}  # fmt: skip
+#: Likewise of the pass that sums: of a tf32 product of 16 rows by 16, more than two warps would repeat each other's.
+SUMS = {
+    ("tf32", 16): ((1024, 2), (512, 2), (512, 1)), ("tf32", 32): ((1024, 2), (512, 2), (1024, 4)),
+    ("tf32", 64): ((1024, 2),),
+    ("ieee", 16): _EXACT_SUMS, ("ieee", 32): _EXACT_SUMS, ("ieee", 64): _EXACT_SUMS,
+}  # fmt: skip
 #: Programs for each multiprocessor that a pass of sums is shared out to, about.
 PROGRAMS = 16
 #: Positions below which a share would cost more than it gains.
@@ -180,8 +196,8 @@ def _shares(x: Tensor, tiles: int, per_sample: bool) -> tuple[int, int]:
     """
     processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 1
     n, positions = x.shape[0], x.shape[2] * x.shape[3]
-    wanted = triton.cdiv(PROGRAMS * processors, tiles)
-    samples = 1 if per_sample else max(n // wanted, 1)
+    wanted = max(PROGRAMS * processors // tiles, 1)
+    samples = 1 if per_sample else triton.cdiv(n, wanted)
     return samples, min(max(wanted // n, 1), triton.cdiv(positions, SMALLEST_SHARE))
 
 
@@ -198,7 +214,7 @@ def _shape_arguments(x: Tensor, group_size: int) -> dict[str, object]:
     return {
         "C": c,
         "P": h * w,
-        "bucket": triton.next_power_of_2(h * w),
+        "size": size_class(h * w),
         "G": group_size,
         "ROWS": rows_of(group_size),
         "LAST": last,
@@ -222,21 +238,15 @@ def _sample_stride(values: Tensor | None) -> int:
     return 0 if values is None or values.shape[0] == 1 else values[0].numel()
 
 
-def _tuned(*configurations: tuple[int, int]) -> Callable[[Callable], triton.runtime.Autotuner]:
-    """A kernel that chooses among configurations, (elements of a tile, warps), by trial; the interpreter has only one.
+def _tuned(configurations: dict[tuple[str, int], Sequence[tuple[int, int]]]) -> Callable[[Callable], Tuned]:
+    """A kernel of these configurations (:class:`~ce_mm.ops.backends.triton_tuning.Tuned`).
 
-    ``bucket``, the positions rounded up to a power of two, is there for the tuner's key alone. No argument's value
-    is compiled in, or a new batch size would mean a new compilation; what vector loads need to know, ALIGN says.
+    No argument's value is compiled in, or a new batch size would mean a new compilation; what vector loads need to
+    know, ALIGN says.
     """
-    if triton.knobs.runtime.interpret:
-        configurations = ((1024, 1),)
-    tune = triton.autotune(
-        [triton.Config({"TILE": tile}, num_warps=warps) for tile, warps in configurations],
-        key=["bucket", "G", "LAST", "ALIGN"],
-    )
-    numbers = ["N", "C", "P", "bucket", "samples", "splits", "shift_stride", "weight_stride", "bias_stride"]
+    numbers = ["N", "C", "P", "size", "samples", "splits", "shift_stride", "weight_stride", "bias_stride"]
     numbers += ["slope_stride"]
-    return lambda kernel: tune(triton.jit(kernel, do_not_specialize=numbers))
+    return lambda kernel: Tuned(triton.jit(kernel, do_not_specialize=numbers), configurations)
 
 
 @triton.jit
@@ -274,30 +284,34 @@ def _tile_of_program(C, P, G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constex
 
 
 @triton.jit
-def _operand(values, PRECISION: tl.constexpr):
-    """What a product takes for these values: for tf32 its nearest number, where the units would cut 13 bits off."""
+def _rounded(values, PRECISION: tl.constexpr):
+    """What a product takes for these values: for tf32 its nearest number, where the units would cut 13 bits off.
+
+    A sum with 2^13 times the value has no room for these bits, and the difference leaves the value without them.
+    """
     if PRECISION == "tf32":
-        bits = (values.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
-        values = tl.where(values == values, bits.to(tl.float32, bitcast=True), values)  # a NaN could lose itself
+        values = tl.fma(values, -8192.0, values * 8193.0)
     return values
 
 
 @triton.jit
-def _mapped(values, matrix, diagonal, ROWS: tl.constexpr, PRECISION: tl.constexpr):
-    """(matrix + Diag(diagonal)) @ values, where either may be None."""
+def _mapped(values, matrix, diagonal, EXACT: tl.constexpr, ROWS: tl.constexpr, PRECISION: tl.constexpr):
+    """(matrix + Diag(diagonal)) @ values, where either may be None; EXACT: values need no rounding for a product."""
     if matrix is None:
         return diagonal[:, None] * values
     else:
         if diagonal is not None:
             row = tl.arange(0, ROWS)
             matrix += tl.where(row[:, None] == row[None, :], diagonal[:, None], 0.0)
-        return tl.dot(_operand(matrix, PRECISION), _operand(values, PRECISION), input_precision=PRECISION)
+        if not EXACT:
+            values = _rounded(values, PRECISION)
+        return tl.dot(_rounded(matrix, PRECISION), values, input_precision=PRECISION)
 
 
-@_tuned((1024, 1), (1024, 2), (2048, 4), (4096, 8))
+@_tuned(SUMS)
 def _sums_kernel(
     x, shift, dy, rectified, ceiling, gradient, sums, product,
-    N, C, P, bucket, shift_stride, samples, splits, of_sums, of_products,
+    N, C, P, size, shift_stride, samples, splits, of_sums, of_products,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
@@ -341,8 +355,9 @@ def _sums_kernel(
                 totals += left
                 inners += left * z
             if product is not None:
-                right = tl.trans(_operand(z, PRECISION))
-                products = tl.dot(_operand(left, PRECISION), right, products, input_precision=PRECISION)
+                right = _rounded(z, PRECISION)
+                left = right if dy is None else left
+                products = tl.dot(left, tl.trans(right), products, input_precision=PRECISION)
         total, inner = tl.sum(totals, 1) * of_sums, tl.sum(inners, 1) * of_sums
         place = sums + (tl.cast(split, tl.int64) * N + n) * C + channel
         step = tl.cast(splits, tl.int64) * N * C
@@ -356,10 +371,10 @@ def _sums_kernel(
         tl.store(product + tl.cast(part, tl.int64) * C * G + place, products * of_products, mask=stored)
 
 
-@_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
+@_tuned(MAPS)
 def _affine_kernel(
     x, shift, weight, diagonal, bias, residual, y, ceiling,
-    C, P, bucket, shift_stride, weight_stride, bias_stride,
+    C, P, size, shift_stride, weight_stride, bias_stride,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     RELU: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -375,7 +390,7 @@ def _affine_kernel(
     if diagonal is not None:
         scale = tl.load(diagonal + sample * C + channel, mask=present, other=0.0)
     result = tl.load(bias + sample * bias_stride + channel, mask=present, other=0.0)[:, None]
-    result += _mapped(z, matrix, scale, ROWS, PRECISION)
+    result += _mapped(z, matrix, scale, False, ROWS, PRECISION)
     if residual is not None:
         result += tl.load(residual + offset, mask=inside, other=0.0).to(tl.float32)
     if RELU:
@@ -385,10 +400,10 @@ def _affine_kernel(
     tl.store(y + offset, result, mask=inside)
 
 
-@_tuned((2048, 4), (2048, 8), (4096, 4), (8192, 8))
+@_tuned(MAPS)
 def _input_gradient_kernel(
     gradient, rectified, x, shift, weight, diagonal, slope, slopes, constant, dx,
-    C, P, bucket, shift_stride, weight_stride, slope_stride,
+    C, P, size, shift_stride, weight_stride, slope_stride,
     G: tl.constexpr, ROWS: tl.constexpr, LAST: tl.constexpr, ALIGN: tl.constexpr, PRECISION: tl.constexpr,
     TILE: tl.constexpr,
 ):  # fmt: skip
@@ -409,7 +424,7 @@ def _input_gradient_kernel(
         if rectified is not None:
             y = tl.load(rectified + offset, mask=inside, other=0.0).to(tl.float32)
             values = tl.where(y <= 0.0, 0.0, values)
-        result += _mapped(values, matrix, scale, ROWS, PRECISION)
+        result += _mapped(values, matrix, scale, True, ROWS, PRECISION)
     if (slope is not None) or (slopes is not None):
         matrix, scale = None, None
         if slope is not None:
@@ -418,5 +433,5 @@ def _input_gradient_kernel(
             scale = tl.load(slopes + sample * C + channel, mask=present, other=0.0)
         z = tl.load(x + offset, mask=inside, other=0.0).to(tl.float32)
         z -= tl.load(shift + sample * shift_stride + channel, mask=present, other=0.0)[:, None]
-        result += _mapped(z, matrix, scale, ROWS, PRECISION)
+        result += _mapped(z, matrix, scale, False, ROWS, PRECISION)
     tl.store(dx + offset, result, mask=inside)

@@ -13,7 +13,8 @@ TUNED = ["_sums_kernel", "_affine_kernel", "_input_gradient_kernel"]
 
 @pytest.fixture(scope="session")
 def loaded():
-    """``passes``, ``coefficients``, and what of Triton's own library a CPU needs in another form."""
+    """``passes``, ``coefficients``, what of Triton's own library a CPU needs in another form, and ``configurations``:
+    of every tuner all that it may choose among."""
     triton = pytest.importorskip("triton")
     on_cpu = not torch.cuda.is_available()
     with pytest.MonkeyPatch.context() as patch:
@@ -31,7 +32,7 @@ def loaded():
         passes=passes,
         coefficients=modules["triton_coefficients"],
         library=library,
-        configurations=[getattr(passes, name).configs for name in TUNED],  # all that the tuner may choose among
+        configurations={tuner: tuner.configs for name in TUNED for tuner in getattr(passes, name).tuners.values()},
     )
 
 
@@ -42,8 +43,8 @@ def runnable(loaded, monkeypatch):
     if not torch.cuda.is_available():
         monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setitem(sys.modules, "ce_mm.ops.backends.triton_passes", loaded.passes)
-    for name, possible in zip(TUNED, loaded.configurations, strict=True):
-        monkeypatch.setattr(getattr(loaded.passes, name), "configs", possible[:1])
+    for tuner, possible in loaded.configurations.items():
+        monkeypatch.setattr(tuner, "configs", possible[:1])
     # The interpreter leaves parts of the language behind in its own form, which no compilation after it could use.
     language = [(part, dict(vars(part))) for part in (tl, tl.core, tl.math, tl.tensor)]
     vars(tl).update(loaded.library)
