@@ -1,8 +1,12 @@
-"""Who looks at a layer beside its caller: a tracer of torch.fx, which sees calls, and hooks, which see maps."""
+"""Who looks at a layer beside its caller.
+
+A tracer of torch.fx sees calls, hooks see maps, and a CUDA graph that is being captured keeps what is launched, to
+launch it again when nobody calls the layer any more.
+"""
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -22,3 +26,16 @@ def is_seen(module: nn.Module) -> bool:
         or _has_any_global_hook()
         or any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     )
+
+
+def is_captured(x: Tensor) -> bool:
+    """Whether a CUDA graph is being captured: nothing may be asked of the device then."""
+    return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+
+
+def all_finite(before: Tensor | None, finite: Tensor, x: Tensor) -> Tensor:
+    """Whether all batches so far were finite, a bool () on the device, from that before the batch x and that of x.
+
+    A CUDA graph does not take up what was before it: that may be gone when the graph is launched again.
+    """
+    return finite if before is None or is_captured(x) else before & finite

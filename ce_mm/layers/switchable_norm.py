@@ -11,7 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ce_mm import ops
 from ce_mm.layers.arguments import expect, is_count, is_number
-from ce_mm.layers.onlookers import one_call
+from ce_mm.layers.onlookers import all_finite, one_call
 from ce_mm.ops import base_norms
 
 
@@ -75,5 +75,5 @@ class SwitchableNorm(_InstanceNorm):
             coefficients, found = ops.coefficients(moments, base, None, None, None, known)
             if learns:
                 finite = base.learn(found, moments.shift)
-                self.finite = finite if self.finite is None else self.finite & finite
+                self.finite = all_finite(self.finite, finite, x)
             return ops.group_affine(x, moments.shift, *coefficients, link=moments.link)
