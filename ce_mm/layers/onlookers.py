@@ -6,7 +6,7 @@ launch it again when nobody calls the layer any more.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import Proxy
 from torch.nn.modules.module import _has_any_global_hook
 
@@ -28,14 +28,9 @@ def is_seen(module: nn.Module) -> bool:
     )
 
 
-def is_captured(x: Tensor) -> bool:
-    """Whether a CUDA graph is being captured: nothing may be asked of the device then."""
-    return x.is_cuda and not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
+def is_captured() -> bool:
+    """Whether a CUDA graph is being captured; to be asked where a map is on a GPU.
 
-
-def all_finite(before: Tensor | None, finite: Tensor, x: Tensor) -> Tensor:
-    """Whether all batches so far were finite, a bool () on the device, from that before the batch x and that of x.
-
-    A CUDA graph does not take up what was before it: that may be gone when the graph is launched again.
+    Nothing may be asked of the device then, and what was before the graph may be gone when it is launched again.
     """
-    return finite if before is None or is_captured(x) else before & finite
+    return not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()
