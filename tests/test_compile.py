@@ -68,6 +68,19 @@ def test_a_compiled_network_trains_with_the_same_loss_curve(compiled, name, dtyp
     torch.testing.assert_close(dict(twin.named_buffers()), dict(model.named_buffers()), **close)
 
 
+def test_a_compiled_network_trains_under_autocast(compiled):
+    def gradients(model, forward):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = forward(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)))[0].square().mean()
+        loss.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+    model = network("conv-modules")
+    twin = copy.deepcopy(model)
+    mine, theirs = gradients(twin, compiled(twin)), gradients(model, model)
+    assert (mine - theirs).norm() <= 0.02 * theirs.norm()
+
+
 def test_a_compiled_network_infers_the_same(compiled):
     model, x = network(), torch.randn(2, 3, 32, 32)
     model.eval()

@@ -18,7 +18,7 @@ from ce_mm.layers.arguments import expect, is_count, is_number
 from ce_mm.layers.branches import BatchDecorrelation, InstanceReweighting
 from ce_mm.layers.frozen_start import warn_of_frozen_start
 from ce_mm.layers.norms import EXACT, Kind, build, kind_of
-from ce_mm.layers.onlookers import is_seen, one_call
+from ce_mm.layers.onlookers import is_captured, is_seen, one_call
 from ce_mm.layers.statistics import Source, of_all_processes
 from ce_mm.ops.custom_op import is_watched
 
@@ -95,7 +95,7 @@ class CENorm(nn.Module):
         self.ir = InstanceReweighting(num_features, reduction, correction) if "ir" in branches else None
         self.register_parameter("mix", nn.Parameter(torch.zeros(1)) if self.branches == BRANCHES else None)
         #: Whether all training batches since the last reset to None were finite, a bool () on the device, or None.
-        #: Without branches it stays None.
+        #: Without branches it stays None. Captured in a CUDA graph, that of the graph's last launch alone.
         self.finite: Tensor | None = None
 
     @property
@@ -172,7 +172,8 @@ class CENorm(nn.Module):
                 finite = self._learn(base, source, found, moments.shift)
                 y = ops.group_affine(x, moments.shift, *coefficients, residual, rectifier, moments.link, overwrite)
         if finite is not None:
-            self.finite = finite if self.finite is None else self.finite & finite
+            alone = self.finite is None or (x.is_cuda and is_captured())  # the flag before may be gone by a launch
+            self.finite = finite if alone else self.finite & finite
         return y
 
     def _source(self, x: Tensor, base: Kind) -> Source:
@@ -191,9 +192,9 @@ class CENorm(nn.Module):
         """Whether a layer whose norm is in eval mode stands in a training, as far as it can tell.
 
         ``norm_eval`` leaves the layer itself in training mode, ``frozen_stages`` nothing to take a gradient of. Where a
-        compiler or a mode looks on, it cannot tell.
+        compiler or a mode looks on, or a CUDA graph is captured, it cannot tell.
         """
-        if is_watched((x,)) or not torch.is_grad_enabled():
+        if is_watched((x,)) or (x.is_cuda and is_captured()) or not torch.is_grad_enabled():
             return False
         return self.training or not any(tensor.requires_grad for tensor in (x, *self.parameters()))
 

@@ -1,4 +1,8 @@
-"""Who looks at a layer beside its caller: a tracer of torch.fx, which sees calls, and hooks, which see maps."""
+"""Who looks at a layer beside its caller.
+
+A tracer of torch.fx sees calls, hooks see maps, and a CUDA graph that is being captured keeps what is launched, to
+launch it again when nobody calls the layer any more.
+"""
 from typing import Any
 
 import torch
@@ -22,3 +26,11 @@ def is_seen(module: nn.Module) -> bool:
         or _has_any_global_hook()
         or any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
     )
+
+
+def is_captured() -> bool:
+    """Whether a CUDA graph is being captured; to be asked where a map is on a GPU.
+
+    Nothing may be asked of the device then, and what was before the graph may be gone when it is launched again.
+    """
+    return not torch.compiler.is_compiling() and torch.cuda.is_current_stream_capturing()

@@ -11,7 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ce_mm import ops
 from ce_mm.layers.arguments import expect, is_count, is_number
-from ce_mm.layers.onlookers import one_call
+from ce_mm.layers.onlookers import is_captured, one_call
 from ce_mm.ops import base_norms
 
 
@@ -75,5 +75,6 @@ class SwitchableNorm(_InstanceNorm):
             coefficients, found = ops.coefficients(moments, base, None, None, None, known)
             if learns:
                 finite = base.learn(found, moments.shift)
-                self.finite = finite if self.finite is None else self.finite & finite
+                alone = self.finite is None or (x.is_cuda and is_captured())  # the flag before may be gone by a launch
+                self.finite = finite if alone else self.finite & finite
             return ops.group_affine(x, moments.shift, *coefficients, link=moments.link)

@@ -59,9 +59,14 @@ def product_shape(x: Tensor, group_size: int, per_sample: bool) -> tuple[int, in
     return n if per_sample else 1, c // group_size, group_size, group_size
 
 
-def full_precision(device_type: str) -> AbstractContextManager:
-    """Autocast off, where it is on: coefficients need float32, and the passes over a map cast what they write."""
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+def full_precision(device_type: str, surely: bool = False) -> AbstractContextManager:
+    """Autocast off, where it is on: coefficients need float32, and the passes over a map cast what they write.
+
+    Args:
+        device_type: of the tensors.
+        surely: whether it may be on elsewhere than where this is asked.
+    """
+    if torch.amp.is_autocast_available(device_type) and (surely or torch.is_autocast_enabled(device_type)):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
@@ -71,7 +76,8 @@ def once_in_full_precision(backward: Callable) -> Callable:
 
     def exact(ctx: Any, *gradients: Tensor | None) -> Any:
         device = next((gradient.device.type for gradient in gradients if gradient is not None), "cpu")
-        with full_precision(device):
+        # A compiler asks in the middle of the forward, where autocast is off, and traces the backward where it is on.
+        with full_precision(device, surely=torch.compiler.is_compiling()):
             return backward(ctx, *gradients)
 
     return once_differentiable(exact)

@@ -50,7 +50,8 @@ def output_sums(
         product: (N or 1, C/g, g, g), the sums of gradient zᵀ inside each group, dW.
     """
     if rectified is not None and rectifier != math.inf:
-        rectifier = torch.tensor(rectifier, dtype=rectified.dtype).item()  # as y has it where it was cut off
+        # As y has it where it was cut off; on the CPU also where PyTorch's default is a GPU, which would be waited for.
+        rectifier = torch.tensor(rectifier, dtype=rectified.dtype, device="cpu").item()
     passes = choose(x.device, x.dtype, group_size, not x.numel())
     return passes.output_sums(dy, x, shift, rectified, rectifier, keep, group_size, products, per_sample)
 

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ce_mm.layers import CENorm
-from tools.evidence.benchmark import network, op
+from tools.evidence.benchmark import network, op, steps
 from tools.evidence.benchmark.settings import Settings
 
 VARIANTS = ["BN", "BN+SE", "IterNorm", "literal CE", "CE plain", "CE compiled"]
@@ -66,6 +67,22 @@ def test_op_writes_layers_scaling_and_passes(tmp_path):
 def test_op_measures_the_parts_that_are_asked_for(tmp_path):
     numbers, _ = quick(op, tmp_path, "--parts", "passes")
     assert "passes" in numbers and not {"layers", "scaling"} & set(numbers)
+
+
+def test_op_measures_bn_and_ce_by_torch_compile_if_asked_for(tmp_path):
+    numbers, _ = quick(op, tmp_path, "--parts", "layers", "--torch-compile", "eager")
+    for variants in numbers["layers"].values():
+        assert list(variants) == [*VARIANTS, "BN, torch.compile", "CE, torch.compile"]
+
+
+def test_steps_compares_what_launches_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(steps, "resnet50", lambda layer, **_: torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), layer(16)))
+    assert steps.main(["--quick", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    (numbers,) = json.loads((tmp_path / "steps.json").read_text())["records"].values()
+    found = numbers["networks"]["resnet50-torch"]
+    ways = ("", ", CUDA graph", ", torch.compile")
+    assert set(found) == {name + way for name in ("BN", "CE") for way in ways}
+    assert all(variant["step"]["ms"] > 0 for variant in found.values())
 
 
 def test_network_needs_torch_alone_for_resnet50(tmp_path, monkeypatch):

@@ -71,6 +71,7 @@ class Clock:
             start = time.perf_counter()
             for stage in stages.values():
                 stage()
+            laps["host"] = 1e3 * (time.perf_counter() - start)
             torch.cuda.synchronize()
             laps["wall"] = 1e3 * (time.perf_counter() - start)
         return laps
@@ -129,7 +130,7 @@ def take_turns(
 
 
 def training_step(case: Case, clock: Clock) -> dict[str, float]:
-    """Times of ``forward``, ``backward`` and ``step`` (``wall`` too on a GPU)."""
+    """Times of ``forward``, ``backward`` and ``step`` (``host`` and ``wall`` too on a GPU)."""
     case.module.train()
     times = clock.time({"forward": case.forward, "backward": case.backward})
     case.clear()
@@ -158,7 +159,7 @@ def settle(network: nn.Module, run: Callable[[], object]) -> None:
 
 
 def inference(case: Case, clock: Clock) -> dict[str, float]:
-    """The time of a forward pass in inference, ``eval`` (``eval wall`` too on a GPU)."""
+    """The time of a forward pass in inference, ``eval`` (``eval host`` and ``eval wall`` too on a GPU)."""
     case.module.eval()
     times = clock.time({"eval": case.inference})
     return {stage if stage == "eval" else f"eval {stage}": value for stage, value in times.items()}
@@ -170,7 +171,7 @@ def measure_cases(
     """All that is told of a layer or a network, as ratios to the first of ``cases``.
 
     Returns:
-        name -> ``forward``, ``backward``, ``step``, ``eval`` (``wall`` and ``eval wall`` too on a GPU) as
+        name -> ``forward``, ``backward``, ``step``, ``eval`` (and what the clock adds on a GPU) as
         :func:`summarise` gives them, and ``saved`` and ``peak`` with ``bytes`` and ``ratio``.
     """
     reference = next(iter(cases))

@@ -32,7 +32,8 @@ NOTES = (
     "parameters. *peak*: the most that is allocated at one time in a training step, through PyTorch, beside the "
     "pictures and the parameters.",
     backends.NOTE,
-    "On a GPU the times are those of its work alone; *wall* is one step with all its launches.",
+    "On a GPU the times are those of its work alone; *wall* is one step with all its launches, "
+    "*host* what Python takes to launch them.",
 )
 
 

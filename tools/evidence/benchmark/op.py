@@ -7,6 +7,7 @@ layers   BN, BN+SE, IterNorm, CE written literally, and our CE, plain and compil
 scaling  the training step against N, C, H·W and g, with the exponents of the fitted power laws
 passes   the four passes over a map that CE is made of: bytes that they must move, and their speed beside a copy's
 """
+import argparse
 import math
 import statistics
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch import nn
 
 from ce_mm import ops
 from ce_mm.ops.joint import input_gradient, output_sums
@@ -38,19 +40,27 @@ NOTES = (
     "dy and the parameters. *b* is the exponent of the training step's time, as size^b. A pass has its time, the bytes "
     "that it must move in a second, and these over those of a copy in the same run.",
     backends.NOTE,
-    "On a GPU the times are those of its work alone; *wall* is one step with all its launches.",
+    "On a GPU the times are those of its work alone; *wall* is one step with all its launches, "
+    "*host* what Python takes to launch them.",
 )
 
 
-def run_layers(settings: Settings, clock: Clock) -> dict[str, dict]:
-    """Every variant on every map of ResNet-50."""
-    results = {}
+def run_layers(settings: Settings, clock: Clock, compiler: str | None) -> dict[str, dict]:
+    """Every variant on every map of ResNet-50; BN and CE under torch.compile too, if a backend of its is named."""
+    results, variants = {}, dict(VARIANTS)
+    if compiler is not None:
+        variants |= {f"{name}, torch.compile": partial(_joined, VARIANTS[name], compiler) for name in ("BN", "CE")}
     for channels, side in ((32, 8), (64, 4)) if settings.quick else LAYERS:
         shape = (settings.batch, channels, side, side)
-        cases = {name: layer_case(variant(channels), settings, shape) for name, variant in VARIANTS.items()}
+        torch.compiler.reset()  # or, of one class, so many shapes and modes that it would give up
+        cases = {name: layer_case(variant(channels), settings, shape) for name, variant in variants.items()}
         cases, progress = backends.on_each(cases, settings), records.progress(f"layer {shape}")
         results[shape_text(shape)] = measure_cases(cases, clock, settings.warmup, settings.rounds, progress)
     return results
+
+
+def _joined(variant: type[nn.Module], compiler: str, channels: int) -> nn.Module:
+    return torch.compile(variant(channels), backend=compiler)
 
 
 def sweeps(settings: Settings) -> dict[str, list[tuple[int, tuple[int, int, int, int], int]]]:
@@ -170,13 +180,13 @@ def _speed(figures: dict[str, float]) -> str:
 BENCHMARK = records.Benchmark("op", "CE as a layer", NOTES, sections)
 
 
-def run(settings: Settings, parts: Sequence[str]) -> dict:
-    """Measure and return all numbers."""
+def run(settings: Settings, parts: Sequence[str], compiler: str | None = None) -> dict:
+    """Measure and return all numbers; with a compiler as :func:`run_layers`."""
     clock = Clock(torch.device(settings.device))
     copy_rate = measure_copy(settings, clock)
     numbers = dict(notes=backends.notes(settings), copy_bytes_per_second=copy_rate)
     if "layers" in parts:
-        numbers["layers"] = run_layers(settings, clock)
+        numbers["layers"] = run_layers(settings, clock, compiler)
     if "scaling" in parts:
         numbers["scaling"] = run_scaling(settings, clock)
     if "passes" in parts:
@@ -188,8 +198,13 @@ def main(arguments: Sequence[str]) -> int:
     """Parse the arguments, measure and write; bad input ends with one line and status 2."""
     parser = front.make_parser(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all three")
+    parser.add_argument("--torch-compile", metavar="BACKEND", help="BN and CE by torch.compile too, as with inductor")
     rounds = dict(cpu=dict(warmup=2, rounds=12), cuda=dict(warmup=5, rounds=30))
-    return front.run(BENCHMARK, parser, arguments, rounds, lambda settings, args: run(settings, args.parts))
+
+    def measure(settings: Settings, args: argparse.Namespace) -> dict:
+        return run(settings, args.parts, args.torch_compile)
+
+    return front.run(BENCHMARK, parser, arguments, rounds, measure)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from ce_mm.analysis import save_figure
 
 COLOURS = {"BN": "0.55", "BN+SE": "C0", "IterNorm": "C2", "literal CE": "C1"}
 COLOURS |= {"CE plain": "#f2a3a3", "CE compiled": "C3", "CE folded": "C4"}
+COLOURS |= {"BN, torch.compile": "0.75", "CE, torch.compile": "C5"}
 PANELS = dict(step="training step", eval="inference", saved="kept for backward", peak="peak of the step")
 
 

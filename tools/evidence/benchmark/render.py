@@ -4,9 +4,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.evidence.benchmark import int8, latency, network, op, records
+from tools.evidence.benchmark import int8, latency, network, op, records, steps
 
-BENCHMARKS = [module.BENCHMARK for module in (op, network, latency, int8)]
+BENCHMARKS = [module.BENCHMARK for module in (op, network, steps, latency, int8)]
 
 
 def main(arguments: Sequence[str]) -> int:
