@@ -24,8 +24,9 @@ STOREYS = [
     ["compat", "transforms", "evaluation"],
     ["launching"],
     ["evaluation.classes", "analysis"],
-    ["hooks", "export", "prediction"],
-    ["registration", "training", "__main__"],
+    ["hooks", "export", "prediction", "datasets"],
+    ["registration", "training", "commands"],
+    ["__main__"],
     [""],
 ]
 PARTS = {part: height for height, storey in enumerate(STOREYS) for part in storey}
