@@ -1,15 +1,13 @@
 """Convert a checkpoint of the CE authors, torchvision, mmpretrain or mmdet for a detector, a classifier or the authors.
 
-python tools/convert_checkpoint.py work_dirs/ce-resnet50/epoch_100.pth checkpoints/ce-resnet50_8xb32_in1k_backbone.pth
+ce_mm convert work_dirs/ce-resnet50/epoch_100.pth checkpoints/ce-resnet50_8xb32_in1k_backbone.pth
 """
 import argparse
 import sys
 from pathlib import Path
 
-from ce_mm.checkpoints.convert import TARGETS, convert
-from ce_mm.checkpoints.layouts import LAYOUTS
-from ce_mm.checkpoints.reading import CheckpointError
-from ce_mm.files import DestinationError
+from ce_mm.choices import LAYOUTS, TARGETS
+from ce_mm.compat.requirements import MissingRequirementError, require
 
 
 def main() -> int:
@@ -25,8 +23,11 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
     args = parser.parse_args()
     try:
+        require("mmengine", "mmcv", "mmpretrain")
+        from ce_mm.checkpoints.convert import convert
+
         report = convert(args.source, args.destination, args.layout, args.target, args.publish, args.dry_run)
-    except (CheckpointError, DestinationError) as error:
+    except (ValueError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report)

@@ -1,15 +1,15 @@
 """Draw what a detector sees: a sheet of pictures with predicted masks, boxes and scores, and the true outlines dashed.
 
-python tools/analysis/draw_predictions.py ANNOTATIONS IMAGE_ROOT RESULTS OUT [--images N]
+ce_mm draw ANNOTATIONS IMAGE_ROOT RESULTS OUT [--images N]
 
-RESULTS, and when a pickle needs --config or --classes, are as for tools/eval_coco.py.
+RESULTS, and when a pickle needs --config or --classes, are as for ce_mm eval.
 """
 import argparse
 import sys
 from pathlib import Path
 
-from ce_mm.analysis.prediction_sheet import draw_prediction_sheet
-from ce_mm.evaluation.classes import add_class_options, named_classes
+from ce_mm.commands import add_class_options, named_classes
+from ce_mm.compat.requirements import MissingRequirementError
 from ce_mm.files import check_destination
 
 
@@ -27,11 +27,13 @@ def main() -> int:
     try:
         if args.config is not None:
             check_destination(args.out, [args.config])
+        from ce_mm.analysis.prediction_sheet import draw_prediction_sheet
+
         draw_prediction_sheet(
             args.annotations, args.image_root, args.results, args.out, args.images, args.score_threshold,
             classes=named_classes(args),
         )  # fmt: skip
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

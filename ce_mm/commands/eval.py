@@ -1,4 +1,4 @@
-"""COCO evaluation of a results file: python tools/eval_coco.py ANNOTATIONS RESULTS [--metrics bbox segm] [--out FILE].
+"""COCO evaluation of a results file: ce_mm eval ANNOTATIONS RESULTS [--metrics bbox segm] [--out FILE].
 
 RESULTS is COCO's result JSON, or the pickle that mmdet's test dumps with --out (read without running anything in it).
 A pickle does not name its classes: where the model knows fewer than the categories of ANNOTATIONS, or the last of them
@@ -13,8 +13,9 @@ import logging
 import sys
 from pathlib import Path
 
-from ce_mm.evaluation import METRICS, evaluate_coco
-from ce_mm.evaluation.classes import add_class_options, named_classes
+from ce_mm.choices import METRICS
+from ce_mm.commands import add_class_options, named_classes
+from ce_mm.compat.requirements import MissingRequirementError
 from ce_mm.files import check_destination, replacing
 
 
@@ -32,11 +33,13 @@ def main() -> int:
     try:
         if args.out is not None:
             check_destination(args.out, filter(None, [args.annotations, args.results, args.config]))
+        from ce_mm.evaluation import evaluate_coco
+
         numbers = evaluate_coco(args.annotations, args.results, args.metrics, args.per_category, named_classes(args))
         if args.out is not None:
             with replacing(args.out) as unfinished:
                 unfinished.write_text(json.dumps(numbers, indent=2) + "\n")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     sys.stdout.reconfigure(errors="backslashreplace")  # the terminal may not have all letters of the categories' names

@@ -1,6 +1,6 @@
 """Write a trained network for another runtime: ONNX, TorchScript, or PyTorch's exported program.
 
-python tools/export.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth \\
+ce_mm export configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth \\
     --format onnx --out ce-resnet18.onnx
 
 The file takes RGB pictures of any size, float32 (batch, 3, height, width) from 0 to 255, and normalises them itself; a
@@ -12,10 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from ce_mm.choices import EXPORTED
 from ce_mm.compat.requirements import MissingRequirementError
-from ce_mm.export import export
-from ce_mm.export.check import BATCHES, INPUTS, SIZES
-from ce_mm.export.formats import FORMATS
 
 
 def main() -> int:
@@ -23,13 +21,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="config of a classifier; with --backbone, of a detector too")
     parser.add_argument("checkpoint", help="weights that fit it")
-    parser.add_argument("--format", required=True, choices=FORMATS)
-    suffixes = ", ".join(f"{kind.suffix} for {name}" for name, kind in FORMATS.items())
+    parser.add_argument("--format", required=True, choices=EXPORTED)
+    suffixes = ", ".join(f"{suffix} for {name}" for name, suffix in EXPORTED.items())
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"file to write: {suffixes}")
     parser.add_argument("--backbone", action="store_true", help="the backbone alone")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     args = parser.parse_args()
     try:
+        from ce_mm.export import export
+        from ce_mm.export.check import BATCHES, INPUTS, SIZES
+
         written = export(args.config, args.checkpoint, args.format, args.out, args.backbone, args.overwrite)
     except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,10 +1,9 @@
 """The ratio of inhibited channels of each layer, by magnitude behind the rectifier and by gamma alone.
 
-python tools/analysis/inhibited_channels.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
+ce_mm inhibited configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
 """
-from ce_mm.analysis.channels import LAYERS, THRESHOLD
 from ce_mm.analysis.instruments.command import instrument_parser, run
-from ce_mm.analysis.instruments.inhibited_channels import draw, measure
+from ce_mm.choices import LAYERS, THRESHOLD
 
 
 def main() -> int:
@@ -16,4 +15,4 @@ def main() -> int:
     parser.add_argument(
         "--layers", type=int, default=LAYERS, help="average over the first so many (default: %(default)s)"
     )
-    return run(parser, "inhibited_channels", measure, draw)
+    return run(parser, "inhibited_channels")

@@ -1,4 +1,4 @@
-"""How a training went, its loss and the AP of each validation: python tools/analysis/plot_training.py WORK_DIR OUT.
+"""How a training went, its loss and the AP of each validation: ce_mm plot WORK_DIR OUT.
 
 Each run, resumed ones too, leaves a log of mmengine in a folder of its own, ``<time>/vis_data/scalars.json``. A run
 that goes on from an earlier checkpoint, or starts afresh, supersedes what earlier runs logged from its first step on.
@@ -6,8 +6,6 @@ that goes on from an earlier checkpoint, or starts afresh, supersedes what earli
 import argparse
 import sys
 from pathlib import Path
-
-from ce_mm.analysis.training_curve import plot_training_curve
 
 
 def main() -> int:
@@ -17,6 +15,8 @@ def main() -> int:
     parser.add_argument("out", type=Path, help="picture to write")
     args = parser.parse_args()
     try:
+        from ce_mm.analysis.training_curve import plot_training_curve
+
         plot_training_curve(args.work_dir, args.out)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

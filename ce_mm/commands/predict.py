@@ -1,6 +1,6 @@
 """Find objects in pictures: boxes and masks drawn, and a JSON file beside each drawn picture.
 
-python tools/predict.py CONFIG CHECKPOINT PICTURES... --out DIR
+ce_mm predict CONFIG CHECKPOINT PICTURES... --out DIR
 
 PICTURES are files of any common format, folders (with all folders in them), or quoted patterns such as 'a/**/*.png'.
 For cat.png it writes DIR/cat.jpg and DIR/cat.json; pictures from several folders keep their folders. Pictures are read

@@ -1,6 +1,6 @@
 """Make a small detection data set that is drawn, not downloaded: six shapes, told apart by their outline alone.
 
-python tools/make_shapes.py data/shapes --train 800 --val 80 --crops 4500
+ce_mm shapes data/shapes --train 800 --val 80 --crops 4500
 
 Every picture comes from its own random stream, seeded by (seed, split, number of the picture), so a picture does not
 depend on how many others are made, and the same seed gives the same pixels and the same JSON everywhere. A shape is
@@ -11,8 +11,6 @@ complete, with the recipe that it was made by.
 import argparse
 import sys
 from pathlib import Path
-
-from ce_mm.datasets.shapes import make_shapes
 
 
 def main() -> int:
@@ -25,6 +23,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: %(default)s)")
     args = parser.parse_args()
     try:
+        from ce_mm.datasets.shapes import make_shapes
+
         root = make_shapes(args.root, args.train, args.val, num_crops=args.crops, seed=args.seed)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,10 +1,9 @@
 """How unequal the channels of a group are in front of CE and behind it: the spread of the covariance's eigenvalues.
 
-python tools/analysis/spectrum.py configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
+ce_mm spectrum configs/shapes/ce-resnet18_shapes.py work_dirs/shapes/pretrain/epoch_6.pth
 """
 from ce_mm.analysis.instruments.command import instrument_parser, run
-from ce_mm.analysis.instruments.spectrum import draw, measure
-from ce_mm.analysis.spectrum import GROUP_SIZE
+from ce_mm.choices import GROUP_SIZE
 
 
 def main() -> int:
@@ -13,4 +12,4 @@ def main() -> int:
     parser.add_argument(
         "--group-size", type=int, default=GROUP_SIZE, help="for norms without CE's groups (default: %(default)s)"
     )
-    return run(parser, "spectrum", measure, draw)
+    return run(parser, "spectrum")

@@ -1,12 +1,10 @@
 """Take a few pictures out of a COCO annotation file, to see on a small machine that a detector can learn real ones.
 
-python tools/subset_coco.py data/coco/annotations/instances_train2017.json work_dirs/eight.json --pictures 8
+ce_mm subset data/coco/annotations/instances_train2017.json work_dirs/eight.json --pictures 8
 """
 import argparse
 import sys
 from pathlib import Path
-
-from ce_mm.datasets.subset import write_subset
 
 
 def main() -> int:
@@ -17,6 +15,8 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=8, help="how many (default: %(default)s)")
     args = parser.parse_args()
     try:
+        from ce_mm.datasets.subset import write_subset
+
         names = write_subset(args.annotations, args.destination, args.pictures)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

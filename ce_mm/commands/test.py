@@ -1,4 +1,4 @@
-"""Test a checkpoint: python tools/test.py CONFIG CHECKPOINT [...], with the options of upstream's own tools/test.py."""
+"""Test a checkpoint: ce_mm test CONFIG CHECKPOINT [...], with the options of upstream's own tools/test.py."""
 import sys
 
 

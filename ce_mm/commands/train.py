@@ -1,4 +1,4 @@
-"""Train a model: python tools/train.py CONFIG [...], with the options of mmdet's or mmpretrain's own tools/train.py."""
+"""Train a model: ce_mm train CONFIG [...], with the options of mmdet's or mmpretrain's own tools/train.py."""
 import sys
 
 

@@ -1,6 +1,6 @@
 """Look through a checkpoint: whole, finite values, plausible buffers, names, shapes and types of a config's model.
 
-python tools/verify_checkpoint.py work_dirs/ce-resnet50/epoch_100.pth configs/imagenet/ce-resnet50_8xb32_in1k.py
+ce_mm verify work_dirs/ce-resnet50/epoch_100.pth configs/imagenet/ce-resnet50_8xb32_in1k.py
 
 CONFIG is of a classifier, a detector or a backbone; weights of a backbone alone are held against the backbone. A file
 is whole if the checksums in it say so, and the digits of its hash if its name has them (name-1a2b3c4d.pth).
@@ -11,10 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ce_mm.checkpoints.publishing import is_misnamed
-from ce_mm.checkpoints.reading import read_checkpoint, weights_of
-from ce_mm.checkpoints.verify import Finding, verify
-from ce_mm.launching.config import read_config
+from ce_mm.compat.requirements import MissingRequirementError, require
 
 
 def main() -> int:
@@ -24,12 +21,18 @@ def main() -> int:
     parser.add_argument("config", nargs="?", help="config of the model; without it, values alone are looked at")
     args = parser.parse_args()
     try:
+        require("mmengine", "mmcv", "mmpretrain")
+        from ce_mm.checkpoints.publishing import is_misnamed
+        from ce_mm.checkpoints.reading import read_checkpoint, weights_of
+        from ce_mm.checkpoints.verify import Finding, verify
+        from ce_mm.launching.config import read_config
+
         checkpoint = read_checkpoint(args.checkpoint)
         weights = weights_of(checkpoint)
         findings = verify(checkpoint, args.config and read_config(args.config))
         if is_misnamed(args.checkpoint):
             findings.append(Finding("the file", "its SHA-256 does not begin as its name says; download it again"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     for finding in findings:

@@ -7,9 +7,10 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ce_mm.analysis.channels import LAYERS, THRESHOLD, Magnitudes, check_threshold, inhibited_ratios, mean_of_first
+from ce_mm.analysis.channels import Magnitudes, check_threshold, inhibited_ratios, mean_of_first
 from ce_mm.analysis.norms import mixing_ratios
 from ce_mm.analysis.rectified import watching
+from ce_mm.choices import LAYERS, THRESHOLD
 from ce_mm.layers.arguments import expect, is_count
 
 
