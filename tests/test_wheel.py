@@ -1,4 +1,5 @@
 """What goes into the wheel: the package, and under .mim what mim looks for; none of the project's own evidence."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +41,14 @@ def test_it_has_the_command_and_all_that_it_starts(built, files):
     assert command == "[console_scripts]\nce_mm = ce_mm.__main__:main\n"
     names = [name for group in COMMANDS.values() for name in group]
     assert {f"ce_mm/commands/{name}.py" for name in names} <= files
+
+
+def test_its_configs_are_known_by_name(built, tmp_path):
+    pytest.importorskip("mmdet", exc_type=ImportError)
+    name = "coco/mask-rcnn_ce-r50_fpn_2x_coco.py"
+    code = f"from ce_mm.launching.config import read_config; print(read_config('ce_mm::{name}').filename)"
+    environment = {**os.environ, "PYTHONPATH": str(built / "lib")}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == str(built / "lib/ce_mm/.mim/configs" / name)
