@@ -25,8 +25,7 @@ STOREYS = [
     ["launching"],
     ["evaluation.classes", "analysis"],
     ["hooks", "export", "prediction", "datasets"],
-    ["registration", "training", "commands"],
-    ["__main__"],
+    ["registration", "training", "commands", "__main__"],
     [""],
 ]
 PARTS = {part: height for height, storey in enumerate(STOREYS) for part in storey}
