@@ -4,6 +4,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+DESCRIPTION = """Channel Equilibrium for the OpenMMLab libraries.
+
+A CONFIG is a file, or one that a package has installed: ce_mm::coco/mask-rcnn_ce-r50_fpn_2x_coco.py, mmdet::..."""
 #: What one does with them -> command, a module of :mod:`ce_mm.commands`, imported when it is asked for -> what it does.
 COMMANDS = {
     "train and test": {
@@ -41,8 +44,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the arguments, or else the command line's, ask for; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="ce_mm", usage="ce_mm COMMAND ...", description="Channel Equilibrium for the OpenMMLab libraries.",
-        epilog=_listed(), formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="ce_mm", usage="ce_mm COMMAND ...", description=DESCRIPTION, epilog=_listed(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     known = [name for group in COMMANDS.values() for name in group]
     parser.add_argument("command", nargs="?", choices=known, metavar="COMMAND", help="one of those below")

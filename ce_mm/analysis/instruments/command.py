@@ -37,6 +37,7 @@ class _Settings(argparse.Action):
     """mmengine's DictAction, which is imported where there are settings."""
 
     def __call__(self, parser, namespace, values, option_string=None):
+        require("mmengine")
         from mmengine.config import DictAction
 
         DictAction(self.option_strings, self.dest, self.nargs)(parser, namespace, values, option_string)
@@ -54,15 +55,15 @@ def run(parser: argparse.ArgumentParser, name: str) -> int:
     Returns:
         0, or 2 after one line on stderr where the input is at fault.
     """
-    arguments = vars(parser.parse_args())
-    out = arguments.pop("out")
-    of_source = ("config", "checkpoint", "cfg_options", "device", "samples")
-    settings = {name: arguments.pop(name) for name in of_source if name in arguments}
     try:
+        arguments = vars(parser.parse_args())
+        out = arguments.pop("out")
         require("mmengine", "mmcv")
         from ce_mm.analysis.instruments.source import Source
 
-        instrument, source = importlib.import_module(f"ce_mm.analysis.instruments.{name}"), Source(**settings)
+        instrument = importlib.import_module(f"ce_mm.analysis.instruments.{name}")
+        of_source = ("config", "checkpoint", "cfg_options", "device", "samples")
+        source = Source(**{name: arguments.pop(name) for name in of_source if name in arguments})
         out = out or _beside(source.checkpoint)
         numbers, picture = out / f"{name}.json", out / f"{name}.png"
         check_folder(out, [numbers.name, picture.name], [Path(source.config), Path(source.checkpoint)])
