@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: From the ground up: parts of the package that do not import each other, but may import all below. A module belongs to
 #: the part with the longest name that its own begins with; the last storey is the package's own ``__init__.py``.
 STOREYS = [
-    ["version", "files", "compat.requirements", "compat.after_import"],
+    ["version", "files", "choices", "compat.requirements", "compat.after_import"],
     ["ops"],
     ["layers"],
     ["backbones"],
@@ -24,8 +24,8 @@ STOREYS = [
     ["compat", "transforms", "evaluation"],
     ["launching"],
     ["evaluation.classes", "analysis"],
-    ["hooks", "export", "prediction"],
-    ["registration", "training", "__main__"],
+    ["hooks", "export", "prediction", "datasets"],
+    ["registration", "training", "commands", "__main__"],
     [""],
 ]
 PARTS = {part: height for height, storey in enumerate(STOREYS) for part in storey}

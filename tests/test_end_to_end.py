@@ -7,7 +7,7 @@ from pathlib import Path
 import mmdet
 
 from ce_mm.checkpoints.reading import read_checkpoint
-from tools.subset_coco import write_subset
+from ce_mm.datasets.subset import write_subset
 
 ROOT = Path(__file__).resolve().parents[1]
 MMDET_TRAIN = Path(mmdet.__file__).parent / ".mim/tools/train.py"

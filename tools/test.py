@@ -1,19 +1,7 @@
-"""Test a checkpoint: python tools/test.py CONFIG CHECKPOINT [...], with the options of upstream's own tools/test.py."""
+"""``ce_mm test``, from a checkout."""
 import sys
 
-
-def main() -> int:
-    """Run upstream's tool; returns the exit code."""
-    try:
-        from ce_mm.launching import launch  # takes seconds, in which Ctrl-C must work as well
-    except ImportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return launch("test", sys.argv[1:])
-
+from ce_mm.commands.test import main
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

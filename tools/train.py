@@ -1,19 +1,7 @@
-"""Train a model: python tools/train.py CONFIG [...], with the options of mmdet's or mmpretrain's own tools/train.py."""
+"""``ce_mm train``, from a checkout."""
 import sys
 
-
-def main() -> int:
-    """Run upstream's tool; returns the exit code."""
-    try:
-        from ce_mm.launching import launch  # takes seconds, in which Ctrl-C must work as well
-    except ImportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return launch("train", sys.argv[1:])
-
+from ce_mm.commands.train import main
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

@@ -10,10 +10,6 @@ from torch import Tensor, nn
 
 from ce_mm.analysis.rectified import watching
 
-#: Below it a channel counts as inhibited, unless told otherwise.
-THRESHOLD = 0.01
-#: The paper averages the ratio over as many layers, the first ones.
-LAYERS = 6
 #: Of a histogram of magnitudes: four bins for a factor of ten; the first bin begins at 0, the last has no end.
 EDGES = (0.0, *(10 ** (step / 4) for step in range(-16, 8)))
 

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 
 from ce_mm import ops
 from ce_mm.analysis.norms import norm_layers
+from ce_mm.choices import GROUP_SIZE
 from ce_mm.layers import CENorm
-
-#: The paper's, for norms without batch decorrelation, which have none of their own.
-GROUP_SIZE = 16
 
 
 class Covariance:

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from ce_mm.checkpoints import authors, publishing
 from ce_mm.checkpoints.fitting import Fitted, fit
-from ce_mm.checkpoints.layouts import LAYOUTS, Network, read_network
+from ce_mm.checkpoints.layouts import Network, read_network
 from ce_mm.checkpoints.reading import CheckpointError, read_checkpoint
 from ce_mm.checkpoints.report import Report
+from ce_mm.choices import LAYOUTS, TARGETS
 from ce_mm.files import DestinationError, check_folder
 from ce_mm.version import __version__
-
-TARGETS = ("backbone", "classifier", "authors")
 
 
 def convert(

@@ -10,7 +10,6 @@ from ce_mm.checkpoints.architecture import describe, has_ce
 from ce_mm.checkpoints.reading import CheckpointError, weights_of
 from ce_mm.checkpoints.recorded import recorded_backbone, untraced
 
-LAYOUTS = ("auto", "authors", "mmpretrain", "mmdet", "backbone", "torchvision")
 _DETECTORS = ("neck.", "rpn_head.", "roi_head.", "bbox_head.", "mask_head.")
 _VGG_CLASSIFIER = "backbone.classifier."
 

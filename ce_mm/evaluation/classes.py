@@ -1,22 +1,8 @@
-"""The names of a detector's classes, by which labels are told: as its config has them, or as they are listed."""
+"""The names of a detector's classes, by which labels are told, as its config has them."""
 
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-
-
-def add_class_options(parser: ArgumentParser) -> None:
-    """Give a command the two ways of naming the classes."""
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument("--config", type=Path, help="config of the model, for the names of its classes (needs mmengine)")
-    names.add_argument("--classes", nargs="+", metavar="NAME", help="names of the model's classes")
-
-
-def named_classes(args: Namespace) -> Sequence[str] | None:
-    """The classes that a command line with these options names; None if it names none."""
-    return args.classes if args.config is None else read_classes(args.config)
 
 
 def read_classes(config: Path) -> tuple[str, ...]:

@@ -15,10 +15,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ce_mm.choices import METRICS
 from ce_mm.evaluation.annotations import read_annotations
 from ce_mm.evaluation.results_file import SHAPES, ResultsError, find_category_ids, read_results
-
-METRICS = tuple(SHAPES)
 
 # mmdet's names of pycocotools' twelve numbers in its order.
 NUMBERS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")

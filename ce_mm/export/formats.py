@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ce_mm.choices import EXPORTED
 from ce_mm.compat.requirements import MissingRequirementError
 from ce_mm.launching.config import one_line
 
@@ -115,7 +116,7 @@ def _program(module: nn.Module, example: Tensor) -> torch.export.ExportedProgram
 
 
 FORMATS = {
-    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx),
-    "torchscript": Format(".pt", (), _write_torchscript),
-    "exported-program": Format(".pt2", (), _write_exported_program),
+    "onnx": Format(EXPORTED["onnx"], ("onnx", "onnxscript", "onnxruntime"), _write_onnx),
+    "torchscript": Format(EXPORTED["torchscript"], (), _write_torchscript),
+    "exported-program": Format(EXPORTED["exported-program"], (), _write_exported_program),
 }

@@ -7,9 +7,10 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ce_mm.analysis.channels import LAYERS, THRESHOLD, Magnitudes, check_threshold, inhibited_ratios, mean_of_first
+from ce_mm.analysis.channels import Magnitudes, check_threshold, inhibited_ratios, mean_of_first
 from ce_mm.analysis.norms import mixing_ratios
 from ce_mm.analysis.rectified import watching
+from ce_mm.choices import LAYERS, THRESHOLD
 from ce_mm.layers.arguments import expect, is_count
 
 
@@ -18,7 +19,7 @@ class ChannelInhibitionHook(Hook):
 
     Measured is the training batch itself, of the first process, in that iteration's own forward pass and in training
     mode: the part of the channels whose magnitude, the mean of |y| over the batch and positions behind the rectifier,
-    lies below ``threshold``. (``tools/analysis/inhibited_channels.py`` measures a data set in eval mode.) No further
+    lies below ``threshold``. (``ce_mm inhibited`` measures a data set in eval mode.) No further
     pass is run: that step takes about a twentieth longer, the training a thousandth at the default interval. λ is that
     after the step.
 

@@ -1,4 +1,5 @@
 """Reading a config, and finding one's way in it, whether its types are names or, in a pure Python config, classes."""
+import importlib.util
 import logging
 import os
 import traceback
@@ -22,13 +23,42 @@ class PreflightError(ValueError):
     """Why a run cannot start: the text names the setting or file, what is wrong with it and what was expected."""
 
 
+def config_path(name: str) -> str:
+    """Where a config lies: a path as it is, and of ``package::path`` the file that the package has installed.
+
+    These are the names that mmengine takes in ``_base_``, and ``ce_mm::`` for the configs of this package.
+
+    Raises:
+        PreflightError: there is no such package, or it has no such config.
+    """
+    package, _, below = name.partition("::")
+    if not below or Path(name).is_file():
+        return name
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or spec.origin is None:
+        raise PreflightError(f"config {name}: there is no package {package!r}; expected ce_mm, {' or '.join(SCOPES)}")
+    home = Path(spec.origin).parent
+    # Where mim looks; and of a package that is used from its repository, whose configs lie beside it.
+    found = [folder for folder in (home / ".mim/configs", home.parent / "configs") if folder.is_dir()]
+    if not found:
+        raise PreflightError(f"config {name}: {package} was installed without its configs; reinstall it with pip")
+    if not (found[0] / below).is_file():
+        raise PreflightError(f"config {name}: there is no such config; expected one below {found[0]}")
+    return str(found[0] / below)
+
+
 def read_config(path: str, options: dict | None = None) -> Config:
-    """Read a config file with all its bases and custom imports, and replace settings of it.
+    """Read a config with all its bases and custom imports, and replace settings of it.
+
+    Args:
+        path: a file, or a name that :func:`config_path` knows.
+        options: setting -> value.
 
     Raises:
         PreflightError: there is no such file, it cannot be read, parsed or executed, or an option reaches for what it
             does not have.
     """
+    path = config_path(path)
     if not Path(path).is_file():
         raise PreflightError(f"config file {path}: there is no such file; check the path")
     try:

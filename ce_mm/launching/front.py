@@ -18,7 +18,7 @@ from mmengine.config import Config
 
 from ce_mm.compat.requirements import MissingRequirementError, require
 from ce_mm.compat.without_gpu import launch_without_gpu
-from ce_mm.launching.config import PreflightError, one_line, read_config, scope_of
+from ce_mm.launching.config import PreflightError, config_path, one_line, read_config, scope_of
 from ce_mm.launching.preflight import Task, check
 
 CONFIG_SUFFIXES = (".py", ".json", ".yaml", ".yml")
@@ -29,7 +29,8 @@ def launch(task: Task, argv: Sequence[str]) -> int:
 
     Args:
         task: which tool.
-        argv: the arguments without the program's name. The config among them decides whose options the others are.
+        argv: the arguments without the program's name. The config among them, a file or a name that
+            :func:`~ce_mm.launching.config.config_path` knows, decides whose options the others are.
 
     Returns:
         0, or 2 after one line on stderr if the run could not start. Upstream's parser exits by itself, with the usage
@@ -37,7 +38,10 @@ def launch(task: Task, argv: Sequence[str]) -> int:
     """
     sys.argv = [f"{task}.py", *argv]  # upstream's parser reads it
     try:
-        tool = load_tool(scope_of(read_config(find_config(task, argv))), task)
+        config = find_config(task, argv)
+        path = config_path(config)
+        sys.argv[1:] = [path if word == config else word for word in argv]  # upstream's tools take files alone
+        tool = load_tool(scope_of(read_config(path)), task)
         check(task, settled_config(tool))
     except (PreflightError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)

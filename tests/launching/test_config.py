@@ -1,11 +1,43 @@
-"""What is tried in front of a run says nothing, and the run says all that it has to say."""
+"""Which file a name stands for; what is tried in front of a run says nothing, and the run all that it has to say."""
 import logging
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 from mmengine.logging import MMLogger, print_log
 
-from ce_mm.launching.config import silence
+from ce_mm.launching.config import PreflightError, config_path, silence
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+NAME = "coco/mask-rcnn_ce-r50_fpn_2x_coco.py"
+
+
+def test_a_name_is_of_the_repository_or_of_what_a_package_has_installed(monkeypatch, tmp_path):
+    assert config_path(f"ce_mm::{NAME}") == str(CONFIGS / NAME)
+    assert Path(config_path("mmpretrain::resnet/resnet18_8xb32_in1k.py")).parts[-4:-2] == (".mim", "configs")
+    monkeypatch.syspath_prepend(tmp_path)
+    for folder in ("mine", "mine/.mim/configs"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("mine/__init__.py", "mine/.mim/configs/a.py", "mine::b.py"):
+        (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    assert config_path("mine::a.py") == str(tmp_path / "mine/.mim/configs/a.py")
+    for path in ("mine::b.py", "none/a.py", "a::"):
+        assert config_path(path) == path
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ce_mm::coco/absent.py", "ce_mm::coco/absent.py: there is no such config; expected one below .*configs$"),
+        ("absent::a.py", "there is no package 'absent'; expected ce_mm, mmpretrain or mmdet"),
+        ("not a name::a.py", "there is no package 'not a name'"),
+        ("json::a.py", "json was installed without its configs"),
+    ],
+)
+def test_a_name_that_stands_for_nothing_says_why(name, said):
+    with pytest.raises(PreflightError, match=said):
+        config_path(name)
 
 
 @pytest.mark.parametrize("level", [logging.INFO, logging.WARNING])

@@ -109,6 +109,21 @@ def test_a_config_is_a_file_of_any_kind_and_name(upstream, name):
 
 
 @pytest.mark.parametrize(
+    ("config", "scope"),
+    [
+        ("ce_mm::shapes/ce-resnet18_shapes.py", "mmpretrain"),
+        ("ce_mm::shapes/mask-rcnn_ce-r18_fpn_shapes.py", "mmdet"),
+        ("mmdet::retinanet/retinanet_r50_fpn_1x_coco.py", "mmdet"),
+    ],
+)
+def test_a_config_may_be_one_that_a_package_has_installed(upstream, config, scope):
+    assert launch("test", ["--cfg-options", f"a={config}", "--", config, "a.pth"]) == 0
+    cfg, started = upstream
+    assert started == f"{scope} test" and cfg.a == config
+    assert cfg.work_dir == f"./work_dirs/{Path(config).stem}"
+
+
+@pytest.mark.parametrize(
     "argv",
     [
         ["--cfg-options", "a=other.py", "b=2", "--launcher", "none", "config.py"],
@@ -156,6 +171,7 @@ def test_without_a_config_upstream_s_parser_speaks_at_once(capsys, argv, code):
     [
         (["absent.py"], "config file absent.py: there is no such file"),
         (["no_suffix"], "config file no_suffix: there is no such file"),
+        (["ce_mm::absent.py"], "config ce_mm::absent.py: there is no such config; expected one below "),
         (["broken.py"], "config file broken.py: "),
         (["raising.py"], "config file raising.py: RuntimeError: one two\n"),
         (["baseless.py"], "config file baseless.py: FileNotFoundError"),

@@ -14,8 +14,8 @@ from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 from PIL import Image
 
+from ce_mm.datasets.shapes import make_shapes
 from ce_mm.transforms import LoadImage, PictureError
-from tools.make_shapes import make_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
 

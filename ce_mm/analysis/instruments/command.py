@@ -1,17 +1,13 @@
 """What all instruments share: CONFIG CHECKPOINT on the command line, and a folder with all numbers and a picture."""
 import argparse
+import importlib
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-from mmengine.config import DictAction
 
 from ce_mm.analysis import save_figure, tidy
-from ce_mm.analysis.instruments.source import Source
-from ce_mm.compat.requirements import MissingRequirementError
+from ce_mm.compat.requirements import MissingRequirementError, require
 from ce_mm.files import check_folder, replacing
 
 
@@ -23,7 +19,7 @@ def instrument_parser(description: str, with_data: bool = True) -> argparse.Argu
     if with_data:
         parser.add_argument("--samples", type=int, help="take so many pictures, spread evenly (default: all)")
         parser.add_argument("--device", default="cpu", help="cpu (the default) or cuda")
-    options = dict(nargs="+", type=_setting, action=DictAction)
+    options = dict(nargs="+", type=_setting, action=_Settings)
     parser.add_argument("--cfg-options", **options, help="settings to replace, key=value")
     parser.add_argument(
         "--out", type=Path, help="folder for the JSON file and the picture (default: analysis/ beside the checkpoint)"
@@ -37,28 +33,42 @@ def _setting(word: str) -> str:
     return word
 
 
-def run(parser: argparse.ArgumentParser, name: str, measure: Callable[..., dict], draw: Callable[[dict], Any]) -> int:
+class _Settings(argparse.Action):
+    """mmengine's DictAction, which is imported where there are settings."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        require("mmengine")
+        from mmengine.config import DictAction
+
+        DictAction(self.option_strings, self.dest, self.nargs)(parser, namespace, values, option_string)
+
+
+def run(parser: argparse.ArgumentParser, name: str) -> int:
     """Measure as the command line says, write NAME.json and NAME.png, and print the rows and the summary.
 
     Args:
         parser: of :func:`instrument_parser`, to which the instrument's own arguments may have been added.
-        name: of the instrument.
-        measure: gives what is to be written of a :class:`Source` and those arguments, with a ``summary`` in words.
-        draw: makes a figure of it.
+        name: of the instrument, a module beside this one. Its ``measure`` gives what is to be written of a
+            :class:`~ce_mm.analysis.instruments.source.Source` and those arguments, with a ``summary`` in words; its
+            ``draw`` makes a figure of it.
 
     Returns:
         0, or 2 after one line on stderr where the input is at fault.
     """
-    arguments = vars(parser.parse_args())
-    out = arguments.pop("out")
-    of_source = ("config", "checkpoint", "cfg_options", "device", "samples")
-    source = Source(**{name: arguments.pop(name) for name in of_source if name in arguments})
     try:
+        arguments = vars(parser.parse_args())
+        out = arguments.pop("out")
+        require("mmengine", "mmcv")
+        from ce_mm.analysis.instruments.source import Source
+
+        instrument = importlib.import_module(f"ce_mm.analysis.instruments.{name}")
+        of_source = ("config", "checkpoint", "cfg_options", "device", "samples")
+        source = Source(**{name: arguments.pop(name) for name in of_source if name in arguments})
         out = out or _beside(source.checkpoint)
         numbers, picture = out / f"{name}.json", out / f"{name}.png"
         check_folder(out, [numbers.name, picture.name], [Path(source.config), Path(source.checkpoint)])
-        report = dict(instrument=name) | asdict(source) | measure(source, **arguments)
-        figure = draw(report)
+        report = dict(instrument=name) | asdict(source) | instrument.measure(source, **arguments)
+        figure = instrument.draw(report)
         for axis in figure.axes:
             tidy(axis)
         out.mkdir(parents=True, exist_ok=True)

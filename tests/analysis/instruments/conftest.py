@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
-from tools.make_shapes import make_shapes
+from ce_mm.datasets.shapes import make_shapes
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIGS = dict(

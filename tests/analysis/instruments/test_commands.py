@@ -8,8 +8,8 @@ from mmengine.config import Config
 from PIL import Image
 
 from ce_mm.analysis.instruments.command import table
+from ce_mm.analysis.instruments.inhibited_channels import measure
 from ce_mm.analysis.instruments.source import Source
-from tools.analysis.inhibited_channels import measure
 
 
 def report_of(folder, name):

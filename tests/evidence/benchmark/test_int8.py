@@ -8,11 +8,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
+from ce_mm.datasets.shapes import make_shapes
 from ce_mm.export import exporting
 from ce_mm.export.check import random_pictures
 from ce_mm.launching.config import read_config
 from tools.evidence.benchmark import int8
-from tools.make_shapes import make_shapes
 
 CONFIG = f"""
 _base_ = [{str(Path(__file__).resolve().parents[3] / "configs/shapes/ce-resnet18_shapes.py")!r}]

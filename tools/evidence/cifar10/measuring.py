@@ -4,7 +4,8 @@ from functools import partial
 from pathlib import Path
 
 from ce_mm.analysis.ablation import RATIOS, at_random, smallest_first
-from ce_mm.analysis.channels import LAYERS, inhibited_ratios, mean_of_first
+from ce_mm.analysis.channels import inhibited_ratios, mean_of_first
+from ce_mm.choices import LAYERS
 from ce_mm.files import replacing
 from tools.evidence.cifar10.pictures import Cifar10, colour_statistics
 from tools.evidence.cifar10.training import Recipe, batches_of, evaluate, resume, top1

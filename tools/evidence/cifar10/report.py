@@ -8,7 +8,8 @@ from statistics import mean, stdev
 import torch
 
 from ce_mm.analysis import save_figure
-from ce_mm.analysis.channels import LAYERS, mean_of_first
+from ce_mm.analysis.channels import mean_of_first
+from ce_mm.choices import LAYERS
 from ce_mm.files import replacing
 from ce_mm.version import __version__
 from tools.evidence import pages

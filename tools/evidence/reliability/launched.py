@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.make_shapes import make_shapes
+from ce_mm.datasets.shapes import make_shapes
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE = 300  # seconds, of whoever waits for something that must happen

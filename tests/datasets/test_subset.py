@@ -3,9 +3,9 @@ import json
 
 import pytest
 
+from ce_mm.datasets.subset import write_subset
 from ce_mm.evaluation.annotations import AnnotationError
 from ce_mm.files import DestinationError
-from tools.subset_coco import write_subset
 
 
 @pytest.fixture

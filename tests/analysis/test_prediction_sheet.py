@@ -1,7 +1,6 @@
 """The sheet of predictions: what is drawn changes with what is predicted and true, and bad files are named."""
 
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,11 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from ce_mm.analysis.prediction_sheet import draw_prediction_sheet
+from ce_mm.commands.draw import main
 from ce_mm.evaluation import AnnotationError, ResultsError
 from ce_mm.files import DestinationError
 from ce_mm.transforms import LoadImage, PictureError
-from tools.analysis.draw_predictions import draw_prediction_sheet
 
 HEIGHT, WIDTH = 40, 60
 
@@ -247,10 +247,9 @@ def test_results_of_other_pictures_are_refused(files):
 
 @pytest.fixture
 def run_tool(monkeypatch):
-    def run(*args: object) -> None:
-        tool = str(Path(__file__).parents[2] / "tools" / "analysis" / "draw_predictions.py")
-        monkeypatch.setattr("sys.argv", [tool, *map(str, args)])
-        runpy.run_path(tool, run_name="__main__")
+    def run(*args: object) -> int:
+        monkeypatch.setattr("sys.argv", ["ce_mm draw", *map(str, args)])
+        return main()
 
     return run
 
@@ -259,7 +258,7 @@ def test_the_tool_draws_what_the_function_draws(files, run_tool):
     expected = files.draw(num_images=2, score_threshold=0.95)
     files.out.unlink()
     inputs = files.folder / "annotations.json", files.folder, files.folder / "results.json"
-    run_tool(*inputs, files.out, "--images", 2, "--score-threshold", 0.95)
+    assert run_tool(*inputs, files.out, "--images", 2, "--score-threshold", 0.95) == 0
     assert (np.asarray(Image.open(files.out).convert("RGB")) == expected).all()
 
 
@@ -267,16 +266,13 @@ def test_the_config_is_not_replaced(files, run_tool, capsys):
     config = files.folder / "config.py"
     config.write_text("mine = 1")
     inputs = files.folder / "annotations.json", files.folder, files.folder / "results.json"
-    with pytest.raises(SystemExit):
-        run_tool(*inputs, config, "--config", config)
+    assert run_tool(*inputs, config, "--config", config) == 2
     assert "from which it would be made" in capsys.readouterr().err
 
 
 def test_missing_results_end_the_tool_with_one_line_and_status_2(files, run_tool, capsys):
     files.draw()
     missing = files.folder / "missing.json"
-    with pytest.raises(SystemExit) as end:
-        run_tool(files.folder / "annotations.json", files.folder, missing, files.out)
-    assert end.value.code == 2
+    assert run_tool(files.folder / "annotations.json", files.folder, missing, files.out) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {missing}: no such file") and error.count("\n") == 1

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from tools import make_shapes as shapes
-from tools.make_shapes import CATEGORIES, make_shapes
+from ce_mm.commands.shapes import main
+from ce_mm.datasets import shapes
+from ce_mm.datasets.shapes import CATEGORIES, make_shapes
 
 # Of all that TINY makes in format 1: pixels and annotations.
 DIGEST = "9cde8c0d891e86d74f75d5fe264a19604450431a86008a15d777079a913cb4a1"
@@ -333,24 +334,22 @@ def test_a_wrong_argument_is_named_before_anything_is_written(tmp_path, wrong, m
 
 @pytest.fixture
 def run_tool(monkeypatch):
-    def run(*args: object) -> None:
-        monkeypatch.setattr("sys.argv", ["make_shapes.py", *map(str, args)])
-        shapes.main()
+    def run(*args: object) -> int:
+        monkeypatch.setattr("sys.argv", ["ce_mm shapes", *map(str, args)])
+        return main()
 
     return run
 
 
 def test_the_tool_makes_the_folder(tmp_path, run_tool, capsys):
-    run_tool(tmp_path / "tool", "--train", 2, "--val", 1, "--crops", 6, "--seed", 5)
+    assert run_tool(tmp_path / "tool", "--train", 2, "--val", 1, "--crops", 6, "--seed", 5) == 0
     assert capsys.readouterr().out == f"The shapes are in {tmp_path / 'tool'}\n"
     make_shapes(tmp_path / "function", 2, 1, num_crops=6, seed=5)
     assert contents(tmp_path / "tool") == contents(tmp_path / "function")
 
 
 def test_a_bad_argument_of_the_tool_ends_with_one_line_and_status_2(tmp_path, run_tool, capsys):
-    with pytest.raises(SystemExit) as end:
-        run_tool(tmp_path / "tool", "--train", 0)
-    assert end.value.code == 2
+    assert run_tool(tmp_path / "tool", "--train", 0) == 2
     assert capsys.readouterr().err == "error: num_train must be a whole number of at least 1, not 0\n"
     assert list(tmp_path.iterdir()) == []
 
@@ -362,7 +361,5 @@ def interrupt(*args):
 
 def test_an_interrupted_tool_leaves_nothing_and_ends_with_status_130(tmp_path, run_tool, monkeypatch):
     monkeypatch.setattr(shapes, "_draw_crop", interrupt)
-    with pytest.raises(SystemExit) as end:
-        run_tool(tmp_path / "tool", "--train", 1, "--val", 1, "--crops", 6)
-    assert end.value.code == 130
+    assert run_tool(tmp_path / "tool", "--train", 1, "--val", 1, "--crops", 6) == 130
     assert list(tmp_path.iterdir()) == []

@@ -1,21 +1,17 @@
 import json
-import runpy
-from pathlib import Path
 
 import pytest
 
+from ce_mm.commands.eval import format_table, main
 from ce_mm.evaluation import evaluate_coco
 from ce_mm.evaluation.coco import NUMBERS
-from tools.eval_coco import format_table
-
-TOOL = Path(__file__).resolve().parents[2] / "tools/eval_coco.py"
 
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch):
-    def run(*args: object) -> None:
-        monkeypatch.setattr("sys.argv", [str(TOOL), *map(str, args)])
-        runpy.run_path(str(TOOL), run_name="__main__")
+    def run(*args: object) -> int:
+        monkeypatch.setattr("sys.argv", ["ce_mm eval", *map(str, args)])
+        return main()
 
     return run
 
@@ -56,10 +52,8 @@ def test_it_takes_the_names_from_a_config(annotations, detections, write_results
 
 def refused(run, capsys, *args: object) -> str:
     """What the tool says in its one line about these arguments."""
-    with pytest.raises(SystemExit) as end:
-        run(*args)
-    output = capsys.readouterr()
-    assert (end.value.code, output.out, output.err.count("\n")) == (2, "", 1)
+    status, output = run(*args), capsys.readouterr()
+    assert (status, output.out, output.err.count("\n")) == (2, "", 1)
     return output.err
 
 

@@ -1,14 +1,14 @@
 """The training curve: rows of all runs in the order of training, and a picture of them."""
 
 import json
-import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tools.analysis.plot_training import plot_training_curve, read_scalars
+from ce_mm.analysis.training_curve import plot_training_curve, read_scalars
+from ce_mm.commands.plot import main
 
 
 def train_row(step: int, loss: float, epoch: int = 1) -> dict:
@@ -206,24 +206,21 @@ def test_a_failing_write_leaves_the_older_picture_and_nothing_else(tmp_path, mon
 
 @pytest.fixture
 def run_tool(monkeypatch):
-    def run(*args: object) -> None:
-        tool = str(Path(__file__).parents[2] / "tools" / "analysis" / "plot_training.py")
-        monkeypatch.setattr("sys.argv", [tool, *map(str, args)])
-        runpy.run_path(tool, run_name="__main__")
+    def run(*args: object) -> int:
+        monkeypatch.setattr("sys.argv", ["ce_mm plot", *map(str, args)])
+        return main()
 
     return run
 
 
 def test_the_tool_draws_what_the_function_draws(tmp_path, run_tool):
     write_run(tmp_path / "run", "1", [train_row(50, 2.0), val_row(1, 0.2)])
-    run_tool(tmp_path / "run", tmp_path / "tool.png")
+    assert run_tool(tmp_path / "run", tmp_path / "tool.png") == 0
     plot_training_curve(tmp_path / "run", tmp_path / "function.png")
     assert (picture(tmp_path / "tool.png") == picture(tmp_path / "function.png")).all()
 
 
 def test_a_missing_log_ends_the_tool_with_one_line_and_status_2(tmp_path, run_tool, capsys):
-    with pytest.raises(SystemExit) as end:
-        run_tool(tmp_path, tmp_path / "curve.png")
-    assert end.value.code == 2
+    assert run_tool(tmp_path, tmp_path / "curve.png") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path}: no training log") and error.count("\n") == 1

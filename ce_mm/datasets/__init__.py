@@ -1,0 +1,1 @@
+"""Small data sets to try things on: drawn ones, and a few pictures of a large one."""
