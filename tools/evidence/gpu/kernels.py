@@ -29,11 +29,11 @@ def launch(layer: CENorm, dtype: torch.dtype, layout: torch.memory_format, devic
 def main() -> None:
     """Every kind of layer, type and layout once, with another configuration of the tuned kernels each."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    possible = [kernel.configs for kernel in TUNED]
+    possible = {tuner: tuner.configs for kernel in TUNED for tuner in kernel.tuners.values()}
     kinds = list(itertools.product(LAYERS, DTYPES, LAYOUTS))
     for number, (arguments, dtype, layout) in enumerate(kinds):
-        for kernel, configurations in zip(TUNED, possible, strict=True):
-            kernel.configs = [configurations[number % len(configurations)]]
+        for tuner, configurations in possible.items():
+            tuner.configs = [configurations[number % len(configurations)]]
         launch(CENorm(192, **arguments).to(device), dtype, layout, device)
     if device == "cuda":
         torch.cuda.synchronize()
