@@ -2,6 +2,7 @@
 
 They import what does the work when they have parsed their arguments: a help, or a wrong option, is there at once.
 """
+import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,3 +26,16 @@ def named_classes(args: Namespace) -> Sequence[str] | None:
     from ce_mm.evaluation.classes import read_classes
 
     return read_classes(args.config)
+
+
+def run_upstream(task: str) -> int:
+    """Run mmdet's or mmpretrain's own ``train`` or ``test`` on the command line; returns the exit code."""
+    try:
+        try:
+            from ce_mm.launching import launch  # takes seconds, in which Ctrl-C must work as well
+        except ImportError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return launch(task, sys.argv[1:])
+    except KeyboardInterrupt:
+        return 130

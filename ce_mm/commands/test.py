@@ -1,15 +1,7 @@
 """Test a checkpoint: ce_mm test CONFIG CHECKPOINT [...], with the options of upstream's own tools/test.py."""
-import sys
+from ce_mm.commands import run_upstream
 
 
 def main() -> int:
     """Run upstream's tool; returns the exit code."""
-    try:
-        try:
-            from ce_mm.launching import launch  # takes seconds, in which Ctrl-C must work as well
-        except ImportError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        return launch("test", sys.argv[1:])
-    except KeyboardInterrupt:
-        return 130
+    return run_upstream("test")

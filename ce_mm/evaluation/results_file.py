@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ce_mm.choices import METRICS
 from ce_mm.evaluation.annotations import load_json, require_file
 from ce_mm.evaluation.data_pickle import DataUnpickler
 from ce_mm.evaluation.entries import check_entries, require_fields, shown
 
 EXPECTED = "expected COCO results (.json) or what mmdet's test dumps with --out (.pkl, .pickle)"
 #: What a metric compares.
-SHAPES = {"bbox": "bbox", "segm": "segmentation"}
+SHAPES = dict(zip(METRICS, ("bbox", "segmentation"), strict=True))
 
 logger = logging.getLogger(__name__)
 

@@ -3,11 +3,9 @@
 On a GPU each is a launch, and of tensors so small the launches are what takes time. Counted on a CPU, in plain calls:
 which calls there are does not depend on the device. Prints the rows of docs/training_gpu.md.
 """
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -16,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ce_mm import ops
 from ce_mm.layers import CENorm
+from tools.evidence.benchmark import backends
 from tools.evidence.pages import table
 
 CHANNELS = 64
@@ -58,21 +57,13 @@ def calls_of_a_step(**arguments: Any) -> Calls:
     """Those of the second step of a CENorm with these arguments, on a map of 4×64×8×8, with ReLU."""
     layer, x = CENorm(CHANNELS, **arguments), torch.randn(4, CHANNELS, 8, 8, requires_grad=True)
     dy = torch.randn_like(x)
-    with _in_plain_calls(), _one_of_two():
+    with backends.turn(backends.PLAIN), _one_of_two():
         for counter in (_Counter(), _Counter()):  # in the first, gradients are made, not added to
             with counter:
                 layer(x, rectifier=ops.RELU).backward(dy)
             for tensor in (x, *layer.parameters()):
                 tensor.grad = None
     return Calls(counter.passes, counter.others)
-
-
-@contextmanager
-def _in_plain_calls() -> Iterator[None]:
-    ops.choose.cache_clear()
-    with mock.patch.dict(os.environ, CE_MM_BACKEND="plain"):
-        yield
-    ops.choose.cache_clear()
 
 
 @contextmanager

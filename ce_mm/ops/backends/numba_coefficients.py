@@ -120,6 +120,10 @@ class Forward(NamedTuple):
     ln_eps: int
 
 
+#: Where that word stands among them.
+FAR = Forward._fields.index("far")
+
+
 class Backward(NamedTuple):
     """The arguments of the kernel that computes the gradients of what :class:`Forward`'s took."""
 
@@ -386,7 +390,7 @@ def _coefficients(address):
             put_float(b.ln_inv_std + sample * 4, inv_std)
         elif unit < combined + groups:
             wait(done, combined)
-            _combine_channels(a, b, unit - combined, groups, scratch, done + 8)
+            _combine_channels(a, b, unit - combined, groups, scratch, done + 8 * FAR)
         else:
             break
         finish(done)
@@ -600,7 +604,7 @@ def coefficients(
         ),
         threads,
     )  # fmt: skip
-    if words[Forward._fields.index("far")]:
+    if words[FAR]:
         return None
     if finite is not None:
         torch.autograd.graph.increment_version(averages)  # autograd's check of saved tensors goes by it
