@@ -76,6 +76,6 @@ setup(
             "setuptools<81",
         ],
         "export": ["onnx>=1.18,<2", "onnxruntime>=1.22,<2", "onnxscript>=0.5,<1"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "timm>=1.0,<2"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=2,<3", "timm>=1.0,<2"],
     },
 )
