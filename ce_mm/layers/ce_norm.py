@@ -238,8 +238,9 @@ class CENorm(nn.Module):
         return ops.Moments(self._shift_by_buffers(x, base), None, None, None, x.shape[2] * x.shape[3])
 
     def _shift_by_buffers(self, x: Tensor, base: Kind) -> Tensor:
-        assert base.guess is not None
-        mean, variance = (value.to(ops.compute_dtype(x.dtype)) for value in base.guess)
+        guess = base.guess
+        assert guess is not None
+        mean, variance = (value.to(ops.compute_dtype(x.dtype)) for value in guess)
         return ops.needed_shift(mean, variance)
 
     def _known(

@@ -66,8 +66,9 @@ def as_usual(
     fc1, ln, fc2 = ir.fc1, ir.ln, ir.fc2
     check_gate(fc1, ln, fc2)
     found = *base.parameters(work), fc1.weight, ln.weight, ln.bias, fc2.weight, mix
-    assert base.guess is not None  # of a batch norm
-    buffers = *base.guess, bd.running_whitening, ir.running_inv_std_scale
+    guess = base.guess
+    assert guess is not None  # of a batch norm
+    buffers = *guess, bd.running_whitening, ir.running_inv_std_scale
     if is_watched(found + buffers) or not _fit(x, bd.group_size, found, buffers):
         return None
     of_found: list[Any] = [_dense(value, work) for value in found]  # None where the norm has none
