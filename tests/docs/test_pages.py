@@ -4,6 +4,7 @@ import re
 import pytest
 import yaml
 from pages import PAGES, ROOT, anchors, commands, links, of_the_package, parsed, text_of
+from torch.distributed.run import parse_args
 
 #: In which a word in capitals stands for a file of the reader's, or a config for one that the page makes.
 MADE_BY_THE_PAGE = {"flowers.py", "fruit.py"}
@@ -20,6 +21,18 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("words", [c for c in COMMANDS if not MADE_BY_THE_PAGE & {*c}], ids=" ".join)
 def test_a_command_is_one_that_its_parser_takes(words):
     assert parsed(list(words))
+
+
+@pytest.mark.parametrize("line", sorted({" ".join(c) for page in PAGES for c in commands(page) if c[0] == "torchrun"}))
+def test_torchrun_takes_its_line(line):
+    args = parse_args(line.split()[1:])
+    assert args.module and args.training_script == "ce_mm" and args.nproc_per_node == "8"
+
+
+def test_every_script_that_a_page_names_is_there():
+    named = {name for page in PAGES for name in re.findall(r"\b(?:bash|python) (tools/[\w/.]+)", text_of(page))}
+    assert len(named) >= 5
+    assert all((ROOT / name).is_file() for name in named), named
 
 
 def test_there_are_commands_to_parse():
