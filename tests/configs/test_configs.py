@@ -75,8 +75,8 @@ TABLE = {
     "coco/*_8pictures_coco.py": Schedule(
         6, (1, 2), 80, adamw(1e-3), {0: 5e-5, (0, 29): 1e-3 * 0.9911, 3: 5e-4, (5, 79): 0.0}
     ),
-    "shapes/ce-resnet18_shapes.py": Schedule(6, (1, 64), 71, adamw(2e-3), {0: 2e-3, (3, 0): 1e-3, (5, 70): 0.0}),
-    "shapes/mask-rcnn_ce-r18_fpn_shapes.py": Schedule(
+    "shapes/*resnet18_shapes.py": Schedule(6, (1, 64), 71, adamw(2e-3), {0: 2e-3, (3, 0): 1e-3, (5, 70): 0.0}),
+    "shapes/mask-rcnn_*r18_fpn_shapes.py": Schedule(
         3, (1, 4), 200, adamw(2e-3), {0: 1e-4, (0, 49): 2e-3 * 0.984, (1, 100): 1e-3, (2, 199): 0.0}
     ),
 }  # fmt: skip
@@ -260,6 +260,8 @@ PAIRS = {
     "coco/mask-rcnn_ce-r101": ("coco/mask-rcnn_r101", {TYPE, START}),
     "coco/mask-rcnn_se-r50": ("coco/mask-rcnn_r50", {TYPE, START, "custom_imports.imports"}),
     "coco/mask-rcnn_se-r101": ("coco/mask-rcnn_r101", {TYPE, START, "custom_imports.imports"}),
+    "shapes/resnet18": ("shapes/ce-resnet18", {TYPE, ZERO_INIT}),
+    "shapes/mask-rcnn_r18": ("shapes/mask-rcnn_ce-r18", {TYPE, START}),
 }  # fmt: skip
 
 
@@ -375,6 +377,7 @@ def test_vgg_has_its_rectifier_behind_all_thirteen_norms(row, rectifier):
         ("coco/faster-rcnn_ce-r50", "imagenet/ce-resnet50", "ce-resnet50_8xb32_in1k"),
         ("coco/retinanet_ce-mobilenet-v2", "imagenet/ce-mobilenet-v2", "ce-mobilenet-v2_8xb32_in1k"),
         ("shapes/mask-rcnn_ce-r18", "shapes/ce-resnet18", "shapes/pretrain"),
+        ("shapes/mask-rcnn_r18", "shapes/resnet18", "shapes-bn/pretrain"),
         ("coco/mask-rcnn_ce-r18", "shapes/ce-resnet18", "shapes/pretrain"),
     ],
 )

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from ce_mm.layers import CENorm
+from ce_mm.layers import CENorm, SwitchableNorm
 from tools.evidence.cifar10 import training
 from tools.evidence.cifar10.measuring import measure
 from tools.evidence.cifar10.network import VARIANTS, build_network
@@ -30,6 +32,40 @@ def test_the_paper_s_network_has_thirteen_convolutions():
 def test_the_paper_s_rate_falls_by_ten_every_sixty_epochs():
     rate = RECIPES["paper"].rate
     assert [rate(epoch) for epoch in (0, 59.9, 60, 120, 159.9)] == pytest.approx([0.1, 0.1, 0.01, 0.001, 0.001])
+
+
+def test_the_short_recipes_put_the_paper_s_decay_on_the_weights():
+    paper = 195 * (60 * 0.1 + 60 * 0.01 + 40 * 0.001) * 5e-4
+    assert RECIPES["paper"].decay() == pytest.approx(paper)
+    assert RECIPES["decay"].decay() == RECIPES["decay-weights"].decay() == pytest.approx(paper, rel=0.05)
+    assert RECIPES["short"].decay() < 0.1 * paper
+
+
+@pytest.mark.parametrize("variant", ["BN+ReLU", "BN+CE+ReLU", "GN+CE+ReLU", "SN+ReLU"])
+def test_gamma_and_beta_alone_are_spared_from_decay(variant, recipe, tmp_path):
+    network, optimizer, _ = resume(variant, 0, replace(recipe, norm_decay=False), tmp_path)
+    decays = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
+    norms = [module for module in network.modules() if isinstance(module, (_NormBase, nn.GroupNorm, SwitchableNorm))]
+    spared = {id(weight) for norm in norms for weight in (norm.weight, norm.bias)}
+    assert {weight for weight, decay in decays.items() if decay == 0} == spared
+    assert decays.keys() == {id(weight) for weight in network.parameters()}
+    assert set(decays.values()) == {0, recipe.weight_decay}
+
+
+def test_a_mixed_training_has_bfloat16_maps_and_float32_weights(tmp_path, data, recipe, monkeypatch):
+    types = set()
+    forward = nn.Conv2d.forward
+
+    def watched(self, x):
+        y = forward(self, x)
+        types.add((self.training, y.dtype, y.is_contiguous(memory_format=torch.channels_last)))
+        return y
+
+    monkeypatch.setattr(nn.Conv2d, "forward", watched)
+    mixed = replace(recipe, mixed=True, epochs=1)
+    assert train("BN+CE+ReLU", 0, mixed, data, tmp_path, 0.01)
+    assert types == {(True, torch.bfloat16, True), (False, torch.float32, True)}
+    assert {weight.dtype for weight in resume("BN+CE+ReLU", 0, mixed, tmp_path)[0].parameters()} == {torch.float32}
 
 
 def test_a_training_that_was_stopped_ends_with_the_same_weights(tmp_path, data, recipe, monkeypatch):
@@ -74,8 +110,15 @@ def test_the_table_gives_mean_spread_and_difference(measured):
     better = [measured | dict(accuracy=accuracy) for accuracy in (81.0, 84.0)]
     text = table({"BN+ReLU": runs, "BN+CE+ReLU": better, "BN+ELU": runs[:1]}, "short", "the command")
     assert "| BN+ReLU | 2 | 81.00 ± 1.41 |" in text
+    assert "times the sum of the learning rates: 0.04 (`paper`: 0.65)" in text
     assert "| BN+ELU | 1 | 80.00 |" in text
     assert "seed by seed: +1.00, +2.00; +1.50 ± 0.71" in text
+
+
+def test_the_table_has_the_inhibited_channels_of_each_layer(measured):
+    layers = [dict(zip("abcd", ratios, strict=True)) for ratios in ([0, 0.1, 0.2, 0.4], [0.1, 0.1, 0.2, 0.2])]
+    runs = [measured | dict(curve=[dict(inhibited=ratios)]) for ratios in layers]
+    assert "| BN+ReLU | 5.0 | 10.0 | 20.0 | 30.0 |" in table({"BN+ReLU": runs}, "short", "the command")
 
 
 def test_the_part_of_the_channels_below_a_threshold_is_that_of_the_mean_layer():
@@ -94,6 +137,7 @@ def test_the_report_is_a_table_numbers_and_pictures(measured, tmp_path):
 def test_the_main_pair_comes_first_and_has_all_seeds():
     runs = plan(["BN+ELU", "BN+CE+ReLU", "BN+ReLU"], 2)
     assert runs == [("BN+ReLU", 0), ("BN+CE+ReLU", 0), ("BN+ReLU", 1), ("BN+CE+ReLU", 1), ("BN+ELU", 0)]
+    assert plan(["BN+ELU", "SN+ReLU"], 1, 2) == [(name, seed) for seed in (0, 1) for name in ("BN+ELU", "SN+ReLU")]
 
 
 def test_an_unknown_variant_is_refused_by_name():

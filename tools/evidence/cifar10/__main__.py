@@ -17,6 +17,11 @@ from tools.evidence.cifar10.report import FILES, write_report
 from tools.evidence.cifar10.running import plan, run_all
 from tools.evidence.cifar10.training import RECIPES
 
+HELP = (
+    "short: minutes on a core; decay: tens of minutes, under the paper's weight decay; decay-weights: the same without "
+    "decay of γ and β; paper: for a GPU"
+)
+
 
 def main() -> int:
     """Parse the arguments, train what is not trained yet, and report on what is."""
@@ -25,16 +30,17 @@ def main() -> int:
     )
     parser.add_argument("data", type=Path, help="cifar-10-python.tar.gz, or an .npz of JPEG pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for trainings and results; run again to go on")
-    parser.add_argument("--recipe", choices=RECIPES, default="short", help="short: minutes on a core; paper: for a GPU")
+    parser.add_argument("--recipe", choices=RECIPES, default="short", help=HELP)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME", help=", ".join(VARIANTS))
-    parser.add_argument("--seeds", type=int, default=3, help="of BN+ReLU and BN+CE+ReLU; the others have one")
+    parser.add_argument("--seeds", type=int, default=3, help="of BN+ReLU and BN+CE+ReLU (default: %(default)s)")
+    parser.add_argument("--other-seeds", type=int, default=1, help="of each of the others (default: %(default)s)")
     parser.add_argument("--threshold", type=float, default=0.01, help="magnitude below which a channel is inhibited")
     parser.add_argument("--workers", type=int, default=1, help="trainings at a time, which share the cores")
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no epoch later than this")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     try:
-        runs = plan(args.variants, args.seeds)
+        runs = plan(args.variants, args.seeds, args.other_seeds)
         check_folder(args.out, FILES, [args.data])
         data = read_cifar10(args.data)
         results = run_all(runs, args.recipe, data, args.out, args.threshold, args.workers, args.minutes, args.device)
@@ -55,7 +61,8 @@ def command(args: argparse.Namespace) -> str:
     """What made the results, without what is different on each machine."""
     return (
         f"python -m tools.evidence.cifar10 {args.data.name} --out {args.out.name} --recipe {args.recipe} "
-        f"--seeds {args.seeds} --threshold {args.threshold} --variants {' '.join(args.variants)}"
+        f"--seeds {args.seeds} --other-seeds {args.other_seeds} --threshold {args.threshold} "
+        f"--variants {' '.join(args.variants)}"
     )
 
 

@@ -14,7 +14,10 @@ from ce_mm.files import replacing
 from ce_mm.version import __version__
 from tools.evidence import pages
 from tools.evidence.cifar10.running import MAIN_PAIR
+from tools.evidence.cifar10.training import RECIPES
 
+#: Whose channels the paper's figure 7(a) removes.
+ABLATED = ("BN+ReLU", "BN+LReLU", "BN+ELU", "BN+CE+ReLU")
 #: The numbers, the page and the pictures.
 FILES = ("results.json", "results.md", "training.png", "ablation.png", "magnitudes.png")
 
@@ -52,7 +55,7 @@ def table(results: Results, recipe: str, command: str) -> str:
     lines = [
         "# CE on CIFAR-10",
         "",
-        f"Recipe `{recipe}`; PyTorch {torch.__version__}, ce_mm {__version__}.",
+        f"Recipe `{recipe}`; PyTorch {torch.__version__}, ce_mm {__version__}. {_pressure(recipe)}",
         "",
         "```bash",
         command,
@@ -66,21 +69,43 @@ def table(results: Results, recipe: str, command: str) -> str:
         "| --- | ---: | ---: | ---: |",
     ]
     for name, runs in results.items():
-        inhibited = 100 * mean(run["inhibited"] for run in runs)
+        inhibited = _spread([100 * run["inhibited"] for run in runs], ".1f")
         accuracy = _spread([run["accuracy"] for run in runs])
-        lines.append(f"| {name} | {len(runs)} | {accuracy} | {inhibited:.1f}% |")
+        lines.append(f"| {name} | {len(runs)} | {accuracy} | {inhibited}% |")
     plain, equalised = (results.get(name, ()) for name in MAIN_PAIR)
     pairs = list(zip(plain, equalised, strict=False))
     if len(pairs) > 1:
         differences = [b["accuracy"] - a["accuracy"] for a, b in pairs]
         each = ", ".join(f"{difference:+.2f}" for difference in differences)
         lines += ["", f"{MAIN_PAIR[1]} minus {MAIN_PAIR[0]}, seed by seed: {each}; {_spread(differences, '+.2f')}."]
+    layers = range(1, LAYERS + 1)
+    lines += ["", "Inhibited channels by layer, in percent, mean over the seeds:", ""]
+    lines += [pages.table(["", *(f"layer {layer}" for layer in layers)], _by_layer(results))]
     return "\n".join(lines) + "\n"
+
+
+def _pressure(name: str) -> str:
+    """What the recipe's weight decay comes to, beside the paper's."""
+    recipe = RECIPES[name]
+    which = "all weights" if recipe.norm_decay else "all weights but γ and β"
+    batches = f"batch {recipe.batch}" + ", bfloat16 by autocast" * recipe.mixed
+    return (
+        f"{recipe.epochs} epochs, {batches}; weight decay, of {which}, times the sum of the learning rates: "
+        f"{recipe.decay():.2f} (`paper`: {RECIPES['paper'].decay():.2f})."
+    )
+
+
+def _by_layer(results: Results) -> list[list[str]]:
+    rows = []
+    for name, runs in results.items():
+        ratios = [list(run["curve"][-1]["inhibited"].values())[:LAYERS] for run in runs]
+        rows.append([name, *(f"{100 * mean(layer):.1f}" for layer in zip(*ratios, strict=True))])
+    return rows
 
 
 def _spread(values: Sequence[float], form: str = ".2f") -> str:
     text = format(mean(values), form)
-    return f"{text} ± {stdev(values):.2f}" if len(values) > 1 else text
+    return f"{text} ± {format(stdev(values), form.lstrip('+'))}" if len(values) > 1 else text
 
 
 def _figure(columns: int) -> tuple:
@@ -91,22 +116,26 @@ def _figure(columns: int) -> tuple:
 
 
 def _training(results: Results, path: Path) -> None:
-    figure, (accuracy, inhibited) = _figure(2)
+    figure, (accuracy, inhibited, by_layer) = _figure(3)
     for index, (name, runs) in enumerate(results.items()):
         for seed, run in enumerate(runs):
             style = dict(color=f"C{index % 10}", linestyle="-" if index < 10 else "--", label=None if seed else name)
             epochs = [epoch["epoch"] for epoch in run["curve"]]
             accuracy.plot(epochs, [epoch["accuracy"] for epoch in run["curve"]], **style)
             inhibited.plot(epochs, [100 * mean_of_first(epoch["inhibited"], LAYERS) for epoch in run["curve"]], **style)
+            last = [100 * ratio for ratio in run["curve"][-1]["inhibited"].values()]
+            by_layer.plot(range(1, len(last) + 1), last, **style)
     accuracy.set(xlabel="epoch", ylabel="top-1 accuracy, %")
     inhibited.set(xlabel="epoch", ylabel=f"inhibited channels, %, first {LAYERS} layers")
-    accuracy.legend(fontsize="small")
+    by_layer.set(xlabel="layer", ylabel="inhibited channels at the end, %")
+    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right center", frameon=False)
     save_figure(figure, path)
 
 
 def _ablation(results: Results, path: Path) -> None:
     figure, (smallest, random) = _figure(2)
-    for index, (name, runs) in enumerate(results.items()):
+    legible = {name: results[name] for name in ABLATED if name in results} or results
+    for index, (name, runs) in enumerate(legible.items()):
         color, ratios = f"C{index % 10}", [100 * ratio for ratio in runs[0]["ratios"]]
         for axes, curves in (
             (smallest, [run["smallest_first"] for run in runs]),
@@ -118,7 +147,7 @@ def _ablation(results: Results, path: Path) -> None:
             axes.fill_between(ratios, low, high, color=color, alpha=0.15)
     smallest.set(xlabel="channels removed, %, smallest first, all layers", ylabel="top-1 accuracy, %")
     random.set(xlabel="channels removed, %, at random, third layer", ylabel="top-1 accuracy, %")
-    smallest.legend(fontsize="small")
+    figure.legend(*smallest.get_legend_handles_labels(), loc="outside right center", frameon=False)
     save_figure(figure, path)
 
 
@@ -135,7 +164,7 @@ def _magnitudes(results: Results, path: Path) -> None:
     absolute.axvline(next(iter(results.values()))[0]["threshold"], color="grey", linestyle=":")
     for axes, of_mean in ((absolute, ""), (relative, " ÷ its layer's mean")):
         axes.set(xscale="log", xlabel=f"magnitude{of_mean}", ylabel=f"channels below, %, first {LAYERS} layers")
-    absolute.legend(fontsize="small")
+    figure.legend(*absolute.get_legend_handles_labels(), loc="outside right center", frameon=False)
     save_figure(figure, path)
 
 

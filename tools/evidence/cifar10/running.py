@@ -16,23 +16,28 @@ from tools.evidence.cifar10.network import VARIANTS
 from tools.evidence.cifar10.pictures import Cifar10
 from tools.evidence.cifar10.training import RECIPES, train
 
-#: The question of the study; the others have one seed, these have several.
+#: The question of the study: its seeds are a number of their own.
 MAIN_PAIR = ("BN+ReLU", "BN+CE+ReLU")
 
 
-def plan(variants: Sequence[str], seeds: int) -> list[tuple[str, int]]:
-    """(variant, seed) of every training: the main pair with all seeds, first, then the others with seed 0.
+def plan(variants: Sequence[str], seeds: int, other_seeds: int = 1) -> list[tuple[str, int]]:
+    """(variant, seed) of every training, seed by seed: the main pair first, then the others.
+
+    Args:
+        variants: names of VARIANTS.
+        seeds: how many the main pair has.
+        other_seeds: how many each of the others has.
 
     Raises:
-        ValueError: a name is not in VARIANTS, or seeds is below 1.
+        ValueError: a name is not in VARIANTS, or a number of seeds is below 1.
     """
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no variant; expected some of {', '.join(VARIANTS)}")
-    if seeds < 1:
-        raise ValueError(f"expected at least one seed, got {seeds}")
+    if min(seeds, other_seeds) < 1:
+        raise ValueError(f"expected at least one seed, got {min(seeds, other_seeds)}")
     main = [(name, seed) for seed in range(seeds) for name in MAIN_PAIR if name in variants]
-    return main + [(name, 0) for name in variants if name not in MAIN_PAIR]
+    return main + [(name, seed) for seed in range(other_seeds) for name in variants if name not in MAIN_PAIR]
 
 
 def folder_of(out: Path, variant: str, seed: int) -> Path:

@@ -35,10 +35,12 @@ _PAGE = """# Endurance: {steps:,} training steps
 ```
 
 PyTorch {torch}, on a CPU. A small classifier with three CE layers (on BN with max pool, on BN with the residual add,
-on GN) learns random pictures with AdamW; {warmup} steps of warm-up come first and do not count. After every
-{interval}th step the garbage collector runs, and what the process holds is written down. *First* and *last* are means
-over the first and the last thousand steps. Flat means that the growth from one to the other is no more than allowed:
-nothing for tensors, and for the others what interpreter and allocators settle by in such a time.
+on GN) learns random pictures with AdamW; {warmup:,} steps of warm-up come first and do not
+count, as Python's allocator settles in them. After every {interval}th step the garbage collector runs, and what the
+process holds is written down.
+*First* and *last* are means over the first and the last thousand steps. Flat means that the growth from one to the
+other is no more than allowed: nothing for tensors, and for the others what interpreter and allocators settle by in such
+a time.
 
 Bytes that the C library has handed out include PyTorch's tensors and what autograd keeps in C++. A tensor of one number
 takes 64 bytes there: one left behind by each step would be {leak:.0f} KiB of growth. Resident memory goes by pages, and
@@ -123,7 +125,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the numbers, the page and the picture")
     parser.add_argument("--steps", type=int, default=10_000, help="of each loop, at least 2000 (default: %(default)s)")
-    parser.add_argument("--warmup", type=int, default=300, help="steps before these (default: %(default)s)")
+    parser.add_argument("--warmup", type=int, default=3000, help="steps before these (default: %(default)s)")
     args = parser.parse_args()
     try:
         if args.steps < 2000 or args.warmup < 1:

@@ -1,0 +1,90 @@
+"""The study's chains, as commands, and its page; the commands themselves are tested where they belong."""
+import json
+
+import pytest
+
+from tools.evidence.detection import running
+from tools.evidence.detection.report import FILES, differences, interval, write_report
+from tools.evidence.detection.running import chains, read_results, run_all
+
+
+def options(command):
+    return dict(part.split("=") for part in command if "=" in part)
+
+
+def test_a_chain_pretrains_trains_from_that_and_evaluates(tmp_path):
+    (chain,) = (chain for chain in chains(tmp_path, 2, [3]) if (chain.norm, chain.seed) == ("BN", 1))
+    pretrain, train, test, evaluate = chain.commands()
+    assert [command[0] for command in (pretrain, train, test, evaluate)] == ["train", "train", "test", "eval"]
+    assert options(pretrain) == {"randomness.seed": "1"}
+    assert options(train)["model.backbone.init_cfg.checkpoint"] == str(chain.folder / "pretrain/epoch_6.pth")
+    assert options(train)["train_cfg.max_epochs"] == options(train)["param_scheduler.1.T_max"] == "3"
+    assert str(chain.detector(3) / "epoch_3.pth") in test
+    assert evaluate[-1] == str(chain.detector(3) / "metrics.json")
+
+
+def finish(chain, epochs, box, mask):
+    """What the commands leave of a detector."""
+    folder = chain.detector(epochs)
+    (folder / "now/vis_data").mkdir(parents=True)
+    (folder / "last_checkpoint").write_text(str(folder / f"epoch_{epochs}.pth"))
+    metrics = {"coco/bbox_mAP": box, "coco/segm_mAP": mask}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    rows = [dict(step=10, loss=1.0), metrics | dict(step=1)]
+    (folder / "now/vis_data/scalars.json").write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_what_is_finished_is_not_done_again(tmp_path):
+    chain = chains(tmp_path, 1, [3, 9])[0]
+    (chain.folder / "pretrain").mkdir(parents=True)
+    (chain.folder / "pretrain/last_checkpoint").write_text("somewhere/epoch_6.pth")
+    finish(chain, 3, 0.5, 0.4)
+    assert [command[0] for command in chain.commands()] == ["train", "test", "eval"]
+    assert all(str(chain.detector(9)) in " ".join(command) for command in chain.commands())
+
+
+def test_a_run_goes_through_all_chains_and_stops_when_time_is_up(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(running, "_call", lambda command, *rest: calls.append(command) or len(calls) < 7)
+    assert run_all(chains(tmp_path, 1, [3]), 1, 10) == 1
+    assert [command[0] for command in calls] == ["shapes", "train", "train", "test", "eval", "train", "train"]
+
+
+def test_a_command_that_fails_is_named_with_its_log(tmp_path):
+    with pytest.raises(ValueError, match=r"`ce_mm eval absent\.json absent\.pkl` failed with exit code 2; its log"):
+        running._call(["eval", "absent.json", "absent.pkl"], tmp_path / "log.txt", 1, None)
+    assert "absent.json" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(("seeds", "epochs"), [(0, [3]), (1, []), (1, [0])])
+def test_no_seed_and_no_epoch_are_refused(tmp_path, seeds, epochs):
+    with pytest.raises(ValueError, match="at least one seed"):
+        chains(tmp_path, seeds, epochs)
+
+
+@pytest.fixture
+def results(tmp_path):
+    runs = chains(tmp_path, 3, [3])
+    boxes = dict(BN=(0.60, 0.62, 0.64), CE=(0.61, 0.65, 0.66))
+    for chain in runs:
+        if (chain.norm, chain.seed) != ("BN", 2):
+            finish(chain, 3, boxes[chain.norm][chain.seed], 0.5)
+    return read_results(runs)
+
+
+def test_seeds_that_both_norms_have_are_read(results):
+    assert {norm: [run["seed"] for run in runs] for norm, runs in results["3"].items()} == dict(BN=[0, 1], CE=[0, 1])
+    assert results["3"]["CE"][1]["curve"] == [dict(box=0.65, mask=0.5)]
+    assert differences(results["3"], "box") == pytest.approx([1, 3])
+
+
+def test_the_interval_is_student_s():
+    assert interval([1, 3]) == pytest.approx(12.706, abs=1e-3)  # t of one degree of freedom, spread sqrt(2), two values
+
+
+def test_the_page_has_means_and_differences_by_seed(results, tmp_path):
+    write_report(results, tmp_path / "out", "the command")
+    page = (tmp_path / "out/results.md").read_text()
+    assert "| 3 | box | 2 | 61.0 ± 1.4 | 63.0 ± 2.8 | +2.0 ± 12.7 |" in page
+    assert "| 3 | box | +1.0 | +3.0 |" in page
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)

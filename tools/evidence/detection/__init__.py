@@ -1,0 +1,1 @@
+"""CE against BN in detection, on the demo's chain."""
