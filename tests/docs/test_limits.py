@@ -96,6 +96,8 @@ def by_name():
 def border_align():
     from mmcv import _ext
 
+    if getattr(_ext, "__file__", None):
+        pytest.skip("this mmcv has compiled operators")
     return _ext.border_align_forward()
 
 
