@@ -22,10 +22,14 @@ BRANCHES = [("bd", "ir"), ("bd",), ("ir",)]
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """The names that the page's python blocks define; what they put into the package's tables is gone afterwards."""
+def page(tmp_path_factory, checkout):
+    """The names that the page's python blocks define, run in a checkout that they leave clean.
+
+    The page's files are in a folder of the user's. What is put into the package's tables is gone afterwards.
+    """
     folder, text, names = tmp_path_factory.mktemp("page"), PAGE.read_text(encoding="utf-8"), {}
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(checkout)
         patch.syspath_prepend(folder)
         patch.setattr(norms, "KINDS", list(norms.KINDS))
         patch.setattr(norms, "EXACT", dict(norms.EXACT))

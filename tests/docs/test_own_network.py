@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models.backbones import RegNet
 
@@ -91,6 +92,17 @@ def test_the_regnet_can_do_what_a_detector_asks_of_it(page):
     maps[-1].square().sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
     assert not any(ce.norm.training for ce in layers(model).values())
+
+
+def test_the_config_of_a_detector_starts_from_ce_and_freezes_what_mmdet_freezes(tmp_path):
+    (block,) = re.findall(r"^```python\n(_base_ = .*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    (tmp_path / "config.py").write_text(block, encoding="utf-8")
+    settings = Config.fromfile(tmp_path / "config.py").model.backbone
+    assert settings.init_cfg.prefix == "backbone."
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        backbone = MODELS.build(settings | dict(init_cfg=None)).train()
+    assert not any(p.requires_grad for p in backbone.layer1.parameters())
+    assert not any(ce.norm.training for ce in layers(backbone).values())
 
 
 def test_the_config_builds_a_classifier(page):

@@ -68,18 +68,3 @@ def test_every_config_of_the_paper_s_networks_on_imagenet_is_named():
     configs = {f"imagenet/{path.stem}" for path in (ROOT / "configs/imagenet").glob("*.py")}
     by_depth = {name for name in configs if re.search(r"/(ce-)?resnet(34|101|152)_", name)}
     assert configs - by_depth <= set(NAMES)
-
-
-def test_links_lead_to_pages_and_their_headings():
-    links = re.findall(r"\]\((?!https:)([^)#]+)#?([^)]*)\)", PAGE)
-    assert len(links) > 5
-    for file, heading in links:
-        assert (DOCS / file).is_file()
-        if heading:
-            assert heading in anchors((DOCS / file).read_text(encoding="utf-8"))
-
-
-def anchors(page):
-    """As GitHub makes them of headings."""
-    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
