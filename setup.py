@@ -16,13 +16,22 @@ class BuildWithMim(build_py):
     def run(self) -> None:
         """As build_py's."""
         super().run()
-        if self.editable_mode:  # mim finds them in the repository
+        if self.editable_mode:
+            self._index_beside_packages()
             return
         target = Path(self.build_lib) / "ce_mm" / ".mim"
         left_out = shutil.ignore_patterns("__pycache__", "evidence")  # tools/evidence writes the project's own pages
         for folder in ("configs", "tools"):
             shutil.copytree(HERE / folder, target / folder, dirs_exist_ok=True, ignore=left_out)
         shutil.copy(HERE / "model-index.yml", target)
+
+    def _index_beside_packages(self) -> None:
+        """The model index of an editable installation, where mim looks for it: beside the installed packages."""
+        target = Path(self.get_finalized_command("install").install_lib) / "ce_mm" / ".mim"
+        for path in (HERE / "model-index.yml", *HERE.glob("configs/*/metafile.yml")):
+            copied = target / path.relative_to(HERE)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copied)
 
 
 setup(
@@ -34,6 +43,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["ce_mm", "ce_mm.*"]),
+    # An editable installation is then this folder on the path: a finder would come after that folder of mim's.
+    package_dir={"": "."},
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.11,<3",
@@ -65,6 +76,6 @@ setup(
             "setuptools<81",
         ],
         "export": ["onnx>=1.18,<2", "onnxruntime>=1.22,<2", "onnxscript>=0.5,<1"],
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "timm>=1.0,<2"],
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=2,<3", "timm>=1.0,<2"],
     },
 )

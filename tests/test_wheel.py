@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def test_it_has_the_command_and_all_that_it_starts(built, files):
     assert command == "[console_scripts]\nce_mm = ce_mm.__main__:main\n"
     names = [name for group in COMMANDS.values() for name in group]
     assert {f"ce_mm/commands/{name}.py" for name in names} <= files
+
+
+def test_an_editable_one_leaves_mim_its_index_beside_the_packages_and_comes_before_that_folder(tmp_path):
+    places = ["egg_info", "--egg-base", tmp_path, "editable_wheel", "--dist-dir", tmp_path]
+    run = subprocess.run([sys.executable, "setup.py", *places], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        metafiles = {f"ce_mm/.mim/{path.relative_to(ROOT).as_posix()}" for path in ROOT.glob("configs/*/metafile.yml")}
+        assert {name for name in archive.namelist() if ".mim" in name} == {"ce_mm/.mim/model-index.yml", *metafiles}
+        # On the path this folder's package counts, and not one that is made of a folder alone.
+        (on_path,) = (name for name in archive.namelist() if name.endswith(".pth"))
+        assert archive.read(on_path).decode().strip() == str(ROOT)
 
 
 def test_its_configs_are_known_by_name(built, tmp_path):

@@ -46,9 +46,9 @@ say "4/5 Finding the shapes in pictures that were not trained on"
 }
 
 say "5/5 The report"
-"$python" tools/analysis/plot_training.py $work/detector $work/training.png
-"$python" tools/analysis/draw_predictions.py $val data/shapes/val $work/results.pkl $work/predictions.png \
-    --config "$detector"
+"$python" tools/analysis/plot_training.py $work/detector --out $work/training.png
+"$python" tools/analysis/draw_predictions.py $val data/shapes/val $work/results.pkl \
+    --out $work/predictions.png --config "$detector"
 "$python" tools/eval_coco.py $val $work/results.pkl --config "$detector" --out $work/metrics.json
 printf '%s\n' "" "Figures: $work/metrics.json" "Training curve: $work/training.png" "Pictures: $work/predictions.png"
 say "Done"

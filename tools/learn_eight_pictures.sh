@@ -22,6 +22,7 @@ mkdir -p $work $record
     train_dataloader.dataset.dataset.data_prefix.img="$pictures" val_dataloader.dataset.data_prefix.img="$pictures"
 "$python" tools/test.py $config "$work/train/$(basename -- "$(cat $work/train/last_checkpoint)")" --work-dir $work/test --out $work/results.pkl \
     --cfg-options test_dataloader.dataset.data_prefix.img="$pictures"
-"$python" tools/analysis/plot_training.py $work/train $record/training.png
-"$python" tools/analysis/draw_predictions.py $subset "$pictures" $work/results.pkl $record/predictions.jpg --images 8 --config $config
+"$python" tools/analysis/plot_training.py $work/train --out $record/training.png
+"$python" tools/analysis/draw_predictions.py $subset "$pictures" $work/results.pkl --out $record/predictions.jpg --images 8 \
+    --config $config
 "$python" tools/eval_coco.py $subset $work/results.pkl --config $config --out $record/metrics.json

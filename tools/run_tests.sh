@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set-up, lint and all tests, from any folder: bash tools/run_tests.sh [pytest's options, paths from the repository root]
+# Set-up, lint, types and all tests, from any folder: bash tools/run_tests.sh [options of pytest, paths from the root]
 set -euo pipefail
 CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 if ! command -v python3 >/dev/null; then
@@ -12,5 +12,6 @@ python3 tools/setup_env.py
 unset PYTHONPATH PYTHONHOME
 export PYTHONNOUSERSITE=1 OMP_NUM_THREADS=1
 .venv/bin/python -m ruff check .
+.venv/bin/python -m mypy
 # Neighbouring tests share costly fixtures: worksteal leaves them together until a worker runs dry.
 exec .venv/bin/python -m pytest -n 2 --dist worksteal "$@"

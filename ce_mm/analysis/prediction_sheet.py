@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
-from ce_mm.analysis import check_picture_path, save_figure
+from ce_mm.analysis import check_picture_path, save_figure, say_none
+from ce_mm.analysis.label_places import Box, LabelPlaces, label_size
 from ce_mm.evaluation.annotations import AnnotationError, read_annotations
 from ce_mm.evaluation.results_file import read_results
 from ce_mm.files import check_destination
@@ -27,6 +29,7 @@ FIELDS = {
 }
 COLUMNS = 4
 PANEL_WIDTH = 3.6  # inches, at 120 pixels each: more than a small picture has
+FONT_SIZE = 6.5  # of labels
 
 
 def draw_prediction_sheet(
@@ -80,9 +83,11 @@ def draw_prediction_sheet(
         axis.imshow(_read_picture(files[image["id"]], image), interpolation="bilinear")
         for entry in objects_of[image["id"]]:
             _draw_truth(axis, decoder.annToMask(entry))
-        for entry in results_of[image["id"]]:
-            category = entry["category_id"]
-            _draw_prediction(axis, entry, decoder.annToRLE(entry), names[category], colours[category])
+        found = [(entry, decoder.annToRLE(entry)) for entry in results_of[image["id"]]]
+        for entry, mask in found:
+            _draw_prediction(axis, entry, mask, colours[entry["category_id"]])
+        labels = [f"{names[entry['category_id']]} {entry['score']:.2f}" for entry, _ in found]
+        _write_labels(axis, image, found, labels, colours)
         axis.set(xlim=(-0.5, image["width"] - 0.5), ylim=(image["height"] - 0.5, -0.5))
     figure.suptitle(f"predictions with a score of at least {score_threshold:g}; dashed: the truth", fontsize="medium")
     save_figure(figure, out)
@@ -95,7 +100,7 @@ def _read_picture(path: Path, image: dict[str, Any]) -> np.ndarray:
     return picture[..., ::-1]
 
 
-def _panels(aspects: list[float]):
+def _panels(aspects: list[float]) -> tuple[Figure, np.ndarray]:
     """A figure with axes in rows, for pictures of so much height to their width."""
     columns = min(COLUMNS, len(aspects))
     heights = [max(aspects[first : first + columns]) for first in range(0, len(aspects), columns)]
@@ -108,7 +113,7 @@ def _panels(aspects: list[float]):
     return figure, axes
 
 
-def _draw_truth(axis, mask: np.ndarray) -> None:
+def _draw_truth(axis: Axes, mask: np.ndarray) -> None:
     # A frame of zeros, or the outline stays open where an object touches the edge of the picture.
     mask = np.pad(mask, 1)
     positions = np.arange(mask.shape[1]) - 1, np.arange(mask.shape[0]) - 1
@@ -116,23 +121,45 @@ def _draw_truth(axis, mask: np.ndarray) -> None:
     outline.set_path_effects([withStroke(linewidth=2, foreground="black", alpha=0.5)])
 
 
-def _draw_prediction(axis, entry: dict[str, Any], mask: dict[str, Any], name: str, colour: tuple[float, ...]) -> None:
+def _draw_prediction(axis: Axes, entry: dict[str, Any], mask: dict[str, Any], colour: tuple[float, ...]) -> None:
     layer = np.zeros((*mask["size"], 4))
     layer[coco_mask.decode(mask) > 0] = (*colour, 0.5)
     axis.imshow(layer, interpolation="nearest")
-    x, y, width, height = entry.get("bbox") or coco_mask.toBbox(mask)
+    left, top, right, bottom = _corners(entry, mask)
     # imshow puts the middle of the first pixel at 0, COCO its corner.
-    box = Rectangle((x - 0.5, y - 0.5), width, height, fill=False, edgecolor=colour, linewidth=1.6)
+    box = Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=1.6)
     box.set_path_effects([withStroke(linewidth=2.6, foreground="white", alpha=0.6)])
     axis.add_patch(box)
-    axis.text(
-        max(x, 0),
-        max(y, 0),
-        f"{name} {entry['score']:.2f}",
-        fontsize=6.5,
-        color="white",
-        verticalalignment="bottom" if y > 8 else "top",
-        bbox={"facecolor": colour, "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
-        clip_on=True,
-        parse_math=False,  # a $ in a category's name is a $
-    )
+
+
+def _corners(entry: dict[str, Any], mask: dict[str, Any]) -> Box:
+    x, y, width, height = entry.get("bbox") or coco_mask.toBbox(mask)
+    return x, y, x + width, y + height
+
+
+def _write_labels(
+    axis: Axes,
+    image: dict[str, Any],
+    found: list[tuple[dict[str, Any], dict[str, Any]]],
+    labels: list[str],
+    colours: dict[int, tuple[float, ...]],
+) -> None:
+    """The labels of all predictions, over what is drawn of them; or that there are none."""
+    boxes = [_corners(entry, mask) for entry, mask in found]
+    places = LabelPlaces(boxes, image["width"], image["height"])
+    font_pixels = FONT_SIZE * image["width"] / (72 * PANEL_WIDTH)
+    for (entry, _), box, text in zip(found, boxes, labels, strict=True):
+        x, y = places.take(box, label_size(text, font_pixels))
+        axis.text(
+            x,
+            y,
+            text,
+            fontsize=FONT_SIZE,
+            color="white",
+            verticalalignment="top",
+            bbox={"facecolor": colours[entry["category_id"]], "edgecolor": "none", "pad": 1.2, "alpha": 0.9},
+            clip_on=True,
+            parse_math=False,  # a $ in a category's name is a $
+        )
+    if not found:
+        say_none(axis)

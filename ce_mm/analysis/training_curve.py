@@ -90,12 +90,13 @@ def _value(row: dict[str, Any], key: str) -> float:
 
 def _draw_loss(axis, rows: list[dict[str, Any]]) -> None:
     iterations = [row["iteration"] for row in rows]
+    marker = "o" if len(rows) == 1 else None  # a line of one point is none
     parts = dict.fromkeys(key for row in rows for key in row if key.startswith("loss") and key != "loss")
     for index, key in enumerate(parts):
         label = key.removeprefix("loss_").replace("_", " ")
         colour = f"C{(index + 2) % 10}"
-        axis.plot(iterations, [_value(row, key) for row in rows], color=colour, lw=0.9, alpha=0.75, label=label)
-    marker = "o" if len(rows) == 1 else None
+        values = [_value(row, key) for row in rows]
+        axis.plot(iterations, values, color=colour, lw=0.9, alpha=0.75, marker=marker, label=label)
     axis.plot(iterations, [_value(row, "loss") for row in rows], color="black", lw=1.8, marker=marker, label="loss")
     axis.set(yscale="log", title="training loss", xlabel="iteration", ylabel="loss")
 

@@ -1,6 +1,6 @@
 """Draw what a detector sees: a sheet of pictures with predicted masks, boxes and scores, and the true outlines dashed.
 
-ce_mm draw ANNOTATIONS IMAGE_ROOT RESULTS OUT [--images N]
+ce_mm draw ANNOTATIONS IMAGE_ROOT RESULTS --out predictions.png [--images N]
 
 RESULTS, and when a pickle needs --config or --classes, are as for ce_mm eval.
 """
@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("annotations", type=Path, help="COCO annotation file")
     parser.add_argument("image_root", type=Path, help="folder of its pictures")
     parser.add_argument("results", type=Path, help="COCO results with masks (.json), or what mmdet's test dumps (.pkl)")
-    parser.add_argument("out", type=Path, help="picture to write")
+    parser.add_argument("--out", type=Path, required=True, help="picture to write")
     parser.add_argument("--images", type=int, default=12, help="number of pictures (default: %(default)s)")
     parser.add_argument("--score-threshold", type=float, default=0.5, help="lowest score drawn (default: %(default)s)")
     add_class_options(parser)

@@ -5,14 +5,18 @@ Without it, those that import mmcv's compiled operators fail where there are non
 ce_mm run mmdet analysis_tools/browse_dataset.py CONFIG --output-dir pictures --not-show
 
 TOOL is a path below the library's tools; a wrong one is answered with all that there are. What follows is the tool's
-own, --help too.
+own, --help too; a config may be named by its package there, too: ce_mm::coco/..., mmdet::...
 """
 import argparse
+import re
 import runpy
 import sys
 from pathlib import Path
 
 from ce_mm.compat.requirements import MissingRequirementError, require
+
+#: ``package::path``, of a config that the package has installed.
+CONFIG_NAME = re.compile(r"(ce_mm|mmdet|mmpretrain)::.+")
 
 
 def main() -> int:
@@ -24,13 +28,23 @@ def main() -> int:
     args = parser.parse_args()
     try:
         path = find_tool(args.library, args.tool)
+        words = [_file_of(word) for word in args.arguments]
     except (ValueError, MissingRequirementError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    sys.argv = [str(path), *args.arguments]
+    sys.argv = [str(path), *words]
     sys.path.insert(0, str(path.parent))  # as Python does for a script: some import what lies beside them
     runpy.run_path(str(path), run_name="__main__")
     return 0
+
+
+def _file_of(word: str) -> str:
+    """A word of the command line; of a config's name the file, as the libraries' tools take files alone."""
+    if not CONFIG_NAME.fullmatch(word):
+        return word
+    from ce_mm.launching.config import config_path
+
+    return config_path(word)
 
 
 def find_tool(library: str, name: str) -> Path:

@@ -36,7 +36,7 @@ def launch(task: Task, argv: Sequence[str]) -> int:
         0, or 2 after one line on stderr if the run could not start. Upstream's parser exits by itself, with the usage
         where it refuses the command line.
     """
-    sys.argv = [f"{task}.py", *argv]  # upstream's parser reads it
+    sys.argv[1:] = argv  # upstream's parser reads it, and says in its usage how it was called
     try:
         config = find_config(task, argv)
         path = config_path(config)

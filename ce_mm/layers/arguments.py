@@ -1,5 +1,6 @@
 """Arguments as configs give them: what is of the wrong kind is named where it is given, not where it fails."""
 import math
+from typing import TypeGuard
 
 
 def expect(holds: bool, name: str, value: object, expected: str) -> None:
@@ -15,12 +16,13 @@ def expect(holds: bool, name: str, value: object, expected: str) -> None:
         raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
-def is_count(value: object, most: float = math.inf) -> bool:
+def is_count(value: object, most: float = math.inf) -> TypeGuard[int]:
     """Whether it is a whole number from 1 on."""
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
 
 
-def is_number(value: object, least: float = -math.inf, most: float = math.inf) -> bool:
+def is_number(value: object, least: float = -math.inf, most: float = math.inf) -> TypeGuard[float]:
     """Whether it is a finite number in a range."""
-    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and math.isfinite(value) and least <= value <= most
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and least <= value <= most

@@ -3,7 +3,7 @@
 They are never called, and no hook on them or on what they hold is. To study another branch, give CENorm a subclass.
 """
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ce_mm import ops
 
@@ -33,6 +33,8 @@ class BatchDecorrelation(Branch):
     Buffers:
         running_whitening: (C/g, g, g), the moving average of Σ^(-1/2), from I.
     """
+
+    running_whitening: Tensor
 
     def __init__(
         self, num_features: int, group_size: int = 16, iterations: int = 3, max_pool: bool = False, eps: float = 1e-5
@@ -70,6 +72,8 @@ class InstanceReweighting(Branch):
         running_inv_std_scale: (1,), the moving average of s^(-1/2), from 1.
     """
 
+    running_inv_std_scale: Tensor
+
     def __init__(self, num_features: int, reduction: int = 4, correction: int = 0) -> None:
         super().__init__()
         hidden = num_features // reduction
@@ -81,4 +85,4 @@ class InstanceReweighting(Branch):
 
     def is_at_start(self) -> bool:
         """Whether no batch has moved the average; asks the device."""
-        return bool((self.running_inv_std_scale == 1).all())
+        return bool(self.running_inv_std_scale.eq(1).all())

@@ -63,6 +63,8 @@ class CENorm(nn.Module):
     norm alone (``weight``, ``bias``, ``running_mean``, ...) fills ``norm.*``.
     """
 
+    mix: nn.Parameter | None
+
     _averages_seen = False  # whether it was looked at once, in a training, if the averages are at their start
 
     _abbr_ = "bn"  # mmcv names the layer by it, so that bn1, bn2, bn3 stay what checkpoints call them
@@ -172,8 +174,8 @@ class CENorm(nn.Module):
                 finite = self._learn(base, source, found, moments.shift)
                 y = ops.group_affine(x, moments.shift, *coefficients, residual, rectifier, moments.link, overwrite)
         if finite is not None:
-            alone = self.finite is None or (x.is_cuda and is_captured())  # the flag before may be gone by a launch
-            self.finite = finite if alone else self.finite & finite
+            alone = x.is_cuda and is_captured()  # the flag before may be gone by a launch
+            self.finite = finite if alone or self.finite is None else self.finite & finite
         return y
 
     def _source(self, x: Tensor, base: Kind) -> Source:
@@ -204,7 +206,9 @@ class CENorm(nn.Module):
         of_others = source is Source.PROCESSES or not base.local_batch_norm
         if of_others or self.branches != BRANCHES or (learns and self._pools(x)):
             return None
-        return ops.as_usual(x, residual, base, self.bd, self.ir, self.mix, self.momentum, learns)
+        bd, ir, mix = self.bd, self.ir, self.mix
+        assert bd is not None and ir is not None and mix is not None
+        return ops.as_usual(x, residual, base, bd, ir, mix, self.momentum, learns)
 
     def _asked(self, x: Tensor, base: Kind, source: Source) -> dict[str, Any] | None:
         """The arguments for ``ops.moments``, or None where nothing depends on the moments of x."""
@@ -226,14 +230,17 @@ class CENorm(nn.Module):
 
     def _pools(self, x: Tensor) -> bool:
         """Whether Σ is that of a pooled map, so that the products of x itself are not needed."""
-        return self.bd.max_pool and x.shape[0] > 0 and min(x.shape[2:]) >= 2
+        bd = self.bd
+        return bd is not None and bd.max_pool and x.shape[0] > 0 and min(x.shape[2:]) >= 2
 
     def _unread(self, x: Tensor, base: Kind) -> ops.Moments:
         """What there is without a read of x, for a norm whose buffers tell all."""
         return ops.Moments(self._shift_by_buffers(x, base), None, None, None, x.shape[2] * x.shape[3])
 
     def _shift_by_buffers(self, x: Tensor, base: Kind) -> Tensor:
-        mean, variance = (value.to(ops.compute_dtype(x.dtype)) for value in base.guess)
+        guess = base.guess
+        assert guess is not None
+        mean, variance = (value.to(ops.compute_dtype(x.dtype)) for value in guess)
         return ops.needed_shift(mean, variance)
 
     def _known(
@@ -262,9 +269,9 @@ class CENorm(nn.Module):
         if source is Source.AVERAGES and not base.synchronised:
             return None
         averages = []
-        if source is not Source.AVERAGES and self.bd is not None:
+        if source is not Source.AVERAGES and self.bd is not None and found.whitening is not None:
             averages.append(ops.Average(self.bd.running_whitening, found.whitening, self.momentum))
-        if source is not Source.AVERAGES and self.ir is not None:
+        if source is not Source.AVERAGES and self.ir is not None and found.inv_std_scale is not None:
             averages.append(ops.Average(self.ir.running_inv_std_scale, found.inv_std_scale, self.momentum))
         return base.learn(found, shift, averages)
 
@@ -300,7 +307,7 @@ class CENorm(nn.Module):
         return f"{self.num_features}, branches={self.branches}" + (", sync=True" if self.sync else "")
 
 
-def _check_arguments(num_features: int, branches: object, sync: object, **others: object) -> None:
+def _check_arguments(num_features: int, branches: tuple[str, ...], sync: bool, **others: object) -> None:
     def check(holds: bool, name: str, value: object, expected: str) -> None:
         expect(holds, f"CENorm's {name}", value, expected)
 
@@ -323,6 +330,6 @@ def _check_arguments(num_features: int, branches: object, sync: object, **others
         check(holds, name, others[name], expected)
     check(isinstance(sync, bool), "sync", sync, yes_or_no)
     check(
-        branches or not sync, "sync", sync,
+        bool(branches) or not sync, "sync", sync,
         "False without branches, where there is the base norm alone; to synchronise that, set norm=dict(type='SyncBN')",
     )  # fmt: skip

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ce_mm.layers.ce_norm import CENorm
 from ce_mm.layers.norms import kind_of
+from ce_mm.ops.types import NormModule
 
 #: Which norms: a pattern of their names, a class of them, or a function of a name and a norm.
 Where = str | type[nn.Module] | Callable[[str, nn.Module], bool]
@@ -88,7 +89,8 @@ def _norms(model: nn.Module) -> dict[str, nn.Module]:
 
 def _chosen(norms: dict[str, nn.Module], where: Where | list[Where]) -> dict[str, nn.Module]:
     chosen = set()
-    for each in where if isinstance(where, list) and where else [where]:
+    wanted: list[Any] = where if isinstance(where, list) and where else [where]
+    for each in wanted:
         found = [name for name, norm in norms.items() if _is_meant(each, name, norm)]
         if not found:
             there = f"its batch norms are {_listed(list(norms))}" if norms else "it has none outside of a CENorm"
@@ -122,7 +124,7 @@ def _obstacle(norm: nn.Module) -> str | None:
     return None if norm.num_features else f"{type(norm).__name__} has not seen a map yet"
 
 
-def _around(norm: nn.Module, ce_arguments: dict[str, Any]) -> CENorm:
+def _around(norm: NormModule, ce_arguments: dict[str, Any]) -> CENorm:
     ce = CENorm(norm.num_features, **ce_arguments).to(norm.running_mean.device, norm.running_mean.dtype)
     ce.norm = norm
     return ce.train(norm.training)

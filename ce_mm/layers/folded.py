@@ -15,7 +15,7 @@ and elementwise ones) are known to torch.export, torch.jit and ONNX, for any bat
 import copy
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -73,12 +73,19 @@ class FoldedCE(nn.Module):
         gate.*: see :class:`FoldedGate`; ``gate`` is None without 'ir'.
     """
 
+    if TYPE_CHECKING:  # torch.jit.script would take them for tensors or None where they are known to be None
+        matrix: Tensor | None
+        bias: Tensor | None
+        scale: Tensor | None
+        offset: Tensor | None
+
     def __init__(self, ce: CENorm) -> None:
         super().__init__()
         bd, ir, self.num_features = ce.bd, ce.ir, ce.num_features
         like = next(itertools.chain(ce.buffers(), ce.parameters()), torch.empty(0))
         self.base, a, beta = ce.base.fold(ce.num_features, like)
-        of_bd = of_ir = 1
+        of_bd: Tensor | float = 1.0
+        of_ir: Tensor | float = 1.0
         if ce.mix is not None:
             of_bd, of_ir = torch.sigmoid(exact(ce.mix)), torch.sigmoid(-exact(ce.mix))
 
@@ -126,10 +133,10 @@ class FoldedCE(nn.Module):
             gate = self.gate(z)
             scale, offset = gate * scale, gate * offset
         if self.matrix is None:
-            y = z if scale is None else torch.addcmul(offset, scale, z)
+            y = z if scale is None or offset is None else torch.addcmul(offset, scale, z)
         else:
             y = F.conv2d(z, self.matrix, self.bias, groups=self.groups)
-            if scale is not None:
+            if scale is not None and offset is not None:
                 y = torch.addcmul(y, scale, z) + offset
         if residual is not None:
             y = y + residual
@@ -152,6 +159,11 @@ class FoldedGate(nn.Module):
         fc1: (C/r, C), its columns times a².
         ln_weight, ln_bias, fc2: (C/r,), (C/r,) and (C, C/r), as in ``ir``.
     """
+
+    fc1: Tensor
+    ln_weight: Tensor
+    ln_bias: Tensor
+    fc2: Tensor
 
     def __init__(self, ir: InstanceReweighting, a: Tensor) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ce_mm.ops import compute_dtype
+from ce_mm.ops.types import NormModule
 
 
 class FoldedMean(nn.Module):
@@ -15,6 +16,8 @@ class FoldedMean(nn.Module):
     Buffers:
         mean: (C, 1, 1), the running mean.
     """
+
+    mean: Tensor
 
     def __init__(self, mean: Tensor, like: Tensor) -> None:
         super().__init__()
@@ -32,7 +35,10 @@ class FoldedSampleNorm(nn.Module):
         weight, bias: (C, 1, 1), γ and β.
     """
 
-    def __init__(self, norm: nn.Module, num_features: int, like: Tensor) -> None:
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, norm: NormModule, num_features: int, like: Tensor) -> None:
         super().__init__()
         self.eps = norm.eps
         weight, bias = parameters(norm, num_features)
@@ -62,7 +68,7 @@ class FoldedSampleNorm(nn.Module):
 class FoldedGroupNorm(FoldedSampleNorm):
     """x̃ of GN, with one group of LN, with C groups of IN."""
 
-    def __init__(self, norm: nn.Module, num_features: int, like: Tensor, groups: int) -> None:
+    def __init__(self, norm: NormModule, num_features: int, like: Tensor, groups: int) -> None:
         super().__init__(norm, num_features, like)
         self.sizes = [groups, num_features // groups]
 
@@ -82,7 +88,12 @@ class FoldedSwitchableNorm(FoldedSampleNorm):
         running_mean, running_var: (C, 1, 1).
     """
 
-    def __init__(self, norm: nn.Module, num_features: int, like: Tensor) -> None:
+    of_mean: Tensor
+    of_variance: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, norm: NormModule, num_features: int, like: Tensor) -> None:
         super().__init__(norm, num_features, like)
         running_mean, running_var = (exact(value).view(-1, 1, 1) for value in (norm.running_mean, norm.running_var))
         of_mean, of_variance = (exact(logits).softmax(0) for logits in (norm.mean_weight, norm.var_weight))
@@ -98,7 +109,7 @@ class FoldedSwitchableNorm(FoldedSampleNorm):
         return away, of_instance * variance + of_layer * layer + of_batch * self.running_var
 
 
-def parameters(norm: nn.Module, num_features: int) -> tuple[Tensor, Tensor]:
+def parameters(norm: NormModule, num_features: int) -> tuple[Tensor, Tensor]:
     """γ and β, (C,), 1 and 0 where the norm has none."""
     weight = torch.ones(num_features) if norm.weight is None else norm.weight
     bias = torch.zeros(num_features) if norm.bias is None else norm.bias

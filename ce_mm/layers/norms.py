@@ -7,6 +7,8 @@ to :func:`add_kind`.
 """
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -60,9 +62,13 @@ class Kind(base_norms.BaseNorm):
         return issubclass(module, cls.module) and module.forward is cls.module.forward
 
     @classmethod
-    def build(cls, module: type[nn.Module], num_features: int, **arguments: object) -> nn.Module:
+    def build(cls, module: type[nn.Module], num_features: int, **arguments: Any) -> nn.Module:
         """The module of a config: of this class, for C channels, with the config's arguments but the type."""
         return module(num_features, **arguments)
+
+    def common_shift(self, x: Tensor) -> Tensor:
+        """Of a norm that is synchronised: a shift, (C,), that is the same on all processes."""
+        raise NotImplementedError
 
     @property
     def process_group(self) -> dist.ProcessGroup | None:
@@ -88,7 +94,9 @@ class Kind(base_norms.BaseNorm):
 class BatchNorm(Kind, base_norms.BatchNorm):
     """BN, and SyncBN where it has its batch for itself."""
 
-    names, module, tracks = ("BN", "BN2d"), nn.BatchNorm2d, True
+    names: tuple[str, ...] = ("BN", "BN2d")
+    module: type[nn.Module] = nn.BatchNorm2d
+    tracks = True
 
     @classmethod
     def fits(cls, module: type[nn.Module]) -> bool:
@@ -113,10 +121,10 @@ class SyncBatchNorm(BatchNorm, base_norms.SyncBatchNorm):
     @classmethod
     def fits(cls, module: type[nn.Module]) -> bool:
         """PyTorch's and mmcv's."""
-        return Kind.fits.__func__(cls, module) or _is_sync_bn_of_mmcv(module)
+        return super(BatchNorm, cls).fits(module) or _is_sync_bn_of_mmcv(module)
 
     def common_shift(self, x: Tensor) -> Tensor:
-        """A shift, (C,), that is the same on all processes: the mean of their own."""
+        """The mean of their own."""
         shift, samples = ops.data_shift(x), x.shape[0]
         total = torch.cat([shift * samples, shift.new_full((1,), samples)])
         dist.all_reduce(total, group=self.process_group)
@@ -127,13 +135,13 @@ class SyncBatchNorm(BatchNorm, base_norms.SyncBatchNorm):
 class GroupNorm(Kind, base_norms.GroupNorm):
     """GN."""
 
-    names, module = ("GN",), nn.GroupNorm
+    names: tuple[str, ...] = ("GN",)
+    module: type[nn.Module] = nn.GroupNorm
 
     @classmethod
-    def build(
-        cls, module: type[nn.Module], num_features: int, num_groups: object = None, **arguments: object
-    ) -> nn.Module:
+    def build(cls, module: type[nn.Module], num_features: int, **arguments: Any) -> nn.Module:
         """``num_groups`` has to divide C."""
+        num_groups = arguments.pop("num_groups", None)
         if not is_count(num_groups) or num_features % num_groups:
             raise ValueError(
                 f"CENorm's norm must have a num_groups that divides the {num_features} channels, "
@@ -158,7 +166,7 @@ class LayerNorm(GroupNorm):
         return False
 
     @classmethod
-    def build(cls, module: type[nn.Module], num_features: int, **arguments: object) -> nn.Module:
+    def build(cls, module: type[nn.Module], num_features: int, **arguments: Any) -> nn.Module:
         """GN's arguments, of which the number of groups is known."""
         return nn.GroupNorm(**dict(arguments, num_groups=1, num_channels=num_features))
 
@@ -170,7 +178,7 @@ class InstanceNorm(GroupNorm, base_norms.InstanceNorm):
     names, module, tracks = ("IN", "IN2d"), nn.InstanceNorm2d, False
 
     @classmethod
-    def build(cls, module: type[nn.Module], num_features: int, **arguments: object) -> nn.Module:
+    def build(cls, module: type[nn.Module], num_features: int, **arguments: Any) -> nn.Module:
         """It has no groups to choose."""
         return module(num_features, **arguments)
 

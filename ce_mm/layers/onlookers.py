@@ -16,7 +16,8 @@ def one_call(layer: nn.Module, x: Proxy, **kwargs: Any) -> Proxy:
 
     What happens inside depends on shapes and devices, which a trace does not have.
     """
-    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(layer), (x,), kwargs)
+    tracer: Any = x.tracer  # one that goes by modules, which its type does not say
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), (x,), kwargs)
 
 
 def is_seen(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ A base norm that looks at each sample is applied first, and the sums are of x̃ 
 under a batch norm, need the batch's variances before that, which is a message of its own.
 """
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,8 @@ from ce_mm import ops
 from ce_mm.layers.branches import BatchDecorrelation, InstanceReweighting
 from ce_mm.layers.norms import Kind
 
-BD, IR = BatchDecorrelation | None, InstanceReweighting | None
+BD: TypeAlias = BatchDecorrelation | None
+IR: TypeAlias = InstanceReweighting | None
 
 
 class Source(Enum):
@@ -55,24 +56,25 @@ def _under_batch_norm(
 ) -> ops.Statistics:
     positions, group = _positions(x), base.process_group
     pools = bd is not None and bd.max_pool
-    variances = [] if ir is None else [_variances(ir, moments).sum(0)]
+    variances: list[Tensor] = [] if ir is None else [_variances(ir, moments).sum(0)]
     batch = _joined(*_of_x(moments, products=bd is not None and not pools), positions, variances, group)
     mean, variance = batch.about(moments.shift)
     scale, _ = base.affine(moments, mean, variance)
 
     whitening = inv_std_scale = None
     if bd is not None:
-        of_map, eps = batch, bd.eps
+        of_map: _Joined = batch
+        eps: float | Tensor = bd.eps
         if pools:
             pooled = moments if seen is None else seen
             of_map = _joined(*_of_x(pooled, products=True), pooled.positions if positions else 0, [], group)
-            eps = eps * (batch.count.clamp(min=1) / of_map.count.clamp(min=1))
+            eps = eps * (batch.values.clamp(min=1) / of_map.values.clamp(min=1))
         a = scale.double().view(*of_map.covariance.shape[:2], 1)
         whitening = _whitening(bd, of_map.covariance * (a * a.mT), eps, scale.dtype)
     if ir is not None:
         mean_variance = (scale[0].double().square() * batch.others[0]).mean() / batch.samples.clamp(min=1)
         inv_std_scale = _inv_std_scale(mean_variance, scale.dtype)
-    return ops.Statistics(mean, variance, whitening, inv_std_scale, batch.count)
+    return ops.Statistics(mean, variance, whitening, inv_std_scale, batch.values)
 
 
 def _under_sample_norm(
@@ -97,7 +99,7 @@ def _under_sample_norm(
 
     whitening = inv_std_scale = None
     if bd is not None:
-        eps = bd.eps * (joined.others[0].clamp(min=1) / joined.count.clamp(min=1))
+        eps = bd.eps * (joined.others[0].clamp(min=1) / joined.values.clamp(min=1))
         whitening = _whitening(bd, joined.covariance, eps, scale.dtype)
     if ir is not None:
         mean_variance = joined.others[1] / (joined.samples.clamp(min=1) * x.shape[1])
@@ -115,10 +117,12 @@ def _of_x(moments: ops.Moments, products: bool) -> tuple[Tensor, Tensor]:
 
     That is (C/g, g, g) with products, and without them (C, 1, 1), the diagonal.
     """
+    assert moments.instance is not None
     mean, variance = moments.instance
     centre = mean.double() + moments.shift.double()
     if not products:
         return centre, variance.sum(0).view(-1, 1, 1)
+    assert moments.second is not None
     _, groups, g, _ = moments.second.shape
     columns = mean.T.reshape(groups, g, mean.shape[0])
     return centre, torch.baddbmm(moments.second[0], columns, columns.mT, beta=mean.shape[0], alpha=-1)
@@ -126,6 +130,7 @@ def _of_x(moments: ops.Moments, products: bool) -> tuple[Tensor, Tensor]:
 
 def _of_normalised(moments: ops.Moments, scale: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """As :func:`_of_x`, of x̃ = a_n z + b_n: (N, C) and (C/g, g, g)."""
+    assert moments.instance is not None and moments.second is not None
     mean = moments.instance[0]
     centre = torch.addcmul(offset.double(), scale.double(), mean.double())
     return centre, ops.variation_inside_samples(mean, moments.second, scale)
@@ -133,6 +138,7 @@ def _of_normalised(moments: ops.Moments, scale: Tensor, offset: Tensor) -> tuple
 
 def _variances(ir: InstanceReweighting, moments: ops.Moments) -> Tensor:
     """The variance of z in each sample and channel, as ir takes it, (N, C)."""
+    assert moments.instance is not None
     return moments.instance[1] * ops.bessel(moments.positions, ir.correction)
 
 
@@ -153,7 +159,7 @@ class _Joined(NamedTuple):
     mean: Tensor  # (C,)
     covariance: Tensor  # (C/g, g, g)
     samples: Tensor  # ()
-    count: Tensor  # of the values of a channel, ()
+    values: Tensor  # of a channel: how many, ()
     others: list[Tensor]
 
     def about(self, shift: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,17 +178,17 @@ def _joined(
     centre, inside = centre.double(), inside.double()
     groups, g, _ = inside.shape
     columns = centre.T.reshape(groups, g, centre.shape[0])
-    samples = centre.shape[0] if positions else 0
-    first, second, samples, count, *others = ops.all_reduce_sums(
+    samples_here = centre.shape[0] if positions else 0
+    first, second, samples, values, *others = ops.all_reduce_sums(
         [
             positions * centre.sum(0),
             positions * torch.baddbmm(inside, columns, columns.mT),
-            centre.new_full((), samples),
-            centre.new_full((), samples * positions),
+            centre.new_full((), samples_here),
+            centre.new_full((), samples_here * positions),
             *(value.double() for value in others),
         ],
         group,
     )
-    mean = first / count.clamp(min=1)
+    mean = first / values.clamp(min=1)
     column = mean.view(groups, g, 1)
-    return _Joined(mean, second / count.clamp(min=1) - column * column.mT, samples, count, others)
+    return _Joined(mean, second / values.clamp(min=1) - column * column.mT, samples, values, others)

@@ -46,7 +46,8 @@ class SwitchableNorm(_InstanceNorm):
         expect(is_count(num_features), "SwitchableNorm's num_features", num_features, "a whole number of at least 1")
         expect(is_number(eps, least=0), "SwitchableNorm's eps", eps, "a number of at least 0")
         expect(moves, "SwitchableNorm's momentum", momentum, "a number from 0 to 1, or None")
-        super().__init__(num_features, eps, momentum, affine=True, track_running_stats=True)
+        super().__init__(num_features, eps, affine=True, track_running_stats=True)
+        self.momentum = momentum
         self.mean_weight = nn.Parameter(torch.ones(3))
         self.var_weight = nn.Parameter(torch.ones(3))
         #: As CENorm's; it stays None inside a CENorm with branches, which has its own.
@@ -75,6 +76,6 @@ class SwitchableNorm(_InstanceNorm):
             coefficients, found = ops.coefficients(moments, base, None, None, None, known)
             if learns:
                 finite = base.learn(found, moments.shift)
-                alone = self.finite is None or (x.is_cuda and is_captured())  # the flag before may be gone by a launch
-                self.finite = finite if alone else self.finite & finite
+                alone = x.is_cuda and is_captured()  # the flag before may be gone by a launch
+                self.finite = finite if alone or self.finite is None else self.finite & finite
             return ops.group_affine(x, moments.shift, *coefficients, link=moments.link)

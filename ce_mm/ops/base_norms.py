@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from ce_mm.ops.all_reduce import all_reduce_sum
 from ce_mm.ops.backends import choose, plain
 from ce_mm.ops.custom_op import is_watched, once_in_full_precision
 from ce_mm.ops.moments import batch_statistics
 from ce_mm.ops.sample_norms import group_norm_affine, statistics_over_samples, switchable_norm_affine
-from ce_mm.ops.types import Average, Moments, Statistics
+from ce_mm.ops.types import Average, Moments, NormModule, Statistics
 
 
 class BaseNorm:
@@ -40,7 +40,7 @@ class BaseNorm:
     #: Whether it is a batch norm over this process's batch, for which backends may have a chain of their own.
     local_batch_norm = False
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: NormModule) -> None:
         self.norm = norm
 
     @property
@@ -81,13 +81,14 @@ class BaseNorm:
         """
         if not self.mixes_samples:
             return []
-        norm, momentum, count = self.norm, self.norm.momentum, found.count
+        norm, momentum, values = self.norm, self.norm.momentum, found.values
+        assert found.mean is not None and found.variance is not None  # as in every batch of such a norm
         mean = found.mean + shift if found.mean_of_x is None else found.mean_of_x
         mean = mean if mean.dim() == 1 else mean[0]  # in every sample the same, about a shift of its own
         if momentum is None:  # the cumulative average
             momentum = (norm.num_batches_tracked + 1).to(mean.dtype).reciprocal()
-        others = (count - 1).clamp(min=1) if isinstance(count, Tensor) else max(count - 1, 1)
-        corrected = found.variance * (count / others)
+        others = (values - 1).clamp(min=1) if isinstance(values, Tensor) else max(values - 1, 1)
+        corrected = found.variance * (values / others)
         return [Average(norm.running_mean, mean, momentum), Average(norm.running_var, corrected, momentum)]
 
     def learn(self, found: Statistics, shift: Tensor, further: Sequence[Average] = ()) -> Tensor:
@@ -98,7 +99,7 @@ class BaseNorm:
         """
         with torch.no_grad():
             averages = [*self.averages(found, shift), *further]
-            present = found.count > 0 if isinstance(found.count, Tensor) else None
+            present = found.values > 0 if isinstance(found.values, Tensor) else None
             value = averages[0].value
             backend = plain if is_watched((value,)) else choose(value.device, value.dtype, 1)
             finite, moved = backend.move_averages(averages, present)
@@ -114,10 +115,12 @@ class BatchNorm(BaseNorm):
 
     def statistics(self, moments: Moments) -> tuple[Tensor, Tensor, int | Tensor]:
         """Of this process's batch."""
+        assert moments.instance is not None
         return *batch_statistics(moments.instance), moments.instance.shape[1] * moments.positions
 
-    def affine(self, moments: Moments, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    def affine(self, moments: Moments, mean: Tensor | None, variance: Tensor | None) -> tuple[Tensor, Tensor]:
         """As PyTorch's."""
+        assert mean is not None and variance is not None
         return batch_norm_affine(mean, variance, *self.parameters(mean.dtype), self.norm.eps)
 
 
@@ -125,10 +128,15 @@ class SyncBatchNorm(BatchNorm):
     """SyncBN in training, where several processes share a batch."""
 
     synchronised, local_batch_norm = True, False
-    process_group: dist.ProcessGroup | None  #: which; None for all
+
+    @property
+    def process_group(self) -> dist.ProcessGroup | None:
+        """Which; None for all."""
+        raise NotImplementedError
 
     def statistics(self, moments: Moments) -> tuple[Tensor, Tensor, Tensor]:
         """Of the batch of all processes."""
+        assert moments.instance is not None
         mean, variance = moments.instance
         totals = torch.cat([mean.sum(0), (variance + mean.square()).sum(0), mean.new_full((1,), mean.shape[0])])
         totals = all_reduce_sum(totals, self.process_group)
@@ -144,8 +152,9 @@ class GroupNorm(BaseNorm):
         """How many groups the norm cuts the channels into."""
         return self.norm.num_groups
 
-    def affine(self, moments: Moments, mean: None, variance: None) -> tuple[Tensor, Tensor]:
-        """As PyTorch's."""
+    def affine(self, moments: Moments, mean: Tensor | None, variance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As PyTorch's, for which the moments are enough."""
+        assert moments.instance is not None
         shift = moments.shift
         return group_norm_affine(moments.instance, shift, self.groups, *self.parameters(shift.dtype), self.norm.eps)
 
@@ -166,10 +175,12 @@ class SwitchableNorm(BaseNorm):
 
     def statistics(self, moments: Moments) -> tuple[Tensor, Tensor, int]:
         """BN's part, the mean of shape (N, C): each sample has its own shift."""
+        assert moments.instance is not None
         return *statistics_over_samples(moments.instance, moments.shift), moments.instance.shape[1] * moments.positions
 
-    def affine(self, moments: Moments, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    def affine(self, moments: Moments, mean: Tensor | None, variance: Tensor | None) -> tuple[Tensor, Tensor]:
         """The softmax of the norm's ``mean_weight`` and ``var_weight`` says how the three are mixed."""
+        assert moments.instance is not None and mean is not None and variance is not None
         norm, shift = self.norm, moments.shift
         mixing = norm.mean_weight.to(shift.dtype), norm.var_weight.to(shift.dtype)
         parameters = self.parameters(shift.dtype)

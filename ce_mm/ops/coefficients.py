@@ -11,13 +11,13 @@ Neither x nor x̃ appears here; their statistics follow from the moments of z = 
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ce_mm.ops.base_norms import BaseNorm
 from ce_mm.ops.custom_op import once_in_full_precision
 from ce_mm.ops.decorrelation import whitening as whitening_of
 from ce_mm.ops.reweighting import Gate, bessel, reweighting
-from ce_mm.ops.types import Coefficients, Moments, Statistics
+from ce_mm.ops.types import Coefficients, Decorrelation, Moments, Reweighting, Statistics
 
 #: Nothing is known: all statistics are taken from the batch at hand.
 UNKNOWN = Statistics()
@@ -26,8 +26,8 @@ UNKNOWN = Statistics()
 def coefficients(
     moments: Moments,
     base: BaseNorm,
-    bd: nn.Module | None,
-    ir: nn.Module | None,
+    bd: Decorrelation | None,
+    ir: Reweighting | None,
     mix: Tensor | None,
     known: Statistics = UNKNOWN,
     seen: Moments | None = None,
@@ -48,11 +48,9 @@ def coefficients(
     """
     work = moments.shift.dtype
     mix = None if mix is None else mix.to(work)
-    gate = None if ir is None else Gate.of(ir.fc1, ir.ln, ir.fc2, work)
-    factor = 1.0 if ir is None else bessel(moments.positions, ir.correction)
-    mean, variance, whitening, inv_std_scale, count, _ = known
+    mean, variance, whitening, inv_std_scale, values, _ = known
     if mean is None:
-        mean, variance, count = base.statistics(moments)
+        mean, variance, values = base.statistics(moments)
     scale, offset = base.affine(moments, mean, variance)
     if bd is not None and whitening is None:
         own_mean = mean if seen is None and base.local_batch_norm else None
@@ -60,9 +58,11 @@ def coefficients(
         eps = bd.eps * (moments.positions / seen.positions)
         whitening = whitening_of(seen, scale, offset, eps, bd.iterations, own_mean)
     weights = None
-    if gate is not None:
+    if ir is not None:
+        assert moments.instance is not None
+        gate, factor = Gate.of(ir.fc1, ir.ln, ir.fc2, work), bessel(moments.positions, ir.correction)
         weights, inv_std_scale = reweighting(moments.instance, scale, gate, factor, inv_std_scale)
-    found = Statistics(mean, variance, whitening, inv_std_scale, count, known.mean_of_x)
+    found = Statistics(mean, variance, whitening, inv_std_scale, values, known.mean_of_x)
     return Coefficients(*equilibrium_affine(scale, offset, whitening, weights, mix)), found
 
 

@@ -95,7 +95,7 @@ class Operator:
     def register_autograd(self, backward: Callable, setup_context: Callable) -> None:
         """As CustomOpDef's; the result can be differentiated once."""
         self._custom.register_autograd(backward, setup_context=setup_context)
-        kernel = self._kernel
+        kernel, exact = self._kernel, once_in_full_precision(backward)
 
         class Function(torch.autograd.Function):
             # Not with setup_context beside forward: PyTorch then looks at the signature in every call.
@@ -105,7 +105,8 @@ class Operator:
                 setup_context(ctx, inputs, output)
                 return output
 
-        Function.backward = staticmethod(once_in_full_precision(backward))
+            backward = staticmethod(exact)
+
         self._function = Function
 
     def __call__(self, *inputs: Any) -> Any:

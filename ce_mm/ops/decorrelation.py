@@ -37,6 +37,7 @@ def whitening(
     Returns:
         (C/g, g, g), differentiable once.
     """
+    assert seen.instance is not None and seen.second is not None
     means = seen.instance[0]
     if scale.shape[0] == 1:
         sigma = covariance(means.mean(0) if mean is None else mean, seen.second, scale, eps)
@@ -60,6 +61,7 @@ def pooled_moments(x: Tensor, of_x: Moments, gamma: Tensor | None, group_size: i
     sign = shift.new_ones(x.shape[1]) if gamma is None else torch.where(gamma.detach() < 0, -1, 1).to(shift.dtype)
     pooled = F.max_pool2d(x * sign.to(x.dtype)[:, None, None], 2)
     flipped = moments(pooled, group_size, shift=shift * sign, per_sample=per_sample)
+    assert flipped.instance is not None and flipped.second is not None
     signs = sign.view(-1, group_size, 1)
     return flipped._replace(
         shift=shift,
@@ -168,7 +170,7 @@ class _NewtonSchulz(torch.autograd.Function):
         sigma = sigma / trace
         root = -0.5 * sigma  # the first step, from P_0 = I
         root.diagonal(dim1=-2, dim2=-1).add_(1.5)
-        steps = []
+        steps: list[Tensor] = []
         for _ in range(iterations - 1):
             square, product = torch.bmm(root, root), torch.bmm(root, sigma)
             steps += (root, square, product)

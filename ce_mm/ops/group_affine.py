@@ -91,7 +91,7 @@ def _group_affine(
 
 
 @_group_affine.register_fake
-def _(x, shift, weight, diagonal, bias, residual, rectifier, *link):
+def _(x: Tensor, *others: Any) -> Tensor:
     return torch.empty_like(x)
 
 
@@ -117,7 +117,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple:
     dweight = product if products else None
     ddiagonal = None if diagonal is None else inner
     dx = None
-    to_link = (None,) * 4
+    to_link: tuple[Tensor | None, ...] = (None,) * 4
     if ctx.linked:
         to_link = (gradient, rectified, weight, diagonal)
     elif ctx.needs_input_grad[0]:

@@ -57,7 +57,10 @@ def output_sums(
 
 
 @output_sums.register_fake
-def _(dy, x, shift, rectified, rectifier, keep, group_size, products, per_sample):
+def _(
+    dy: Tensor, x: Tensor, shift: Tensor, rectified: Tensor | None, rectifier: float | None, keep: bool,
+    group_size: int, products: bool, per_sample: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     product = product_shape(x, group_size, per_sample) if products else (0,)
     gradient = torch.empty_like(x, dtype=dy.dtype) if keep else dy.new_empty(0)
     return gradient, shift.new_empty(2, *x.shape[:2]), shift.new_empty(product)
@@ -94,5 +97,5 @@ def input_gradient(
 
 
 @input_gradient.register_fake
-def _(gradient, rectified, x, shift, weight, diagonal, slope, slopes, offset):
+def _(gradient: Tensor | None, rectified: Tensor | None, x: Tensor, *others: Tensor | None) -> Tensor:
     return torch.empty_like(x)

@@ -149,7 +149,7 @@ def _moments(
         chosen = data_shift(x, per_sample)
     else:
         chosen = x.new_zeros(x.shape[0 if per_sample else 1 : 2], dtype=compute_dtype(x.dtype))
-        if guessed_mean is not None:
+        if guessed_mean is not None and guessed_variance is not None:
             guessed = _shift_if_needed(guessed_mean.to(chosen.dtype), guessed_variance.to(chosen.dtype))
             if guessed is not None:
                 chosen += guessed
@@ -179,7 +179,10 @@ def _make_link(x: Tensor, shift: Tensor, group_size: int, per_sample: bool) -> L
 
 
 @_moments.register_fake
-def _(x, shift, guessed_mean, guessed_variance, group_size, products, per_sample):
+def _(
+    x: Tensor, shift: Tensor | None, guessed_mean: Tensor | None, guessed_variance: Tensor | None, group_size: int,
+    products: bool, per_sample: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
     n, c = x.shape[:2]
     second = product_shape(x, group_size, per_sample) if products else (0,)
     if shift is None:

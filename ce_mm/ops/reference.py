@@ -62,19 +62,23 @@ def equilibrium(
         groups = base.unflatten(1, (-1, group_size))
         decorrelated = torch.einsum("cij,ncjhw->ncihw", whitening, groups).flatten(1, 2)
     if "ir" in branches:
+        assert gate is not None
         variance = instance_variance(base, correction)
         if running is None:
             inv_std_scale = variance.mean().clamp(min=1e-5).rsqrt().view(1)
         else:
             inv_std_scale = running.inv_std_scale
+            assert inv_std_scale is not None
         hidden = F.layer_norm(variance @ gate.fc1.T, gate.ln_weight.shape, gate.ln_weight, gate.ln_bias)
         weights = torch.sigmoid(F.relu(hidden) @ gate.fc2.T)
         reweighted = (weights * inv_std_scale)[:, :, None, None] * base
     batch = Averages(whitening, inv_std_scale)
-    if decorrelated is not None and reweighted is not None:
+    if decorrelated is not None and reweighted is not None and mix is not None:
         ratio = torch.sigmoid(mix)
         return ratio * decorrelated + (1 - ratio) * reweighted, batch
-    return (reweighted if decorrelated is None else decorrelated), batch
+    alone = reweighted if decorrelated is None else decorrelated
+    assert alone is not None
+    return alone, batch
 
 
 def largest_fitting_group(channels: int, group_size: int) -> int:
@@ -138,7 +142,7 @@ def switchable_norm(
         eps: added to the variance.
         running: mean and variance of BN's part in inference, (C,).
     """
-    mean, variance = 0, 0
+    mean = variance = x.new_zeros(())
     for k, dims in enumerate([(2, 3), (1, 2, 3), (0, 2, 3)]):
         var_k, mean_k = torch.var_mean(x, dims, correction=0, keepdim=True)
         if running and dims == (0, 2, 3):

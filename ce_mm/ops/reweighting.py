@@ -118,9 +118,11 @@ class _Reweighting(torch.autograd.Function):
     @staticmethod
     @once_in_full_precision
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        scale, of_z, factor, variance, inv_std_scale, gate, *rest = ctx.saved_tensors
+        scale, of_z, factor, variance, inv_std_scale, gate, hidden, centre, inv_std, active, *rest = ctx.saved_tensors
+        fc1, ln_weight, ln_bias, fc2 = rest
         dlogit = torch.ops.aten.sigmoid_backward(grad * inv_std_scale, gate)
-        dvariance, dgate = logit_backward(dlogit, variance, Gate(*rest[4:], ctx.eps), Between(*rest[:4]))
+        parameters, between = Gate(fc1, ln_weight, ln_bias, fc2, ctx.eps), Between(hidden, centre, inv_std, active)
+        dvariance, dgate = logit_backward(dlogit, variance, parameters, between)
         if ctx.of_batch:
             # Of s^(-1/2) with s the mean: -s^(-3/2) / 2 for each of the variances; nothing where s is clamped.
             cube = inv_std_scale**3 * (inv_std_scale < MIN_VARIANCE**-0.5)
@@ -129,26 +131,28 @@ class _Reweighting(torch.autograd.Function):
         dinstance = torch.zeros_like(of_z.expand(2, -1, -1))
         torch.mul(dvariance, factor, out=dinstance[1])
         dinv_std_scale = (grad * gate).sum().view(1) if ctx.needs_input_grad[8] else None
-        return dinstance, dscale, *dgate, None, dinv_std_scale
+        return dinstance, dscale, *dgate, None, None, dinv_std_scale
 
 
 def logit(variance: Tensor, gate: Gate) -> tuple[Tensor, Between]:
     """What the sigmoid is taken of, (N, C), from σ̃², (N, C)."""
     hidden = variance @ gate.fc1.mT
-    normed, *moments = torch.native_layer_norm(hidden, hidden.shape[1:], gate.ln_weight, gate.ln_bias, gate.eps)
+    normed, centre, inv_std = torch.native_layer_norm(
+        hidden, hidden.shape[1:], gate.ln_weight, gate.ln_bias, gate.eps
+    )
     active = normed.relu_()
-    return active @ gate.fc2.mT, Between(hidden, *moments, active)
+    return active @ gate.fc2.mT, Between(hidden, centre, inv_std, active)
 
 
-def logit_backward(dlogit: Tensor, variance: Tensor, gate: Gate, between: Between) -> tuple[Tensor, Gate]:
-    """The gradients of σ̃², and of the parameters in their places."""
+def logit_backward(dlogit: Tensor, variance: Tensor, gate: Gate, between: Between) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The gradients of σ̃², and of the four parameters in their order."""
     hidden, centre, inv_std, active = between
     dnormed = torch.ops.aten.threshold_backward(dlogit @ gate.fc2, active, 0)
     dhidden, dln_weight, dln_bias = torch.ops.aten.native_layer_norm_backward(
         dnormed, hidden, hidden.shape[1:], centre, inv_std, gate.ln_weight, gate.ln_bias, [True, True, True]
     )
     dfc1, dfc2 = _sum_of_outer_products(dhidden, variance), dlogit.mT @ active
-    return dhidden @ gate.fc1, Gate(dfc1, dln_weight, dln_bias, dfc2, None)
+    return dhidden @ gate.fc1, (dfc1, dln_weight, dln_bias, dfc2)
 
 
 def _sum_of_outer_products(left: Tensor, right: Tensor) -> Tensor:

@@ -1,13 +1,35 @@
 """What one step of a layer hands to the next."""
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 
 #: A channel lies far from 0 where its squared mean is larger than so many variances: at five standard deviations.
 FAR_SQUARED = 25
 
+#: The module of a base norm. It is of no one class: its parameters, buffers and numbers are read by PyTorch's names.
+NormModule: TypeAlias = Any
+
 #: What joins the backward of the moments and of the group affine; see :mod:`ce_mm.ops.joint`.
 Link = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class Decorrelation(Protocol):
+    """What is read of a module of batch decorrelation."""
+
+    group_size: int  #: g
+    iterations: int  #: T
+    eps: float  #: ε, added to the diagonal of Σ
+    running_whitening: Tensor  #: (C/g, g, g), the average of Σ^(-1/2)
+
+
+class Reweighting(Protocol):
+    """What is read of a module of instance reweighting."""
+
+    fc1: nn.Linear  #: W1 of the gate
+    ln: nn.LayerNorm
+    fc2: nn.Linear  #: W2 of the gate
+    correction: int  #: 1 for Bessel's
+    running_inv_std_scale: Tensor  #: (1,), the average of s^(-1/2)
 
 
 class Moments(NamedTuple):
@@ -27,7 +49,7 @@ class Statistics(NamedTuple):
     variance: Tensor | None = None  #: biased, (C,)
     whitening: Tensor | None = None  #: Σ^(-1/2), (C/g, g, g)
     inv_std_scale: Tensor | None = None  #: s^(-1/2), (1,)
-    count: int | Tensor = 0  #: of the values of a channel that mean and variance are of; a tensor () of all processes
+    values: int | Tensor = 0  #: of a channel, that mean and variance are of: how many; a tensor () of all processes
     mean_of_x: Tensor | None = None  #: (C,), of all processes, where one without samples has no shift to add to mean
 
 

@@ -10,10 +10,10 @@ shown the operators one by one instead.
 """
 import operator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ce_mm.ops.backends import choose
 from ce_mm.ops.backends.plain import contiguous
@@ -23,7 +23,9 @@ from ce_mm.ops.group_affine import first_pass, may_overwrite
 from ce_mm.ops.joint import input_gradient
 from ce_mm.ops.moments import compute_dtype, data_shift, dense, moments, needed_shift
 from ce_mm.ops.reweighting import bessel, check_gate
-from ce_mm.ops.types import Averages, Chain, Parameters
+from ce_mm.ops.types import Averages, Chain, Decorrelation, NormModule, Parameters, Reweighting
+
+_Values = TypeVar("_Values", Tensor, Tensor | None)
 
 
 class Usual(NamedTuple):
@@ -33,15 +35,15 @@ class Usual(NamedTuple):
     parameters: Parameters
     averages: Averages
     chain: Chain
-    norm: nn.Module | None  #: the batch norm whose batches are counted; None takes all statistics from the averages
+    norm: NormModule | None  #: the batch norm whose batches are counted; None takes all statistics from the averages
 
 
 def as_usual(
     x: Tensor,
     residual: Tensor | None,
     base: BaseNorm,
-    bd: nn.Module,
-    ir: nn.Module,
+    bd: Decorrelation,
+    ir: Reweighting,
     mix: Tensor,
     momentum: float,
     learns: bool,
@@ -64,10 +66,13 @@ def as_usual(
     fc1, ln, fc2 = ir.fc1, ir.ln, ir.fc2
     check_gate(fc1, ln, fc2)
     found = *base.parameters(work), fc1.weight, ln.weight, ln.bias, fc2.weight, mix
-    buffers = *base.guess, bd.running_whitening, ir.running_inv_std_scale
+    guess = base.guess
+    assert guess is not None  # of a batch norm
+    buffers = *guess, bd.running_whitening, ir.running_inv_std_scale
     if is_watched(found + buffers) or not _fit(x, bd.group_size, found, buffers):
         return None
-    parameters = Parameters(*[_dense(value, work) for value in found])
+    of_found: list[Any] = [_dense(value, work) for value in found]  # None where the norm has none
+    parameters = Parameters(*of_found)
     averages = Averages(*[_dense(value, work) for value in buffers])
     numbers = isinstance(norm.momentum, (int, float)) and isinstance(momentum, (int, float))
     if learns and (not numbers or any(map(operator.is_not, averages, buffers))):
@@ -78,7 +83,7 @@ def as_usual(
     return Usual(backend, parameters, averages, chain, norm if learns else None)
 
 
-def _fit(x: Tensor, group_size: int, parameters: tuple[Tensor | None, ...], averages: tuple[Tensor, ...]) -> bool:
+def _fit(x: Tensor, group_size: int, parameters: tuple[Any, ...], averages: tuple[Tensor, ...]) -> bool:
     """Whether all have the shapes of one layer and are where the map is: kernels go by addresses, and would not notice;
     the chain in PyTorch calls says what is wrong. No gradient reaches averages."""
     c, hidden, device = x.shape[1], parameters[2].shape[0], x.device
@@ -90,10 +95,11 @@ def _fit(x: Tensor, group_size: int, parameters: tuple[Tensor | None, ...], aver
     return not any(buffer.requires_grad for buffer in averages)
 
 
-def _dense(values: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+def _dense(values: _Values, dtype: torch.dtype) -> _Values:
     """As they are where they are of a type, and one piece of memory."""
-    as_asked = values is None or (values.dtype == dtype and values.is_contiguous() and not values.is_neg())
-    return values if as_asked else values.to(dtype).resolve_neg().contiguous()
+    if values is None or (values.dtype == dtype and values.is_contiguous() and not values.is_neg()):
+        return values
+    return values.to(dtype).resolve_neg().contiguous()
 
 
 def usual_layer(

@@ -1,4 +1,4 @@
-"""A detector on one picture: what it finds, as numbers and drawn by mmdet's visualizer.
+"""A detector on one picture: what it finds, as numbers and drawn.
 
 The model is built from the config file alone, never from the config that a checkpoint holds, and the weights are read
 as data (:mod:`ce_mm.checkpoints.reading`). A picture is read and prepared as the config's test would.
@@ -12,7 +12,6 @@ import torch
 from mmdet.registry import DATASETS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import encode_mask_results, mask2bbox
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.device import get_device
@@ -21,6 +20,7 @@ from torch import nn
 
 from ce_mm.launching.config import default_scope, one_line, read_config, scope_of, steps_of_test, trial, type_name
 from ce_mm.launching.network import load_network
+from ce_mm.prediction.drawing import Visualizer
 from ce_mm.transforms import LoadImage, PictureError
 
 LOADERS = ("LoadImageFromFile", "LoadImage")
@@ -57,7 +57,7 @@ class Detector:
         meta = dict(meta) | recorded
         self._names = meta.get("classes")
         _check_names(self._names, self._model, checkpoint)
-        self._visualizer = DetLocalVisualizer()
+        self._visualizer = Visualizer()
         self._visualizer.dataset_meta = meta
 
     def detect(self, path: Path, score_threshold: float) -> tuple[list[dict], np.ndarray]:

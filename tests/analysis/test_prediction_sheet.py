@@ -258,7 +258,7 @@ def test_the_tool_draws_what_the_function_draws(files, run_tool):
     expected = files.draw(num_images=2, score_threshold=0.95)
     files.out.unlink()
     inputs = files.folder / "annotations.json", files.folder, files.folder / "results.json"
-    assert run_tool(*inputs, files.out, "--images", 2, "--score-threshold", 0.95) == 0
+    assert run_tool(*inputs, "--out", files.out, "--images", 2, "--score-threshold", 0.95) == 0
     assert (np.asarray(Image.open(files.out).convert("RGB")) == expected).all()
 
 
@@ -266,13 +266,13 @@ def test_the_config_is_not_replaced(files, run_tool, capsys):
     config = files.folder / "config.py"
     config.write_text("mine = 1")
     inputs = files.folder / "annotations.json", files.folder, files.folder / "results.json"
-    assert run_tool(*inputs, config, "--config", config) == 2
+    assert run_tool(*inputs, "--out", config, "--config", config) == 2
     assert "from which it would be made" in capsys.readouterr().err
 
 
 def test_missing_results_end_the_tool_with_one_line_and_status_2(files, run_tool, capsys):
     files.draw()
     missing = files.folder / "missing.json"
-    assert run_tool(files.folder / "annotations.json", files.folder, missing, files.out) == 2
+    assert run_tool(files.folder / "annotations.json", files.folder, missing, "--out", files.out) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {missing}: no such file") and error.count("\n") == 1

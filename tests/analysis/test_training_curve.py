@@ -215,12 +215,12 @@ def run_tool(monkeypatch):
 
 def test_the_tool_draws_what_the_function_draws(tmp_path, run_tool):
     write_run(tmp_path / "run", "1", [train_row(50, 2.0), val_row(1, 0.2)])
-    assert run_tool(tmp_path / "run", tmp_path / "tool.png") == 0
+    assert run_tool(tmp_path / "run", "--out", tmp_path / "tool.png") == 0
     plot_training_curve(tmp_path / "run", tmp_path / "function.png")
     assert (picture(tmp_path / "tool.png") == picture(tmp_path / "function.png")).all()
 
 
 def test_a_missing_log_ends_the_tool_with_one_line_and_status_2(tmp_path, run_tool, capsys):
-    assert run_tool(tmp_path, tmp_path / "curve.png") == 2
+    assert run_tool(tmp_path, "--out", tmp_path / "curve.png") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path}: no training log") and error.count("\n") == 1

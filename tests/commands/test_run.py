@@ -11,7 +11,8 @@ from ce_mm.commands.run import find_tool, main
 from ce_mm.datasets.shapes import make_shapes
 
 ROOT = Path(__file__).resolve().parents[2]
-SHAPES = ROOT / "configs/shapes/mask-rcnn_ce-r18_fpn_shapes.py"
+SHAPES = "ce_mm::shapes/mask-rcnn_ce-r18_fpn_shapes.py"
+CLASSIFIER = ROOT / "configs/shapes/ce-resnet18_shapes.py"
 
 
 @pytest.fixture
@@ -37,6 +38,14 @@ def test_a_tool_is_the_program_that_it_would_be_alone(library, monkeypatch, caps
         run(monkeypatch, "mmpretrain", "analysis/say.py", "--help", "-x", 1)
     assert end.value.code == 3
     assert capsys.readouterr().out == f"__main__ beside it {[str(library / 'say.py'), '--help', '-x', '1']}\n"
+
+
+def test_a_config_s_name_becomes_its_file_and_one_that_there_is_not_is_one_line(library, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "mmpretrain", "analysis/say.py", "ce_mm::shapes/ce-resnet18_shapes.py", "a=b::c")
+    assert capsys.readouterr().out.endswith(f"[{str(library / 'say.py')!r}, {str(CLASSIFIER)!r}, 'a=b::c']\n")
+    assert run(monkeypatch, "mmpretrain", "analysis/say.py", "ce_mm::none.py") == 2
+    assert capsys.readouterr().err.startswith("error: config ce_mm::none.py: there is no such config")
 
 
 def test_a_wrong_name_is_answered_with_all_that_there_are(library, monkeypatch, capsys):

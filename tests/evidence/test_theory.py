@@ -42,7 +42,7 @@ from tools.evidence.theory.interference_game import (
     water_filling,
 )
 from tools.evidence.theory.numbers import GAINS, GAMMA, RHO, SCALE, STRONG, H, evidence
-from tools.evidence.theory.page import page
+from tools.evidence.theory.page import page, rounded
 from tools.evidence.theory.relu_moments import integrated_moment, relu_mean, relu_mean_square
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -459,7 +459,7 @@ class TestPage:
                 for one, other in zip(kept, now, strict=True):
                     same(one, other)
             else:
-                assert kept == pytest.approx(now, rel=1e-6, abs=1e-9)
+                assert kept == pytest.approx(now, rel=1e-5, abs=1e-9)
 
         same(json.loads((DOCS / "theory" / "numbers.json").read_text(encoding="utf-8")), numbers)
 
@@ -476,8 +476,22 @@ class TestPage:
     def test_the_tool_writes_page_numbers_and_pictures(self, numbers, tmp_path, run_tool):
         run_tool(tmp_path)
         assert (tmp_path / "theory.md").read_text(encoding="utf-8") == page(numbers)
-        assert json.loads((tmp_path / "theory" / "numbers.json").read_text(encoding="utf-8")) == numbers
+        assert json.loads((tmp_path / "theory" / "numbers.json").read_text(encoding="utf-8")) == rounded(numbers)
         assert {path.name for path in (tmp_path / "theory").iterdir()} == {path.name for path in DOCS.glob("theory/*")}
+
+    def test_a_machine_that_rounds_otherwise_writes_the_same_numbers(self, numbers):
+        def elsewhere(value):
+            if isinstance(value, dict):
+                return {key: elsewhere(of_key) for key, of_key in value.items()}
+            if isinstance(value, list):
+                return [elsewhere(one) for one in value]
+            return value * (1 + 2e-15) + 1e-15 if isinstance(value, float) else value
+
+        there, here = rounded(elsewhere(numbers)), rounded(numbers)
+        assert there != numbers
+        for found in (there, here):
+            del found["decorrelation"]["rounding"]  # what rounding does is all that these are
+        assert there == here
 
     def test_a_folder_that_is_not_there_ends_the_tool_with_one_line_and_status_2(self, tmp_path, run_tool, capsys):
         with pytest.raises(SystemExit) as end:

@@ -36,7 +36,7 @@ optim_wrapper = dict(optimizer=dict(type="SGD", lr=0.1))
 def surroundings(tmp_path, monkeypatch):
     """A folder of its own; sys.argv and the variable that upstream's parser sets are restored."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "argv", ["ce_mm train"])
     monkeypatch.setenv("LOCAL_RANK", "0")
 
 
@@ -163,7 +163,7 @@ def test_without_a_config_upstream_s_parser_speaks_at_once(capsys, argv, code):
     with pytest.raises(SystemExit) as end:
         launch("test", argv)
     assert end.value.code == code
-    assert "usage: test.py" in "".join(capsys.readouterr())
+    assert "usage: ce_mm train" in "".join(capsys.readouterr())
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def by_batch(norm, batches):
     for x in batches:
         moments = ops.moments(x, 1, products=False)
         mean, variance, count = base.statistics(moments)
-        assert base.learn(ops.Statistics(mean, variance, count=count), moments.shift)
+        assert base.learn(ops.Statistics(mean, variance, values=count), moments.shift)
     return norm
 
 
@@ -48,7 +48,7 @@ def test_the_averages_of_a_batch_norm_move_as_pytorch_moves_them(momentum):
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_one_value_that_is_not_finite_keeps_all_averages_where_they_were(poison):
     norm, further = nn.BatchNorm2d(2), torch.zeros(1)
-    found = ops.Statistics(torch.ones(2), torch.ones(2), count=8)
+    found = ops.Statistics(torch.ones(2), torch.ones(2), values=8)
     average = ops.Average(further, torch.tensor([poison]), 0.1)
     assert not base_norms.BatchNorm(norm).learn(found, torch.zeros(2), [average])
     torch.testing.assert_close(norm.state_dict(), nn.BatchNorm2d(2).state_dict())
@@ -58,7 +58,7 @@ def test_one_value_that_is_not_finite_keeps_all_averages_where_they_were(poison)
 @pytest.mark.parametrize("samples", [0, 4])
 def test_averages_move_where_there_was_a_sample_on_any_process(samples):
     norm, further = nn.BatchNorm2d(2, momentum=0.25), torch.zeros(1)
-    found = ops.Statistics(torch.ones(2), torch.ones(2), count=torch.tensor(samples))
+    found = ops.Statistics(torch.ones(2), torch.ones(2), values=torch.tensor(samples))
     assert base_norms.BatchNorm(norm).learn(found, torch.ones(2), [ops.Average(further, torch.ones(1), 0.5)])
     assert norm.running_mean.tolist() == ([0.5, 0.5] if samples else [0, 0])
     assert further.item() == (0.5 if samples else 0)

@@ -38,7 +38,7 @@ def test_it_is_the_chain_of_its_steps():
     weights, inv_std_scale = ops.reweighting(instance, scale, gate, 20 / 19, None)
     assert all(map(torch.equal, coefficients, ops.equilibrium_affine(scale, offset, whitening, weights, mix)))
     assert all(map(torch.equal, found[:4], (mean, variance, whitening, inv_std_scale)))
-    assert found.count == 3 * 4 * 5
+    assert found.values == 3 * 4 * 5
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["of the batch", "known"])

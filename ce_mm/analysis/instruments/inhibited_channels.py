@@ -1,7 +1,7 @@
 """The ratio of inhibited channels of each layer, by magnitude behind the rectifier and by gamma alone."""
 import torch
 
-from ce_mm.analysis import panels
+from ce_mm.analysis import panels, say_none
 from ce_mm.analysis.channels import (
     EDGES,
     channel_magnitudes,
@@ -88,3 +88,5 @@ def _draw_ratios(axis, rows: list[dict], mean: dict | None, title: str, what: st
         axis.bar(range(1, len(rows) + 1), [row["inhibited"] for row in rows], color=colours)
         label = f"mean of the first {mean['layers']}: {mean['of_first']:.3f}"
         axis.axhline(mean["of_first"], color="black", lw=1, ls="--", label=label)
+    if not any(row["inhibited"] for row in rows):
+        say_none(axis)

@@ -1,7 +1,7 @@
 """The share of beta <= 0 of each norm, and lambda of each CE layer; no data are needed."""
 import torch
 
-from ce_mm.analysis import panels
+from ce_mm.analysis import panels, say_none
 from ce_mm.analysis.instruments.command import number_layers
 from ce_mm.analysis.instruments.source import Source
 from ce_mm.analysis.norms import affine_parameters, mixing_ratios, nonpositive_ratio
@@ -39,6 +39,8 @@ def draw(report: dict):
     axes[0].axhline(mean, color="black", lw=1, ls="--", label=f"all channels: {mean:.3f}")
     axes[0].set(title="channels with β ≤ 0", ylabel="ratio", ylim=(0, 1))
     number_layers(axes[0], len(shares), "norm, in the order of the model")
+    if not any(shares):
+        say_none(axes[0])
     if ratios:
         axes[1].plot(range(1, len(ratios) + 1), ratios, marker="o", lw=1)
         axes[1].axhline(0.5, color="0.5", lw=1, ls=":")

@@ -109,7 +109,7 @@ def store_affine(
     sizes = (of_z.matrix, c * g), (of_z.diagonal, c), (of_gradient.matrix, c * g), (of_gradient.diagonal, c), (bias, c)
     check_sizes(n, sizes)
     coefficients, maps = (*of_z, *of_gradient, bias), (gradient, rectified, residual)
-    arguments = Affine(
+    arguments = Affine(  # type: ignore[misc]  # the fields that stars fill cannot be counted
         *view_of(x, shift, g),
         *addresses(*coefficients),
         *steps(*coefficients),

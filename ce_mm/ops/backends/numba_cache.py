@@ -22,7 +22,6 @@ from typing import Any, Self
 import llvmlite
 import llvmlite.binding as llvm
 import numba
-from numba import config
 
 from ce_mm.ops.reweighting import MIN_VARIANCE
 from ce_mm.ops.types import FAR_SQUARED
@@ -30,8 +29,9 @@ from ce_mm.ops.types import FAR_SQUARED
 try:
     import fcntl
 except ImportError:  # there are no such locks, and processes that begin at once all compile
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
+config: Any = numba.config  # whose settings are put into it while it is imported
 #: The first one that can be told where to keep what it compiles.
 OLDEST = (0, 62)
 if numba.version_info.short < OLDEST:

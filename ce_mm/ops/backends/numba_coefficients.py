@@ -8,7 +8,7 @@ result on who does what.
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -596,7 +596,7 @@ def coefficients(
     threads = _threads(n, chain, c, hidden)
     step = 5 * _bytes_of_matrix(g) + 4 * c
     words = _forward_kernel(
-        Forward(
+        Forward(  # type: ignore[call-arg]  # the fields that stars fill cannot be counted
             0, 0, checks, n, c, g, hidden, chain.iterations,
             *addresses(instance, second, shift, *parameters, *averages, *of_x, *results, finite, between),
             scratch_of(threads * step), step, chain.positions, *momenta,
@@ -613,7 +613,7 @@ def coefficients(
 
 
 def coefficients_backward(
-    kept: Sequence[Tensor | None],
+    kept: Sequence[Any],
     parameters: Parameters,
     chain: Chain,
     dweight: Tensor,
@@ -633,7 +633,7 @@ def coefficients_backward(
     scratch = scratch_of(gradients + threads * step)
     douts = [contiguous(dout) for dout in (dweight, ddiagonal, dbias)]  # which hold what the kernel reads
     _backward_kernel(
-        Backward(
+        Backward(  # type: ignore[call-arg]  # likewise
             0, n, c, g, hidden, chain.iterations,
             *addresses(
                 *douts, instance, second, mean, whitening, inv_std_scale, fc1, ln_weight, fc2, mix, between,

@@ -577,7 +577,7 @@ def covariance_backward(
     along, step = _Sum(k), _step(g)
     with k.range(g) as i, k.range(step, LANES * FLOAT_BYTES) as place:
         along.add(k.load(gradient + i * step + place) * k.load(sigma + i * step + place))
-    along = _single(along.total()).to_vector()
+    mean_along = _single(along.total()).to_vector()
     factor = _quotient(trace.like(-0.5), trace).to_vector()
     da, dmean = sums, sums + sums_step * 3
 
@@ -587,7 +587,7 @@ def covariance_backward(
         with k.range(g) as i:
             row, number = i * step + place, i * FLOAT_BYTES
             of_sigma = k.load(gradient + row)
-            of_sigma = _is_diagonal(k, i, place).where(of_sigma - along, of_sigma) * factor
+            of_sigma = _is_diagonal(k, i, place).where(of_sigma - mean_along, of_sigma) * factor
             if inside is not None:
                 of_sigma = inside.where(of_sigma, 0.0)
             one_a, one_m = _everywhere(k, scale + number), _everywhere(k, mean + number)

@@ -90,7 +90,7 @@ def output_sums(
     ceiling = math.inf if rectifier is None else rectifier
     gradient = torch.empty_like(dy) if keep else None
     found = sums(x, shift.contiguous(), group_size, products, per_sample, dy, rectified, ceiling, gradient)
-    return gradient if keep else dy.new_empty(0), *found
+    return dy.new_empty(0) if gradient is None else gradient, *found
 
 
 def input_gradient(

@@ -90,7 +90,8 @@ def store_product(a, floor, ceiling):
 
 def _product(rows: int) -> Any:
     @emitted("itff")
-    def store_rows_of_product(k: Emitter, first: Value, a: Product, floor: Value, ceiling: Value) -> None:
+    def store_rows_of_product(k: Emitter, first: Value, a: Any, floor: Value, ceiling: Value) -> None:
+        # a is a Product, of values.
         floor, ceiling = floor.to_vector(), ceiling.to_vector()
         number = [(first + i) * FLOAT_BYTES for i in range(rows)]
         with k.range(a.m, BLOCK) as start:

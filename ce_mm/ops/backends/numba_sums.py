@@ -72,7 +72,7 @@ def sums(
     if products:
         product = shift.new_empty(n if per_sample else splits, groups, group_size, group_size)
     scratch = 3 * group_size * STEP + (group_size + 2) * group_size * 8 + -(-group_size // 16) * 64
-    arguments = Sums(
+    arguments = Sums(  # type: ignore[misc]  # the fields that stars fill cannot be counted
         *view_of(x, shift, group_size),
         *addresses(gradient, rectified, kept),
         *kinds(gradient, rectified),

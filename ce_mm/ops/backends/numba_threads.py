@@ -11,7 +11,7 @@ import ctypes
 import os
 import struct
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,13 +39,14 @@ class Kernel:
         self.address = compiled(function, types.void(types.intp), **OPTIONS).address
         self._call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address)
 
-    def __call__(self, arguments: tuple[int, ...], threads: int = 1) -> array:
+    def __call__(self, arguments: Sequence[int], threads: int = 1) -> array:
         """Run it to its end; returns its arguments, of which it may have changed some."""
         words = array("q", (0, 0, *arguments))  # quicker to make than an array of ctypes'
         place, _ = words.buffer_info()
         if threads == 1:
             self._call(place)
         else:
+            assert _pool is not None  # or threads_for had said 1
             _pool(self.address, place, threads, 0)
         return words[2:]
 

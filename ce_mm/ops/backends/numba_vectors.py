@@ -6,10 +6,12 @@ unrolled. Addresses are whole numbers.
 
 Multiplications and additions may be fused and sums be taken in any order; nothing is assumed of NaN and infinities.
 """
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -27,7 +29,7 @@ VECTOR = ir.VectorType(FLOAT, LANES)
 FLOAT_BYTES = 4
 
 #: How Numba compiles everything here: as C would be, without the checks that raise errors of Python's.
-OPTIONS = dict(nogil=True, boundscheck=False, error_model="numpy")
+OPTIONS: dict[str, Any] = dict(nogil=True, boundscheck=False, error_model="numpy")
 
 
 class Value:
@@ -45,44 +47,44 @@ class Value:
         element = self.type.element if isinstance(self.type, ir.VectorType) else self.type
         return isinstance(element, ir.IntType)
 
-    def like(self, other: Self | float) -> Self:
+    def like(self, other: Value | float) -> Value:
         """``other``, where it is a number of Python's as a constant of this type."""
         if isinstance(other, Value):
             return other
         constant = [other] * self.type.count if isinstance(self.type, ir.VectorType) else other
         return Value(self.builder, ir.Constant(self.type, constant))
 
-    def _binary(self, name: str, other: Self | float) -> Self:
+    def _binary(self, name: str, other: Value | float) -> Value:
         value = self.like(other).value
         if self._is_whole():
             return Value(self.builder, getattr(self.builder, name)(self.value, value))
         return Value(self.builder, getattr(self.builder, "f" + name)(self.value, value, flags=("contract",)))
 
-    def __add__(self, other: Self | float) -> Self:
+    def __add__(self, other: Value | float) -> Value:
         return self._binary("add", other)
 
-    def __sub__(self, other: Self | float) -> Self:
+    def __sub__(self, other: Value | float) -> Value:
         return self._binary("sub", other)
 
-    def __mul__(self, other: Self | float) -> Self:
+    def __mul__(self, other: Value | float) -> Value:
         return self._binary("mul", other)
 
-    def __and__(self, other: Self | int) -> Self:
+    def __and__(self, other: Value | int) -> Value:
         return Value(self.builder, self.builder.and_(self.value, self.like(other).value))
 
-    def __or__(self, other: Self | int) -> Self:
+    def __or__(self, other: Value | int) -> Value:
         return Value(self.builder, self.builder.or_(self.value, self.like(other).value))
 
-    def __invert__(self) -> Self:
+    def __invert__(self) -> Value:
         return Value(self.builder, self.builder.not_(self.value))
 
-    def __lshift__(self, other: int) -> Self:
+    def __lshift__(self, other: int) -> Value:
         return Value(self.builder, self.builder.shl(self.value, self.like(other).value))
 
-    def __rshift__(self, other: int) -> Self:
+    def __rshift__(self, other: int) -> Value:
         return Value(self.builder, self.builder.lshr(self.value, self.like(other).value))
 
-    def compare(self, how: str, other: Self | float) -> Self:
+    def compare(self, how: str, other: Value | float) -> Value:
         """Whether ``self <= other``, ... ; no comparison with a NaN holds, but ``!=``."""
         value = self.like(other).value
         if self._is_whole():
@@ -90,31 +92,31 @@ class Value:
         kind = self.builder.fcmp_unordered if how == "!=" else self.builder.fcmp_ordered
         return Value(self.builder, kind(how, self.value, value))
 
-    def where(self, one: Self, other: Self | float) -> Self:
+    def where(self, one: Value, other: Value | float) -> Value:
         """Of a comparison: one where it holds, other elsewhere."""
         return Value(self.builder, self.builder.select(self.value, one.value, one.like(other).value))
 
-    def minimum(self, other: Self | float) -> Self:
+    def minimum(self, other: Value | float) -> Value:
         """The smaller; self where other is a NaN."""
         other = self.like(other)
         return other.compare("<", self).where(other, self)
 
-    def convert(self, how: str, to: ir.Type) -> Self:
+    def convert(self, how: str, to: ir.Type) -> Value:
         """By an instruction of LLVM's: zext, trunc, bitcast, fpext, fptrunc, sitofp, ..."""
         return Value(self.builder, getattr(self.builder, how)(self.value, to))
 
-    def to_vector(self) -> Self:
+    def to_vector(self) -> Value:
         """A number in every lane."""
         b, kind = self.builder, ir.VectorType(self.type, LANES)
         one = b.insert_element(ir.Constant(kind, ir.Undefined), self.value, ir.Constant(WORD, 0))
         return Value(b, b.shuffle_vector(one, one, ir.Constant(ir.VectorType(WORD, LANES), [0] * LANES)))
 
-    def shuffle(self, other: Self, lanes: list[int]) -> Self:
+    def shuffle(self, other: Value, lanes: list[int]) -> Value:
         """The vector of these lanes of both, numbered through."""
         mask = ir.Constant(ir.VectorType(WORD, len(lanes)), lanes)
         return Value(self.builder, self.builder.shuffle_vector(self.value, other.value, mask))
 
-    def sum(self) -> Self:
+    def sum(self) -> Value:
         """Of a vector's lanes, in their type."""
         element = self.type.element
         kind, name = ir.FunctionType(element, [element, self.type]), "f64" if element == DOUBLE else "f32"
@@ -229,16 +231,16 @@ def emitted(takes: str, returns: str = "") -> Callable[[Callable], Any]:
             takers = zip(takes, arguments, strict=True)
             return result(*(kinds.get(letter, argument) for letter, argument in takers)), generate
 
-        # Numba counts the arguments by it, where the first is the context.
-        typed.__name__, typed.__signature__ = function.__name__, inspect.signature(function)
+        # Numba counts the arguments by the signature, where the first is the context.
+        vars(typed)["__signature__"], typed.__name__ = inspect.signature(function), function.__name__
         return intrinsic(typed)
 
     return decorate
 
 
-def _seen(builder: ir.IRBuilder, kind: types.Type, value: ir.Value) -> Any:
+def _seen(builder: ir.IRBuilder, kind: Any, value: ir.Value) -> Any:
     """What an emitted function sees of an argument."""
-    if isinstance(kind, types.BaseTuple):
+    if isinstance(kind, (types.NamedTuple, types.NamedUniTuple)):
         return kind.instance_class(*(Value(builder, item) for item in cgutils.unpack_tuple(builder, value)))
     return Value(builder, value)
 

@@ -197,6 +197,7 @@ class _Blocks:
     def of_matrices(self, matrix: Tensor | None, diagonal: Tensor | None) -> Sequence[Tensor]:
         """matrix + Diag(diagonal) in blocks (K G, g, g), from (N or 1, G, g, g) and (N, C); a diagonal as columns."""
         if matrix is None:
+            assert diagonal is not None
             return self.of_vectors(diagonal)
         matrix = matrix.expand(self.map.shape[0], -1, -1, -1)
         if diagonal is not None:

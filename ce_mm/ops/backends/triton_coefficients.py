@@ -12,7 +12,7 @@ Everything is float32 and every product "ieee". Multiplications and additions ar
 position the variance E - m² must be 0.
 """
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -54,27 +54,28 @@ def coefficients(
     checks: bool,
 ) -> tuple[Coefficients, Tensor | None, tuple[Tensor | None, ...]]:
     """As a backend's; see :mod:`ce_mm.ops.backends`. The shift is always near the data, and nothing to check."""
-    norm_weight, norm_bias, *of_gate, mix = parameters
+    norm_weight, norm_bias, *_, mix = parameters
     mean = variance = whitening = inv_std_scale = finite = None
     if second is None:
         mean, variance, whitening, inv_std_scale = averages
         mean = mean - shift
     normed = base_norm(instance, second, mean, variance, norm_weight, norm_bias, chain)
     whitening = normed.whitening if whitening is None else whitening
-    values, between = logit(normed.spread, Gate(*of_gate, chain.ln_eps))
+    assert whitening is not None
+    values, between = logit(normed.spread, _gate(parameters, chain))
     *results, inv_std_scale = combine(normed, whitening, values, mix, inv_std_scale)
     found = Averages(normed.mean, normed.variance, whitening, inv_std_scale)
     if second is not None:
         others = instance.shape[1] * chain.positions - 1
         of_x = found._replace(mean=found.mean + shift, variance=found.variance * ((others + 1) / max(others, 1)))
         momenta = chain.norm_momentum, chain.norm_momentum, chain.momentum, chain.momentum
-        finite, _ = move_averages([*map(Average, averages, of_x, momenta)])
+        finite, _ = move_averages([*map(Average._make, zip(averages, of_x, momenta, strict=True))])
     kept = instance, second, *found, normed.scale, normed.offset, normed.spread, values, *between
     return Coefficients(*results), finite, kept
 
 
 def coefficients_backward(
-    kept: Sequence[Tensor | None],
+    kept: Sequence[Any],
     parameters: Parameters,
     chain: Chain,
     dweight: Tensor,
@@ -83,16 +84,22 @@ def coefficients_backward(
 ) -> tuple[tuple[Tensor | None, Tensor, Tensor], Parameters]:
     """As a backend's; see :mod:`ce_mm.ops.backends`."""
     instance, second, mean, variance, whitening, inv_std_scale, scale, offset, spread, values, *between = kept
-    norm_weight, _, *of_gate, mix = parameters
+    norm_weight, *_, mix = parameters
     dwhitening, dscale, doffset, dvalues, (dmixes, dinv_std_scales) = combine_backward(
         dweight, ddiagonal, dbias, scale, offset, whitening, values, mix, inv_std_scale
     )
-    dspread, dgate = logit_backward(dvalues, spread, Gate(*of_gate, chain.ln_eps), Between(*between))
-    *of_x, dnorm_weight, dnorm_bias = base_norm_backward(
+    dspread, dgate = logit_backward(dvalues, spread, _gate(parameters, chain), Between(*between))
+    slope, slopes, offset_of_x, dnorm_weight, dnorm_bias = base_norm_backward(
         dwhitening, dscale, doffset, dspread, dinv_std_scales, inv_std_scale, instance, second, mean, variance,
         norm_weight, chain,
     )  # fmt: skip
-    return tuple(of_x), Parameters(dnorm_weight, dnorm_bias, *dgate[:4], dmixes.sum().view(1))
+    dfc1, dln_weight, dln_bias, dfc2 = dgate
+    dparameters = Parameters(dnorm_weight, dnorm_bias, dfc1, dln_weight, dln_bias, dfc2, dmixes.sum().view(1))
+    return (slope, slopes, offset_of_x), dparameters
+
+
+def _gate(parameters: Parameters, chain: Chain) -> Gate:
+    return Gate(parameters.fc1, parameters.ln_weight, parameters.ln_bias, parameters.fc2, chain.ln_eps)
 
 
 def base_norm(
@@ -119,6 +126,7 @@ def base_norm(
         _base_norm_kernel, instance, group_size, instance, second, mean, variance, norm_weight, norm_bias,
         scale, offset, spread, sums, whitening, n, c, chain.norm_eps, chain.eps, chain.bessel, T=chain.iterations,
     )  # fmt: skip
+    assert mean is not None and variance is not None
     return Normed(mean, variance, scale, offset, spread, sums, whitening)
 
 
@@ -205,7 +213,9 @@ def move_averages(averages: Sequence[Average], present: Tensor | None = None) ->
     if present is not None or not _fit(averages):
         return plain.move_averages(averages, present)
     finite = torch.empty((), dtype=torch.bool, device=averages[0].value.device)
-    arguments = [(buffer, value.contiguous(), value.numel(), momentum) for buffer, value, momentum in averages]
+    arguments: list[tuple[Any, ...]] = [
+        (buffer, value.contiguous(), value.numel(), momentum) for buffer, value, momentum in averages
+    ]
     largest = max(size for _, _, size, _ in arguments)
     arguments += [(None, None, 0, 0.0)] * (BUFFERS - len(arguments))
     with torch.cuda.device_of(finite):
@@ -227,7 +237,9 @@ def _fit(averages: Sequence[Average]) -> bool:
     )
 
 
-def _launch(kernel: triton.runtime.JITFunction, example: Tensor, group_size: int, *arguments, **constants) -> None:
+def _launch(
+    kernel: triton.runtime.JITFunction, example: Tensor, group_size: int, *arguments: Any, **constants: Any
+) -> None:
     """One program for each tile of the (..., C) tensor ``example``."""
     tiles, rows = tiles_of(example.shape[-1], group_size), rows_of(group_size)
     with torch.cuda.device_of(example):

@@ -16,7 +16,7 @@ own values are some, and only the products' sums are float32: that rounding, 2^-
 at the output's own rounding in float16. float64 has no kernels here.
 """
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import triton
@@ -46,7 +46,8 @@ __all__ = [
     "output_sums",
 ]
 
-ASKS = OVERWRITES = frozenset()
+ASKS: frozenset[str] = frozenset()
+OVERWRITES: frozenset[str] = frozenset()
 
 _WIDE = (2048, 4), (2048, 8), (4096, 4), (8192, 8)
 _EXACT_SUMS = (1024, 4), (2048, 8), (1024, 8)
@@ -238,7 +239,7 @@ def _sample_stride(values: Tensor | None) -> int:
     return 0 if values is None or values.shape[0] == 1 else values[0].numel()
 
 
-def _tuned(configurations: dict[tuple[str, int], Sequence[tuple[int, int]]]) -> Callable[[Callable], Tuned]:
+def _tuned(configurations: Mapping[tuple[str, int], Sequence[tuple[int, int]]]) -> Callable[[Callable], Tuned]:
     """A kernel of these configurations (:class:`~ce_mm.ops.backends.triton_tuning.Tuned`).
 
     No argument's value is compiled in, or a new batch size would mean a new compilation; what vector loads need to

@@ -10,6 +10,7 @@ trials, and every call takes the first configuration.
 import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import triton
@@ -23,7 +24,9 @@ SIZES = 64, 256, 1024
 class Tuned:
     """A kernel, launched as Triton's are, with an own list of configurations for each kind of product."""
 
-    def __init__(self, kernel: Callable, configurations: Mapping[tuple[str, int], Sequence[tuple[int, int]]]) -> None:
+    def __init__(
+        self, kernel: triton.runtime.JITFunction, configurations: Mapping[tuple[str, int], Sequence[tuple[int, int]]]
+    ) -> None:
         """``configurations``: by PRECISION and ROWS pairs of TILE and warps; the interpreter has only one."""
         if triton.knobs.runtime.interpret:
             configurations = dict.fromkeys(configurations, ((1024, 1),))
@@ -33,7 +36,7 @@ class Tuned:
     def __getitem__(self, grid: tuple[int] | Callable[[dict[str, int]], tuple[int]]) -> Callable[..., None]:
         return functools.partial(self._launch, grid)
 
-    def _launch(self, grid, *arguments, PRECISION: str, ROWS: int, **named) -> None:
+    def _launch(self, grid: Any, *arguments: Any, PRECISION: str, ROWS: int, **named: Any) -> None:
         tuner = self.tuners[PRECISION, ROWS]
         named |= dict(PRECISION=PRECISION, ROWS=ROWS)
         if torch.are_deterministic_algorithms_enabled():
@@ -42,7 +45,7 @@ class Tuned:
             tuner[grid](*arguments, **named)
 
 
-def _tuner(kernel: Callable, pairs: Sequence[tuple[int, int]]) -> triton.runtime.Autotuner:
+def _tuner(kernel: triton.runtime.JITFunction, pairs: Sequence[tuple[int, int]]) -> triton.runtime.Autotuner:
     configurations = [triton.Config({"TILE": tile}, num_warps=warps) for tile, warps in pairs]
     return triton.autotune(configurations, key=["size", "LAST"], do_bench=_milliseconds, cache_results=True)(kernel)
 

@@ -43,7 +43,8 @@ def test_with_torch_alone_it_trains_stops_goes_on_and_writes_a_table(tmp_path, d
     command = (data, "--out", tmp_path / "out", "--variants", "BN+ReLU", "BN+CE+ReLU", "SN+ReLU", "--seeds", "1")
     stopped = run(tmp_path, *command, "--minutes", "0")
     assert stopped.returncode == 0, stopped.stderr
-    assert "0 of 3 trainings are finished" in stopped.stdout
+    assert "0 of 3 trainings are finished; there are no results yet" in stopped.stdout
+    assert not (tmp_path / "out" / "results.md").exists()
     finished = run(tmp_path, *command, "--workers", "2")
     assert finished.returncode == 0, finished.stderr
     assert "no pictures" in finished.stdout

@@ -5,7 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, StrMethodFormatter
 
-from ce_mm.analysis import save_figure
+from ce_mm.analysis import add_legend, save_figure, say_none
 
 COLOURS = {"BN": "0.55", "BN+SE": "C0", "IterNorm": "C2", "literal CE": "C1"}
 COLOURS |= {"CE plain": "#f2a3a3", "CE compiled": "C3", "CE folded": "C4"}
@@ -18,14 +18,16 @@ def draw_op(record: dict, out: Path) -> None:
     layers, scaling = record.get("layers", {}), record.get("scaling", {})
     rows = max(bool(layers) + bool(scaling), 1)
     figure = Figure(figsize=(16, 4.5 * rows), dpi=110, layout="constrained")
-    axes = list(figure.subplots(rows, 4, squeeze=False))
+    parts = list(figure.subfigures(rows, 1, squeeze=False)[:, 0])
     if layers:
+        axes = parts.pop(0).subplots(1, 4)
         labels = [shape.partition("×")[2] for shape in layers]  # the batch is in the title
-        for axis, (kind, title) in zip(axes.pop(0), PANELS.items(), strict=True):
+        for axis, (kind, title) in zip(axes, PANELS.items(), strict=True):
             _bars(axis, kind, title, labels, list(layers.values()))
+        add_legend(axes, "lower center", len(COLOURS))
     if scaling:
-        for axis, (name, series) in zip(axes.pop(0), scaling.items(), strict=True):
-            _lines(axis, name, series)
+        for part, (name, series) in zip(parts.pop(0).subfigures(1, len(scaling)), scaling.items(), strict=True):
+            _lines(part.subplots(), name, series)
     _title(figure, record)
     save_figure(figure, out)
 
@@ -34,8 +36,10 @@ def draw_network(record: dict, out: Path) -> None:
     """Bars of the ratios to BN in every network."""
     networks = record["networks"]
     figure = Figure(figsize=(16, 9), dpi=110, layout="constrained")
-    for axis, (kind, title) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
+    axes = list(figure.subplots(2, 2).flat)
+    for axis, (kind, title) in zip(axes, PANELS.items(), strict=True):
         _bars(axis, kind, title, list(networks), list(networks.values()))
+    add_legend(axes, "lower center", len(COLOURS))
     _title(figure, record)
     save_figure(figure, out)
 
@@ -45,7 +49,8 @@ def draw_latency(record: dict, out: Path) -> None:
     networks = record["networks"].items()
     panels = [(f"{name}, batch {batch}", rows) for name, batches in networks for batch, rows in batches.items()]
     figure = Figure(figsize=(5 * len(panels), 4.5), dpi=110, layout="constrained")
-    for axis, (title, variants) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    axes = list(figure.subplots(1, len(panels), squeeze=False)[0])
+    for axis, (title, variants) in zip(axes, panels, strict=True):
         names = list(dict.fromkeys(name for rows in sorted(variants.values(), key=len, reverse=True) for name in rows))
         width = 0.8 / len(variants)
         for index, (variant, rows) in enumerate(variants.items()):
@@ -54,7 +59,7 @@ def draw_latency(record: dict, out: Path) -> None:
             axis.bar(places, times, width, color=COLOURS[variant], label=variant)
         axis.set(title=title, ylabel="ms", xticks=range(len(names)))
         axis.set_xticklabels(names, fontsize="small")
-        axis.legend(frameon=False, fontsize="small")
+    add_legend(axes, "lower center", len(COLOURS))
     _title(figure, record)
     save_figure(figure, out)
 
@@ -81,9 +86,8 @@ def _bars(axis, kind: str, title: str, labels: Sequence[str], groups: Sequence[d
     axis.axhline(1, color="0.3", lw=0.8, ls=":")
     axis.set(title=f"{title}, over BN's", xticks=range(len(labels)))
     axis.set_xticklabels(labels, fontsize="small")
-    axis.margins(y=0.4)  # room for the legend above the bars
-    if names:
-        axis.legend(frameon=False, fontsize="small", ncols=2)
+    if not names:
+        say_none(axis)
 
 
 def _lines(axis, name: str, series: dict) -> None:
@@ -96,7 +100,7 @@ def _lines(axis, name: str, series: dict) -> None:
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set(title=f"training step against {name}", xlabel=name, ylabel="ms")
-    axis.legend(frameon=False)
+    add_legend([axis], "lower center")
 
 
 def _title(figure: Figure, record: dict) -> None:

@@ -53,7 +53,8 @@ def main() -> int:
         print("Interrupted. Run the same command again to go on.", file=sys.stderr)
         return 130
     finished = sum(map(len, results.values()))
-    print(f"{finished} of {len(runs)} trainings are finished; results: {args.out / 'results.md'}")
+    then = f"results: {args.out / 'results.md'}" if results else "there are no results yet; the same command goes on"
+    print(f"{finished} of {len(runs)} trainings are finished; {then}")
     return 0
 
 

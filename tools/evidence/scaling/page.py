@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
-from ce_mm.analysis import save_figure
+from ce_mm.analysis import add_legend, save_figure
 from tools.evidence import pages
 from tools.evidence.scaling.messages import Message, messages_of_a_step, total
 from tools.evidence.scaling.model import Assumptions, Step, step
@@ -211,6 +211,6 @@ def draw(rows: Rows, out: Path) -> None:
         axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.grid(color="0.9")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize="small")
+    add_legend([left, right], "lower center", len(names))
     figure.suptitle("An estimate: nothing was run on GPUs")
     save_figure(figure, out)

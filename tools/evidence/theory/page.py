@@ -27,8 +27,17 @@ def write_theory(docs: Path) -> None:
     folder.mkdir(exist_ok=True)
     draw_pictures(numbers, folder)
     with replacing(folder / "numbers.json") as unfinished:
-        unfinished.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(rounded(numbers), indent=1) + "\n", encoding="utf-8")
     pages.write(docs, "theory", page(numbers))
+
+
+def rounded(numbers: Any) -> Any:
+    """Numbers to six digits and to 1e-10, in lists and dicts of them: what lies beyond is each machine's rounding."""
+    if isinstance(numbers, dict):
+        return {name: rounded(value) for name, value in numbers.items()}
+    if isinstance(numbers, list):
+        return [rounded(value) for value in numbers]
+    return float(f"{round(numbers, 10):.6g}") if isinstance(numbers, float) else numbers
 
 
 def page(numbers: dict[str, Any]) -> str:
@@ -155,7 +164,8 @@ python -m tools.evidence.theory
 ```
 
 and `tests/evidence/test_theory.py` holds the page against the functions, and the functions against PyTorch, quadrature
-and each other.
+and each other. Numbers are written to six digits, so that a machine which rounds otherwise writes the same, but for
+`rounding`, which records what rounding does; the bytes of a picture depend on the machine and on Matplotlib's version.
 
 | paper | as printed | what holds |
 |---|---|---|

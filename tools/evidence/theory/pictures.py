@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ce_mm.analysis import save_figure
+from ce_mm.analysis import save_figure, tidy
 from tools.evidence.theory.relu_moments import integrated_moment, relu_mean, relu_mean_square
 
 if TYPE_CHECKING:
@@ -29,13 +29,8 @@ def draw_pictures(numbers: dict[str, Any], folder: Path) -> None:
 def _panels() -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
-    axes = list(figure.subplots(1, 2))
-    for axis in axes:
-        axis.grid(which="major", color="0.88", lw=0.8)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    figure = Figure(figsize=(13, 4), dpi=100, layout="constrained")
+    return figure, [part.subplots() for part in figure.subfigures(1, 2)]
 
 
 def _relu_moments() -> Figure:
@@ -47,7 +42,7 @@ def _relu_moments() -> Figure:
     lines = plane.contour(gamma, beta, exponent, levels=[-2], colors="white")
     plane.clabel(lines, fmt={-2: "0.01"})
     plane.axhline(0, color="white", lw=0.8, ls=":")
-    figure.colorbar(filled, ax=plane, ticks=range(-4, 1), label="log10 of the root mean square of y")
+    plane.figure.colorbar(filled, ax=plane, ticks=range(-4, 1), label="log10 of the root mean square of y")
     plane.set(title="silent channels: small γ, or β far below -|γ|", xlabel="γ", ylabel="β")
 
     scales = np.geomspace(1e-2, 1, 60)
@@ -57,7 +52,7 @@ def _relu_moments() -> Figure:
         curves.plot(dots, [integrated_moment(g, bias, 1) for g in dots], "o", ms=3.5, color=f"C{colour}")
     curves.set(xscale="log", yscale="log", ylim=(1e-7, 2), xlabel="|γ|", ylabel="E[y]")
     curves.set_title("closed form (lines) and quadrature (dots)")
-    curves.legend(frameon=False, fontsize="small", loc="lower right")
+    tidy(curves)
     return figure
 
 
@@ -69,10 +64,10 @@ def _decorrelation(numbers: dict[str, Any]) -> Figure:
         of_gamma = [row["gamma_ratio"][channel] for row in numbers["steps"]]
         of_spread = [row["spread_ratio"][channel] for row in numbers["steps"]]
         ratios.plot([0, *steps], [1, *of_gamma], "o-", ms=3.5, color=colour, label=f"γ̂/γ, γ = {gamma:g}")
-        ratios.plot([0, *steps], [1, *of_spread], ":", color=colour, label="its standard deviation / |γ|")
+        ratios.plot([0, *steps], [1, *of_spread], ":", color=colour, label=f"standard deviation / |γ|, γ = {gamma:g}")
     ratios.axhline(1, color="black", lw=0.8)
     ratios.set(title="the counterexample, channel by channel", xlabel="Newton-Schulz steps T", ylim=(-2.5, 8))
-    ratios.legend(frameon=False, fontsize="small", loc="upper left")
+    tidy(ratios)
 
     eigenvalues = np.geomspace(1e-3, 1, 120)
     root = np.ones_like(eigenvalues)
@@ -83,7 +78,7 @@ def _decorrelation(numbers: dict[str, Any]) -> Figure:
     roots.axhline(1, color="black", ls=":", lw=1, label="without Σ in the recursion")
     roots.set(xscale="log", yscale="log", xlabel="eigenvalue σ of Σ (unit trace)")
     roots.set_title("P_T lies between I and Σ^(-1/2)")
-    roots.legend(frameon=False, fontsize="small")
+    tidy(roots)
     return figure
 
 
@@ -98,7 +93,7 @@ def _interference_game(numbers: dict[str, Any]) -> Figure:
     noise.axvspan(-3, 0, color="0.93", lw=0)
     noise.text(-1.9, -4.6, "noise power below zero", fontsize="small", color="0.35")
     noise.set(title="the noise term -N/σ and its expansions", xlabel="h", xlim=(-3, 3), ylim=(-5, 10))
-    noise.legend(frameon=False, fontsize="small", loc="upper left")
+    tidy(noise)
 
     spread = [row["spread"] for row in numbers["spread"]]
     for colour, (key, label) in enumerate(_PROXIES.items()):
@@ -107,7 +102,7 @@ def _interference_game(numbers: dict[str, Any]) -> Figure:
     errors.set(xscale="log", yscale="log", xlabel="standard deviation of ln h", ylabel="error / unevenness of p")
     errors.set(title="powers of the linear proxies, h > 0", xticks=spread, xticklabels=spread)
     errors.minorticks_off()
-    errors.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(0, 0.58))
+    tidy(errors)
     return figure
 
 
