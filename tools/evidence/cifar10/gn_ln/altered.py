@@ -1,0 +1,59 @@
+"""CE on group norm with one thing changed, by the literal equations: what the channels' means are, or what Σ is.
+
+On a batch norm every channel of x̄ has mean 0 over the batch. On GN and LN only a whole group has, in each sample.
+"""
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ce_mm.layers import CENorm
+from ce_mm.ops import reference
+
+#: ``centred``: each channel's mean over the batch is taken out of x̄. ``products``: Σ is eq. 20 to the letter, the mean
+#: products of γ x̄, where the layer has their covariance. ``diagonal``: Σ is the covariance's diagonal.
+Change = Literal["centred", "products", "diagonal"]
+
+
+class Altered(nn.Module):
+    """A CENorm on group norm, computed literally, always by the statistics of the batch at hand.
+
+    Args:
+        ce: the layer, with both branches; its parameters are used as they are.
+        change: what is not the layer's, or None for nothing.
+    """
+
+    def __init__(self, ce: CENorm, change: Change | None) -> None:
+        super().__init__()
+        self.ce = ce
+        self.change = change
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """x̃, (N, C, H, W)."""
+        norm = self.ce.norm
+        x = F.group_norm(x, norm.num_groups, eps=norm.eps)
+        if self.change == "centred":
+            x = x - x.mean((0, 2, 3), keepdim=True)
+        return x * norm.weight[:, None, None] + norm.bias[:, None, None]
+
+    def forward(self, x: Tensor, rectifier: float | None = None) -> Tensor:
+        """(N, C, H, W) to the same; any ``rectifier`` is taken for ReLU."""
+        ce, base = self.ce, self.normalised(x)
+        gate = reference.Gate(ce.ir.fc1.weight, ce.ir.ln.weight, ce.ir.ln.bias, ce.ir.fc2.weight)
+        of_batch = reference.Averages(
+            reference.newton_schulz(self._sigma(base), ce.bd.iterations),
+            reference.instance_variance(base, ce.ir.correction).mean().clamp(min=1e-5).rsqrt().view(1),
+        )
+        y, _ = reference.equilibrium(base, gate, ce.mix, group_size=ce.bd.group_size, running=of_batch)
+        return y if rectifier is None else y.relu()
+
+    def _sigma(self, base: Tensor) -> Tensor:
+        """Σ, (C/g, g, g)."""
+        size, eps = self.ce.bd.group_size, self.ce.bd.eps
+        if self.change == "products":
+            scaled = base - self.ce.norm.bias[:, None, None]
+            rows = scaled.transpose(0, 1).reshape(-1, size, base[:, 0].numel())
+            return rows @ rows.mT / rows.shape[2] + eps * torch.eye(size)
+        sigma = reference.covariance(base, size, eps)
+        return sigma * torch.eye(size) if self.change == "diagonal" else sigma
