@@ -50,6 +50,13 @@ def test_of_centred_channels_products_are_the_covariance(x):
     torch.testing.assert_close(Altered(ce, "products")._sigma(centred), Altered(ce, None)._sigma(centred))
 
 
+def test_bn_that_is_not_centred_scales_alone(x):
+    ce = CENorm(32, norm=dict(type="BN"), branches=()).double()
+    y = Altered(ce, "uncentred")(x)
+    torch.testing.assert_close(y.var((0, 2, 3), correction=0), torch.ones(32).double(), atol=1e-4, rtol=0)
+    assert y.mean((0, 2, 3)).abs().max() > 1
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_case_is_followed(data, recipe, name):
     found = follow(CASES[name], recipe, data, 0, 2, (0, 2), 0.01, name)

@@ -1,4 +1,4 @@
-"""CE on group norm with one thing changed, by the literal equations: what the channels' means are, or what Σ is.
+"""CE with one thing changed, by the literal equations: what the channels' means are, or what Σ is.
 
 On a batch norm every channel of x̄ has mean 0 over the batch. On GN and LN only a whole group has, in each sample.
 """
@@ -12,15 +12,16 @@ from ce_mm.layers import CENorm
 from ce_mm.ops import reference
 
 #: ``centred``: each channel's mean over the batch is taken out of x̄. ``products``: Σ is eq. 20 to the letter, the mean
-#: products of γ x̄, where the layer has their covariance. ``diagonal``: Σ is the covariance's diagonal.
-Change = Literal["centred", "products", "diagonal"]
+#: products of γ x̄, where the layer has their covariance. ``diagonal``: Σ is the covariance's diagonal. These three on
+#: GN or LN. ``uncentred``, on BN: x̄ is x over its channels' standard deviations, no mean taken out.
+Change = Literal["centred", "products", "diagonal", "uncentred"]
 
 
 class Altered(nn.Module):
-    """A CENorm on group norm, computed literally, always by the statistics of the batch at hand.
+    """A CENorm, computed literally, always by the statistics of the batch at hand.
 
     Args:
-        ce: the layer, with both branches; its parameters are used as they are.
+        ce: the layer, with both branches or none; its parameters are used as they are.
         change: what is not the layer's, or None for nothing.
     """
 
@@ -32,21 +33,30 @@ class Altered(nn.Module):
     def normalised(self, x: Tensor) -> Tensor:
         """x̃, (N, C, H, W)."""
         norm = self.ce.norm
-        x = F.group_norm(x, norm.num_groups, eps=norm.eps)
+        if self.change == "uncentred":
+            x = x * (x.var((0, 2, 3), correction=0, keepdim=True) + norm.eps).rsqrt()
+        else:
+            x = F.group_norm(x, norm.num_groups, eps=norm.eps)
         if self.change == "centred":
             x = x - x.mean((0, 2, 3), keepdim=True)
         return x * norm.weight[:, None, None] + norm.bias[:, None, None]
 
     def forward(self, x: Tensor, rectifier: float | None = None) -> Tensor:
         """(N, C, H, W) to the same; any ``rectifier`` is taken for ReLU."""
-        ce, base = self.ce, self.normalised(x)
+        ce, y = self.ce, self.normalised(x)
+        if ce.branches:
+            y = self._equalised(y)
+        return y if rectifier is None else y.relu()
+
+    def _equalised(self, base: Tensor) -> Tensor:
+        ce = self.ce
         gate = reference.Gate(ce.ir.fc1.weight, ce.ir.ln.weight, ce.ir.ln.bias, ce.ir.fc2.weight)
         of_batch = reference.Averages(
             reference.newton_schulz(self._sigma(base), ce.bd.iterations),
             reference.instance_variance(base, ce.ir.correction).mean().clamp(min=1e-5).rsqrt().view(1),
         )
         y, _ = reference.equilibrium(base, gate, ce.mix, group_size=ce.bd.group_size, running=of_batch)
-        return y if rectifier is None else y.relu()
+        return y
 
     def _sigma(self, base: Tensor) -> Tensor:
         """Σ, (C/g, g, g)."""

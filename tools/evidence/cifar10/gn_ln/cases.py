@@ -54,6 +54,8 @@ CASES = {
     "GN+CE, x̄ centred": Case(Variant(GROUPS, ce=BOTH), partial(Altered, change="centred")),
     "LN+CE": Case(Variant(ONE_GROUP, ce=BOTH)),
     "LN+CE, x̄ centred": Case(Variant(ONE_GROUP, ce=BOTH), partial(Altered, change="centred")),
+    "BN, not centred": Case(Variant(dict(type="BN"), ce=()), partial(Altered, change="uncentred")),
+    "BN+CE, not centred": Case(Variant(dict(type="BN"), ce=BOTH), partial(Altered, change="uncentred")),
 }
 
 
