@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ce_mm.layers import CENorm
+from tools.evidence.cifar10.gn_ln.__main__ import main
 from tools.evidence.cifar10.gn_ln.altered import Altered
 from tools.evidence.cifar10.gn_ln.cases import CASES, build, follow, look
 from tools.evidence.cifar10.gn_ln.page import page
@@ -47,7 +48,7 @@ def test_a_centred_channel_has_mean_beta(x):
 def test_of_centred_channels_products_are_the_covariance(x):
     ce = layer(8)
     centred = Altered(ce, "centred").normalised(x)
-    torch.testing.assert_close(Altered(ce, "products")._sigma(centred), Altered(ce, None)._sigma(centred))
+    torch.testing.assert_close(Altered(ce, "products").sigma(centred), Altered(ce, None).sigma(centred))
 
 
 def test_bn_that_is_not_centred_scales_alone(x):
@@ -88,3 +89,10 @@ def test_the_page_has_a_row_for_each_case():
     text = page(dict(command="it", torch="2", ce_mm="1", steps=5, pictures=3, threshold=0.01, cases=cases))
     assert all(f"| {name} | 0 0 0 0 0 0 0 |" in text for name in CASES)
     assert "| 0.71 | 0.71 |" in text
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["gn_ln", str(tmp_path / "absent.npz"), "--out", str(tmp_path / "out")])
+    assert main() == 2
+    assert "absent.npz: there is no such file" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -49,21 +49,26 @@ class Altered(nn.Module):
         return y if rectifier is None else y.relu()
 
     def _equalised(self, base: Tensor) -> Tensor:
-        ce = self.ce
-        gate = reference.Gate(ce.ir.fc1.weight, ce.ir.ln.weight, ce.ir.ln.bias, ce.ir.fc2.weight)
-        of_batch = reference.Averages(
-            reference.newton_schulz(self._sigma(base), ce.bd.iterations),
-            reference.instance_variance(base, ce.ir.correction).mean().clamp(min=1e-5).rsqrt().view(1),
-        )
-        y, _ = reference.equilibrium(base, gate, ce.mix, group_size=ce.bd.group_size, running=of_batch)
-        return y
+        bd, ir, ratio = self.ce.bd, self.ce.ir, torch.sigmoid(self.ce.mix)
+        rows = _rows(base, bd.group_size)
+        decorrelated = torch.bmm(reference.newton_schulz(self.sigma(base), bd.iterations), rows)
+        decorrelated = decorrelated.view(base.shape[1], base.shape[0], *base.shape[2:]).transpose(0, 1)
+        variance = reference.instance_variance(base, ir.correction)
+        gate = torch.sigmoid(ir.fc2(F.relu(ir.ln(ir.fc1(variance)))))
+        weights = gate * variance.mean().clamp(min=1e-5).rsqrt()
+        return ratio * decorrelated + (1 - ratio) * weights[:, :, None, None] * base
 
-    def _sigma(self, base: Tensor) -> Tensor:
-        """Σ, (C/g, g, g)."""
+    def sigma(self, base: Tensor) -> Tensor:
+        """Σ of x̃, (C/g, g, g), with ε."""
         size, eps = self.ce.bd.group_size, self.ce.bd.eps
+        identity = torch.eye(size, dtype=base.dtype)
         if self.change == "products":
-            scaled = base - self.ce.norm.bias[:, None, None]
-            rows = scaled.transpose(0, 1).reshape(-1, size, base[:, 0].numel())
-            return rows @ rows.mT / rows.shape[2] + eps * torch.eye(size)
+            rows = _rows(base - self.ce.norm.bias[:, None, None], size)
+            return torch.bmm(rows, rows.mT) / rows.shape[2] + eps * identity
         sigma = reference.covariance(base, size, eps)
-        return sigma * torch.eye(size) if self.change == "diagonal" else sigma
+        return sigma * identity if self.change == "diagonal" else sigma
+
+
+def _rows(x: Tensor, size: int) -> Tensor:
+    """(N, C, H, W) as (C/size, size, N·H·W)."""
+    return x.transpose(0, 1).reshape(-1, size, x[:, 0].numel())

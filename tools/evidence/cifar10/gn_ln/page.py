@@ -30,10 +30,12 @@ def page(record: Mapping[str, Any]) -> str:
     return _PAGE.format(
         **{key: record[key] for key in ("command", "torch", "ce_mm", "steps", "pictures", "threshold")},
         table=pages.table(
-            ("", "start", "end", "silent", "mean / spread, start", "end"),
+            ("", "inhibited, start", "end", "silent, end", "mean / spread, start", "end"),
             (_row(name, found) for name, found in cases.items()),
         ),
-        by_averages="; ".join(f"{_layers(batch)} and {_layers(average)}" for batch, average in averages),
+        answer=_ANSWER.format(
+            by_averages="; ".join(f"{_layers(batch)} and {_layers(average)}" for batch, average in averages)
+        ),
     )
 
 
@@ -76,7 +78,38 @@ def picture(cases: Mapping[str, list[dict]]) -> Figure:
 
 
 _PAGE = """\
-TODO {command} {torch} {ce_mm} {steps} {pictures} {threshold}
+# Inhibited channels behind CE on GN and LN
+
+```bash
+{command}
+```
+
+PyTorch {torch}, ce_mm {ce_mm}.
+
+**Question.** Behind CE on GN and LN a part of the channels of the study's small network is inhibited, most of them
+since the first epoch; behind GN and LN alone, and behind CE on BN and IN, none ([results.md](results.md)). Is it the
+start, λ, the gate, the averages, statistics by sample, a fault in the layer, or the method?
+
+**Experiment.** The same network, recipe (`short`), seed and pictures; the first {steps} steps of training; each case
+differs in one thing. The channels of all seven layers are looked at on {pictures} test pictures, by the statistics of
+these pictures.
+
+* *times 3*: without CE, but as large as decorrelation makes it.
+* *Σ diagonal*: Σ without its entries off the diagonal, so that BD scales channels and mixes none.
+* *Σ of products*: Σ is the mean products of γ x̄, no mean taken out. That is eq. 20 to the letter. On BN it is the
+  covariance, since there x̄ has mean 0; on GN and LN it is not.
+* *x̄ centred*: each channel's mean over the batch is taken out of x̄ before γ and β, as a batch norm does.
+* *not centred*, on BN: x over each channel's standard deviation, no mean taken out.
+
+*Inhibited*: channels with a magnitude below {threshold}, by layer (of 16, 32, 32, 64, 64, 128, 128). *Silent*: channels
+that the rectifier lets through nowhere, all layers. *Mean / spread*: what a channel of x̃ has for a mean, in its
+standard deviations over the pictures and positions, root mean square over layers 4 to 6.
+
 {table}
-{by_averages}
+
+![Inhibited channels, and the channels' means, over the steps](gn_ln.png)
+
+{answer}
 """
+
+_ANSWER = """TODO {by_averages}"""
