@@ -2,8 +2,8 @@
 
 python -m tools.evidence.cifar10.gn_ln cifar-10-python.tar.gz --out docs/cifar10
 
-The recipe is `short` of tools.evidence.cifar10, its first steps. It needs matplotlib, and takes some ten minutes of one
-core.
+The recipe is `short` of tools.evidence.cifar10, its first steps. It needs matplotlib, and takes fifteen to twenty
+minutes on one core.
 """
 import argparse
 import sys
