@@ -122,10 +122,10 @@ def look(network: nn.Sequential, pictures: Tensor, threshold: float, training: b
 
     Returns:
         Lists with an entry a layer: inhibited (how many channels lie below the threshold), silent (how many are 0
-        everywhere), before and after (channels' means over their standard deviations, over all pictures and positions,
-        in x̃ and in what the rectifier gets; a list of C), magnitudes (of C).
+        everywhere), before and after (the root mean square over the channels of their means in their standard
+        deviations, these over all pictures and positions, in x̃ and in what the rectifier gets).
     """
-    found: dict[str, list] = dict(inhibited=[], silent=[], before=[], after=[], magnitudes=[])
+    found: dict[str, list] = dict(inhibited=[], silent=[], before=[], after=[])
     x = pictures
     for module in copy.deepcopy(network).train(training):
         if not isinstance(module, Layer):
@@ -134,12 +134,10 @@ def look(network: nn.Sequential, pictures: Tensor, threshold: float, training: b
         x = module.conv(x)
         before, y = _normalised(module.norm, x), module.norm(x)
         x = y.relu()
-        magnitudes = x.mean((0, 2, 3))
-        found["inhibited"].append(int((magnitudes < threshold).sum()))
+        found["inhibited"].append(int((x.mean((0, 2, 3)) < threshold).sum()))
         found["silent"].append(int((x.amax((0, 2, 3)) == 0).sum()))
         found["before"].append(_mean_over_spread(before))
         found["after"].append(_mean_over_spread(y))
-        found["magnitudes"].append(magnitudes.tolist())
     return found
 
 
@@ -149,6 +147,6 @@ def _normalised(norm: nn.Module, x: Tensor) -> Tensor:
     return norm.norm(x) if isinstance(norm, CENorm) else norm(x)
 
 
-def _mean_over_spread(x: Tensor) -> list[float]:
+def _mean_over_spread(x: Tensor) -> float:
     variance, mean = torch.var_mean(x, (0, 2, 3))
-    return (mean / (variance + 1e-12).sqrt()).tolist()
+    return (mean.square() / (variance + 1e-12)).mean().sqrt().item()
