@@ -50,5 +50,7 @@ say "5/5 The report"
 "$python" tools/analysis/draw_predictions.py $val data/shapes/val $work/results.pkl \
     --out $work/predictions.png --config "$detector"
 "$python" tools/eval_coco.py $val $work/results.pkl --config "$detector" --out $work/metrics.json
+printf '\nRecorded runs of this chain, with BN and with CE, in points (docs/detection/results.md):\n'
+grep -E "^\| (epochs|$detector_epochs) .*\| .*\|.*\|.*\|.*\|" docs/detection/results.md
 printf '%s\n' "" "Figures: $work/metrics.json" "Training curve: $work/training.png" "Pictures: $work/predictions.png"
 say "Done"

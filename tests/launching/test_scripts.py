@@ -134,12 +134,13 @@ def checkout(tmp_path):
     return root
 
 
-def test_the_tests_run_after_set_up_and_lint(recorded, checkout):
+def test_the_tests_run_after_set_up_lint_and_types(recorded, checkout):
     done, calls = recorded(checkout / "tools" / "run_tests.sh", "-k", "two words")
     assert done.returncode == 0
     assert calls == [
         ["python3", "tools/setup_env.py"],
         ["python", "-m", "ruff", "check", "."],
+        ["python", "-m", "mypy"],
         ["python", "-m", "pytest", "-n", "2", "--dist", "worksteal", "-k", "two words"],
     ]
 
