@@ -115,5 +115,6 @@ def _draw(results: Results, path: Path) -> None:
             middle = [mean(values) for values in zip(*runs, strict=True)]
             curves.plot(range(1, len(middle) + 1), middle, style, color=colour, label=f"{norm}, {kind}")
     curves.set(xlabel="epoch of the detector", ylabel="AP", title="mean over the seeds, the longest training")
+    curves.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*curves.get_legend_handles_labels(), loc="outside right center", frameon=False)
     save_figure(figure, path)
