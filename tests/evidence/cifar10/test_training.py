@@ -10,7 +10,8 @@ from ce_mm.layers import CENorm, SwitchableNorm
 from tools.evidence.cifar10 import training
 from tools.evidence.cifar10.measuring import measure
 from tools.evidence.cifar10.network import VARIANTS, build_network
-from tools.evidence.cifar10.report import part_below, table, write_report
+from tools.evidence.cifar10.render import main as render_again
+from tools.evidence.cifar10.report import FILES, part_below, table, write_report
 from tools.evidence.cifar10.running import plan
 from tools.evidence.cifar10.training import RECIPES, evaluate, resume, train
 
@@ -92,7 +93,11 @@ def measured(tmp_path, data, recipe):
     folder = tmp_path / "bn+relu-seed0"
     train("BN+ReLU", 0, recipe, data, folder, 0.01)
     curve = json.loads((folder / "curve.json").read_text())
-    return measure("BN+ReLU", 0, recipe, data, folder, 0.01) | dict(curve=curve)
+    return measure("BN+ReLU", 0, recipe, data, folder, 0.01) | dict(seed=0, curve=curve)
+
+
+def record(results, recipe="short"):
+    return dict(results=results, recipe=recipe, command="the command", versions=dict(torch="2", ce_mm="0.2"))
 
 
 def test_a_trained_network_is_measured_layer_by_layer(measured):
@@ -106,9 +111,9 @@ def test_a_trained_network_is_measured_layer_by_layer(measured):
 
 
 def test_the_table_gives_mean_spread_and_difference(measured):
-    runs = [measured | dict(accuracy=accuracy) for accuracy in (80.0, 82.0)]
-    better = [measured | dict(accuracy=accuracy) for accuracy in (81.0, 84.0)]
-    text = table({"BN+ReLU": runs, "BN+CE+ReLU": better, "BN+ELU": runs[:1]}, "short", "the command")
+    runs = [measured | dict(seed=seed, accuracy=80.0 + 2 * seed) for seed in (0, 1)]
+    better = [measured | dict(seed=seed, accuracy=81.0 + 3 * seed) for seed in (0, 1)]
+    text = table(record({"BN+ReLU": runs, "BN+CE+ReLU": better, "BN+ELU": runs[:1]}))
     assert "| BN+ReLU | 2 | 81.00 ± 1.41 |" in text
     assert "times the sum of the learning rates: 0.04 (`paper`: 0.65)" in text
     assert "| BN+ELU | 1 | 80.00 |" in text
@@ -118,7 +123,13 @@ def test_the_table_gives_mean_spread_and_difference(measured):
 def test_the_table_has_the_inhibited_channels_of_each_layer(measured):
     layers = [dict(zip("abcd", ratios, strict=True)) for ratios in ([0, 0.1, 0.2, 0.4], [0.1, 0.1, 0.2, 0.2])]
     runs = [measured | dict(curve=[dict(inhibited=ratios)]) for ratios in layers]
-    assert "| BN+ReLU | 5.0 | 10.0 | 20.0 | 30.0 |" in table({"BN+ReLU": runs}, "short", "the command")
+    assert "| BN+ReLU | 5.0 | 10.0 | 20.0 | 30.0 |" in table(record({"BN+ReLU": runs}))
+
+
+def test_seeds_are_paired_by_number_not_by_place(measured):
+    plain = [measured | dict(seed=seed, accuracy=70.0 + 10 * seed) for seed in (0, 1, 2)]
+    better = [measured | dict(seed=seed, accuracy=71.0 + 10 * seed) for seed in (2, 1)]
+    assert "seed by seed: +1.00, +1.00;" in table(record({"BN+ReLU": plain, "BN+CE+ReLU": better}))
 
 
 def test_the_part_of_the_channels_below_a_threshold_is_that_of_the_mean_layer():
@@ -127,11 +138,23 @@ def test_the_part_of_the_channels_below_a_threshold_is_that_of_the_mean_layer():
     assert part_below(layers, thresholds / 4, of_mean=True).tolist() == [0.0, 0.625]
 
 
-def test_the_report_is_a_table_numbers_and_pictures(measured, tmp_path):
+def test_the_report_is_a_table_numbers_and_pictures_and_can_be_written_again(measured, tmp_path, monkeypatch):
     write_report({"BN+ReLU": [measured]}, tmp_path, "short", "the command")
-    names = {"results.json", "results.md", "training.png", "ablation.png", "magnitudes.png"}
-    assert names <= {path.name for path in tmp_path.iterdir()}
-    assert json.loads((tmp_path / "results.json").read_text())["command"] == "the command"
+    assert set(FILES) <= {path.name for path in tmp_path.iterdir()}
+    page = (tmp_path / "results.md").read_text()
+    assert all(f"({picture})" in page for picture in FILES[2:])
+    for name in FILES[1:]:
+        (tmp_path / name).unlink()
+    monkeypatch.setattr("sys.argv", ["render", str(tmp_path)])
+    assert render_again() == 0
+    assert (tmp_path / "results.md").read_text() == page
+    assert all((tmp_path / name).exists() for name in FILES)
+
+
+def test_a_folder_without_numbers_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["render", str(tmp_path)])
+    assert render_again() == 2
+    assert "expected a results.json" in capsys.readouterr().err
 
 
 def test_the_main_pair_comes_first_and_has_all_seeds():

@@ -20,12 +20,19 @@ from tools.evidence.cifar10.training import RECIPES
 ABLATED = ("BN+ReLU", "BN+LReLU", "BN+ELU", "BN+CE+ReLU")
 #: The numbers, the page and the pictures.
 FILES = ("results.json", "results.md", "training.png", "ablation.png", "magnitudes.png")
+#: What the pictures show.
+PICTURES = (
+    "Accuracy and inhibited channels over the epochs, and inhibited channels by layer",
+    "What is lost without some of the channels: the smallest of all layers, or random ones of the third",
+    "Channels below every magnitude",
+)
 
 Results = Mapping[str, Sequence[dict]]
 """Variant to what was measured of each of its seeds, with the record of its epochs as ``curve``."""
 
+
 def write_report(results: Results, out: Path, recipe: str, command: str) -> None:
-    """Write :data:`FILES`; without matplotlib the pictures are left for another machine.
+    """Write :data:`FILES`, the pictures as :func:`render` does.
 
     Args:
         results: of the trainings that are finished.
@@ -41,24 +48,31 @@ def write_report(results: Results, out: Path, recipe: str, command: str) -> None
     )
     with replacing(out / FILES[0]) as unfinished:
         unfinished.write_text(json.dumps(record))  # on one line: most of it are the magnitudes of channels
-    pages.write(out, "results", table(results, recipe, command))
+    render(record, out)
+
+
+def render(record: dict, out: Path) -> None:
+    """Write page and pictures of a record; without matplotlib the pictures are left for another machine."""
+    pages.write(out, "results", table(record))
     try:
         for draw, picture in zip((_training, _ablation, _magnitudes), FILES[2:], strict=True):
-            draw(results, out / picture)
+            draw(record["results"], out / picture)
     except ModuleNotFoundError as error:
         print(f"no pictures: {error}; run the same command where it is installed")
 
 
-def table(results: Results, recipe: str, command: str) -> str:
+def table(record: dict) -> str:
     """The results as Markdown."""
+    results, versions = record["results"], record["versions"]
     threshold = next(iter(results.values()))[0]["threshold"]
     lines = [
         "# CE on CIFAR-10",
         "",
-        f"Recipe `{recipe}`; PyTorch {torch.__version__}, ce_mm {__version__}. {_pressure(recipe)}",
+        f"Recipe `{record['recipe']}`; PyTorch {versions['torch']}, ce_mm {versions['ce_mm']}. "
+        + _pressure(record["recipe"]),
         "",
         "```bash",
-        command,
+        record["command"],
         "```",
         "",
         "Top-1 accuracy on all test pictures after the last epoch, in percent; where there are several seeds, the mean",
@@ -72,15 +86,16 @@ def table(results: Results, recipe: str, command: str) -> str:
         inhibited = _spread([100 * run["inhibited"] for run in runs], ".1f")
         accuracy = _spread([run["accuracy"] for run in runs])
         lines.append(f"| {name} | {len(runs)} | {accuracy} | {inhibited}% |")
-    plain, equalised = (results.get(name, ()) for name in MAIN_PAIR)
-    pairs = list(zip(plain, equalised, strict=False))
-    if len(pairs) > 1:
-        differences = [b["accuracy"] - a["accuracy"] for a, b in pairs]
+    plain, equalised = ({run["seed"]: run["accuracy"] for run in results.get(name, ())} for name in MAIN_PAIR)
+    differences = [equalised[seed] - plain[seed] for seed in sorted(plain.keys() & equalised.keys())]
+    if len(differences) > 1:
         each = ", ".join(f"{difference:+.2f}" for difference in differences)
         lines += ["", f"{MAIN_PAIR[1]} minus {MAIN_PAIR[0]}, seed by seed: {each}; {_spread(differences, '+.2f')}."]
     layers = range(1, LAYERS + 1)
     lines += ["", "Inhibited channels by layer, in percent, mean over the seeds:", ""]
     lines += [pages.table(["", *(f"layer {layer}" for layer in layers)], _by_layer(results))]
+    for picture, what in zip(FILES[2:], PICTURES, strict=True):
+        lines += ["", f"![{what}]({picture})"]
     return "\n".join(lines) + "\n"
 
 

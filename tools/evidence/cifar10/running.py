@@ -68,8 +68,8 @@ def run_all(
         device: where to train.
 
     Returns:
-        For each variant with a finished training what was measured of each (see :func:`measure`), with the record of
-        its epochs as ``curve``.
+        For each variant with a finished training what was measured of each (see :func:`measure`), with its seed, and
+        the record of its epochs as ``curve``.
 
     Raises:
         ValueError: workers is below 1.
@@ -115,4 +115,4 @@ def _run(
     if not train(variant, seed, RECIPES[recipe], _data, folder, threshold, until, device):
         return None
     curve = json.loads((folder / "curve.json").read_text())
-    return measure(variant, seed, RECIPES[recipe], _data, folder, threshold, device) | dict(curve=curve)
+    return measure(variant, seed, RECIPES[recipe], _data, folder, threshold, device) | dict(seed=seed, curve=curve)
