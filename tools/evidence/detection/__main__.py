@@ -3,8 +3,8 @@
 python -m tools.evidence.detection --out docs/detection
 
 For each norm and seed: pretrain, Mask R-CNN for each number of epochs, find, evaluate. What is finished is kept in
---work, a training that was stopped goes on from its last epoch, and a page can be written at any time. CE with seed 0 is
-the demo's own chain.
+--work, a training that was stopped goes on from its last epoch, and a page can be written at any time. CE with seed 0
+is the demo's own chain.
 """
 import argparse
 import math
