@@ -16,7 +16,7 @@ from pathlib import Path
 def main() -> int:
     """Parse the arguments and make the folder, or find it as it should be; a bad argument ends with status 2."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, help="folder to make; reused if it was made with the same arguments")
+    parser.add_argument("root", type=Path, help="folder to make; found there with the same arguments it is reused")
     parser.add_argument("--train", type=int, default=500, help="training pictures (default: %(default)s)")
     parser.add_argument("--val", type=int, default=100, help="validation pictures (default: %(default)s)")
     parser.add_argument("--crops", type=int, default=1200, help="crops for a classifier (default: %(default)s)")

@@ -25,7 +25,7 @@ from tqdm import tqdm
 # In alphabetical order, which is how a classification data set numbers the folders of its classes.
 CATEGORIES = ("circle", "cross", "ring", "square", "star", "triangle")
 
-# Part of the recipe: counts up when the same arguments give other pictures, so that older folders are made anew.
+# Part of the recipe: counts up when the same arguments give other pictures, so that no older folder is taken.
 FORMAT_VERSION = 1
 MAKER = "ce_mm.datasets.make_shapes"  # as older folders have it in their recipes
 RECIPE = "recipe.json"
@@ -63,8 +63,8 @@ def make_shapes(
     for a classifier.
 
     Args:
-        root: the folder to make. One made here by another recipe is replaced, unless there is something else in it by
-            now; any other one that is not empty is left alone. One process at a time may make the same folder.
+        root: the folder to make. One that is there and not empty is left alone. One process at a time may make the same
+            folder.
         num_train: number of training pictures.
         num_val: number of validation pictures.
         size: (width, height) of a picture in pixels.
@@ -76,20 +76,15 @@ def make_shapes(
 
     Raises:
         ValueError: an argument has a wrong value.
-        FileExistsError: ``root`` is there and was not made here, or what would be replaced was not.
+        FileExistsError: ``root`` is there and was not made here, or by another recipe.
     """
     recipe = {"maker": MAKER, "format": FORMAT_VERSION, **_checked(num_train, num_val, size, num_crops, seed)}
     root = Path(root).expanduser().resolve()
     made = _recipe_of(root) == recipe
-    if root.exists() and not _is_ours(root):
-        raise FileExistsError(
-            f"{root} exists and holds no {RECIPE} of {MAKER}, so it is left alone: name another folder, or move it away"
-        )
     if not made:
-        _refuse_other_files(root)
-    making, replaced = root.with_name(f".{root.name}.making"), root.with_name(f".{root.name}.replaced")
-    for leftover in (making, replaced):
-        _remove(leftover)
+        _refuse_to_replace(root)
+    making = root.with_name(f".{root.name}.making")
+    _remove(making)
     if made:
         return root
     making.mkdir(parents=True)
@@ -97,12 +92,9 @@ def make_shapes(
         # First of all, since it is what allows the next run to remove this folder if this run is cut off.
         (making / RECIPE).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
         _fill(making, recipe)
-        if root.exists():
-            root.rename(replaced)
-        making.rename(root)
+        making.rename(root)  # an empty folder may be there
     finally:
-        for leftover in (making, replaced):
-            _remove(leftover)
+        _remove(making)
     return root
 
 
@@ -129,11 +121,17 @@ def _recipe_of(folder: Path) -> dict | None:
         return None
 
 
-def _is_ours(folder: Path) -> bool:
-    """Whether a folder may be replaced: this module made it, or nothing is in it."""
+def _refuse_to_replace(folder: Path) -> None:
+    """Raise FileExistsError unless there is nothing at a place, or an empty folder."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
     recipe = _recipe_of(folder)
-    made_here = isinstance(recipe, dict) and recipe.get("maker") == MAKER
-    return made_here or (folder.is_dir() and not any(folder.iterdir()))
+    if isinstance(recipe, dict) and recipe.get("maker") == MAKER:
+        arguments = ", ".join(f"{name} {value}" for name, value in recipe.items() if name != "maker")
+        holds = f"holds shapes of another recipe ({arguments})"
+    else:
+        holds = f"exists and holds no {RECIPE} of {MAKER}"
+    raise FileExistsError(f"{folder} {holds}, so it is left alone: name another folder, or move it away")
 
 
 def _refuse_other_files(folder: Path) -> None:

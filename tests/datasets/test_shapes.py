@@ -183,32 +183,29 @@ def test_a_folder_made_by_the_same_recipe_is_reused(tmp_path, monkeypatch):
     assert make_shapes(tmp_path / "shapes", **TINY) == made
 
 
-def test_a_folder_made_by_another_recipe_is_made_anew(tmp_path):
-    make_shapes(tmp_path / "shapes", **TINY | {"num_train": 3})
-    assert contents(make_shapes(tmp_path / "shapes", **TINY)) == contents(make_shapes(tmp_path / "other", **TINY))
-    assert {path.name for path in tmp_path.iterdir()} == {"shapes", "other"}
-
-
-@pytest.mark.parametrize("name", ["notes.txt", "train/000001.txt", "crops/val/ring/my/1.png", "runs/epoch_1.pth"])
-def test_a_folder_with_something_else_in_it_is_not_made_anew(tmp_path, name):
+def test_a_folder_made_by_another_recipe_is_left_alone(tmp_path):
     made = make_shapes(tmp_path / "shapes", **TINY)
-    (made / name).parent.mkdir(exist_ok=True)
-    (made / name).write_text("mine")
     before = contents(made)
-    assert make_shapes(made, **TINY) == made
-    with pytest.raises(FileExistsError, match=rf"{made / name} was not made by .* and would be lost with {made}"):
+    with pytest.raises(FileExistsError, match=r"shapes of another recipe \(.*seed 0.*\), so it is left alone"):
         make_shapes(made, **TINY, seed=1)
     assert contents(made) == before
-    assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+    assert list(tmp_path.iterdir()) == [made]
+
+
+def test_what_a_user_puts_into_the_folder_stays(tmp_path):
+    made = make_shapes(tmp_path / "shapes", **TINY)
+    (made / "notes.txt").write_text("mine")
+    assert make_shapes(made, **TINY) == made
+    assert (made / "notes.txt").read_text() == "mine"
 
 
 def test_a_leftover_with_something_else_in_it_is_left_alone(tmp_path):
     made = make_shapes(tmp_path / "shapes", **TINY)
-    made.rename(tmp_path / ".shapes.replaced")
-    (tmp_path / ".shapes.replaced/notes.txt").write_text("mine")
+    made.rename(tmp_path / ".shapes.making")
+    (tmp_path / ".shapes.making/notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match=r"notes\.txt was not made by"):
         make_shapes(made, **TINY)
-    assert (tmp_path / ".shapes.replaced/notes.txt").read_text() == "mine"
+    assert (tmp_path / ".shapes.making/notes.txt").read_text() == "mine"
 
 
 def test_an_empty_folder_and_missing_parents_are_used(tmp_path):
@@ -256,16 +253,6 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch, saves):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_interrupted_run_leaves_the_older_folder(tmp_path, monkeypatch):
-    made = make_shapes(tmp_path / "shapes", **TINY)
-    before = contents(made)
-    interrupt_after(monkeypatch, 3)
-    with pytest.raises(KeyboardInterrupt):
-        make_shapes(tmp_path / "shapes", **TINY, seed=1)
-    assert contents(made) == before
-    assert list(tmp_path.iterdir()) == [made]
-
-
 @pytest.mark.parametrize("seed", [0, 1])
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, monkeypatch, seed):
     with monkeypatch.context() as killed:
@@ -278,29 +265,9 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, monkeypatch, se
     assert list(tmp_path.iterdir()) == [made]
 
 
-def test_a_run_killed_while_it_replaces_the_older_folder_is_repeated(tmp_path, monkeypatch):
-    make_shapes(tmp_path / "shapes", **TINY, seed=1)
-    rename, calls = Path.rename, []
-
-    def killed_rename(path, target):
-        calls.append(target)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return rename(path, target)
-
-    with monkeypatch.context() as killed:
-        killed.setattr(Path, "rename", killed_rename)
-        killed.setattr(shapes, "_remove", lambda leftover: None)
-        with pytest.raises(KeyboardInterrupt):
-            make_shapes(tmp_path / "shapes", **TINY)
-    assert not (tmp_path / "shapes").exists()
-    assert contents(make_shapes(tmp_path / "shapes", **TINY)) == contents(make_shapes(tmp_path / "other", **TINY))
-    assert {path.name for path in tmp_path.iterdir()} == {"shapes", "other"}
-
-
 def test_leftovers_are_removed_also_when_the_folder_is_reused(tmp_path):
     made = make_shapes(tmp_path / "shapes", **TINY)
-    shutil.copytree(made, tmp_path / ".shapes.replaced")
+    shutil.copytree(made, tmp_path / ".shapes.making")
     make_shapes(tmp_path / "shapes", **TINY)
     assert list(tmp_path.iterdir()) == [made]
 

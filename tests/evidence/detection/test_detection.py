@@ -82,9 +82,15 @@ def test_the_interval_is_student_s():
     assert interval([1, 3]) == pytest.approx(12.706, abs=1e-3)  # t of one degree of freedom, spread sqrt(2), two values
 
 
+def test_three_seeds_have_an_interval(results, tmp_path):
+    three = {"3": {norm: [*runs, runs[0]] for norm, runs in results["3"].items()}}
+    write_report(three, tmp_path / "out", "the command")
+    assert "+1.7 ± 2.9 |" in (tmp_path / "out/results.md").read_text()
+
+
 def test_the_page_has_means_and_differences_by_seed(results, tmp_path):
     write_report(results, tmp_path / "out", "the command")
     page = (tmp_path / "out/results.md").read_text()
-    assert "| 3 | box | 2 | 61.0 ± 1.4 | 63.0 ± 2.8 | +2.0 ± 12.7 |" in page
+    assert "| 3 | box | 2 | 61.0 ± 1.4 | 63.0 ± 2.8 | +2.0 |" in page
     assert "| 3 | box | +1.0 | +3.0 |" in page
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)
