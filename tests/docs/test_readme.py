@@ -203,3 +203,12 @@ def test_the_table_is_that_of_the_records():
         "Mask R-CNN R50": row("mask-rcnn", "CE compiled", detector.replace("r50", "ce-r50"), detector),
         "ResNet-50, SE in place of CE": row("resnet50", "BN+SE", f"se{resnet}", resnet),
     }
+
+
+def test_the_sentence_on_accuracy_is_that_of_the_record():
+    page = (ROOT / "docs/detection/results.md").read_text("utf-8")
+    rows = re.findall(r"^\| 3 \| (box|mask) \| 5 \|.*\| ([^|]+) \|$", page, re.MULTILINE)
+    words = " ".join(PAGE.split())
+    assert len(rows) == 2
+    (_, box), (_, mask) = rows
+    assert f"gains {box} points of box AP and {mask} of mask AP" in words
