@@ -174,6 +174,8 @@ def test_the_demo_leaves_the_checkout_clean(checkout, tmp_path):
     assert tools == [
         "make_shapes.py", "train.py", "train.py", "test.py", "plot_training.py", "draw_predictions.py", "eval_coco.py",
     ]  # fmt: skip
+    table = [line for line in run.stdout.splitlines() if line.startswith("|")]
+    assert [line.split(" | ")[:2] for line in table] == [["| epochs", "AP"], ["| 3", "box"], ["| 3", "mask"]]
 
 
 def records(name):
