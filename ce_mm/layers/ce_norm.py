@@ -269,9 +269,11 @@ class CENorm(nn.Module):
         if source is Source.AVERAGES and not base.synchronised:
             return None
         averages = []
-        if source is not Source.AVERAGES and self.bd is not None and found.whitening is not None:
+        if source is not Source.AVERAGES and self.bd is not None:
+            assert found.whitening is not None
             averages.append(ops.Average(self.bd.running_whitening, found.whitening, self.momentum))
-        if source is not Source.AVERAGES and self.ir is not None and found.inv_std_scale is not None:
+        if source is not Source.AVERAGES and self.ir is not None:
+            assert found.inv_std_scale is not None
             averages.append(ops.Average(self.ir.running_inv_std_scale, found.inv_std_scale, self.momentum))
         return base.learn(found, shift, averages)
 

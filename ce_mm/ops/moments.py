@@ -149,7 +149,8 @@ def _moments(
         chosen = data_shift(x, per_sample)
     else:
         chosen = x.new_zeros(x.shape[0 if per_sample else 1 : 2], dtype=compute_dtype(x.dtype))
-        if guessed_mean is not None and guessed_variance is not None:
+        if guessed_mean is not None:
+            assert guessed_variance is not None
             guessed = _shift_if_needed(guessed_mean.to(chosen.dtype), guessed_variance.to(chosen.dtype))
             if guessed is not None:
                 chosen += guessed

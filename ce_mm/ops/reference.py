@@ -73,7 +73,8 @@ def equilibrium(
         weights = torch.sigmoid(F.relu(hidden) @ gate.fc2.T)
         reweighted = (weights * inv_std_scale)[:, :, None, None] * base
     batch = Averages(whitening, inv_std_scale)
-    if decorrelated is not None and reweighted is not None and mix is not None:
+    if decorrelated is not None and reweighted is not None:
+        assert mix is not None
         ratio = torch.sigmoid(mix)
         return ratio * decorrelated + (1 - ratio) * reweighted, batch
     alone = reweighted if decorrelated is None else decorrelated
