@@ -105,12 +105,14 @@ def train(
             return False
         epoch = len(curve)
         name = f"{variant}, seed {seed}, epoch {epoch + 1}"
-        loss = _one_epoch(network, optimizer, recipe, pictures, colours, seed, epoch, name)
+        batches = len(pictures.labels) // recipe.batch
+        steps = training_steps(network, optimizer, recipe, pictures, colours, seed, epoch)
+        losses = list(tqdm(steps, name, batches, leave=False))
         accuracy, magnitudes = evaluate(network, test)
         curve.append(
             dict(
                 epoch=epoch + 1,
-                loss=loss,
+                loss=torch.stack(losses[batches // 2 :]).mean().item(),  # of the second half
                 accuracy=accuracy,
                 inhibited=inhibited_ratios(magnitudes, threshold),
             )
@@ -170,7 +172,7 @@ def evaluate(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> tuple[
     return found[0], magnitudes
 
 
-def _one_epoch(
+def training_steps(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     recipe: Recipe,
@@ -178,15 +180,13 @@ def _one_epoch(
     colours: Colours,
     seed: int,
     epoch: int,
-    name: str,
-) -> float:
-    """Train one epoch; the mean loss of its second half. What it draws depends on seed and epoch alone."""
+) -> Iterator[Tensor]:
+    """Train one epoch, a step for each loss () that is asked for. What it draws depends on seed and epoch alone."""
     random = torch.Generator().manual_seed(1000 * seed + epoch)
     values, labels = pictures
     batches = len(labels) // recipe.batch
     network.train()
-    losses = []
-    for index, chosen in enumerate(tqdm(_shuffled(len(labels), recipe.batch, random), name, batches, leave=False)):
+    for index, chosen in enumerate(_shuffled(len(labels), recipe.batch, random)):
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(epoch + index / batches)
         batch = normalised(augmented(values[chosen], random), colours)
@@ -195,8 +195,7 @@ def _one_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        losses.append(loss.detach())
-    return torch.stack(losses[batches // 2 :]).mean().item()
+        yield loss.detach()
 
 
 def _shuffled(count: int, batch: int, random: torch.Generator) -> Iterator[Tensor]:

@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from ce_mm.layers import CENorm
 from tools.evidence.cifar10.gn_ln.altered import Altered
 from tools.evidence.cifar10.network import BOTH, GROUPS, Layer, Variant, build_network
-from tools.evidence.cifar10.pictures import Cifar10, Pictures, augmented, colour_statistics, normalised
-from tools.evidence.cifar10.training import TEST_BATCH, Recipe
+from tools.evidence.cifar10.pictures import Cifar10, colour_statistics, normalised
+from tools.evidence.cifar10.training import TEST_BATCH, Recipe, training_steps
 
 ONE_GROUP = dict(type="GN", num_groups=1)
 #: About what BD makes of a map at the start; three steps of Newton and Schulz reach 1.5³ at most.
@@ -92,20 +91,13 @@ def follow(
     optimizer = torch.optim.SGD(network.parameters(), recipe.rate(0), recipe.momentum, weight_decay=recipe.weight_decay)
     colours = colour_statistics(data.train.values)
     seen = normalised(data.test.values[:TEST_BATCH], colours)
-    random = torch.Generator().manual_seed(1000 * seed)
-    found, batches = [], len(data.train.labels) // recipe.batch
-    order = torch.randperm(len(data.train.labels), generator=random).split(recipe.batch)
+    training = training_steps(network, optimizer, recipe, data.train, colours, seed, epoch=0)
+    found = []
     for step in tqdm(range(steps + 1), name, leave=False):
         if step in looks:
             found.append(dict(step=step) | look(network, seen, threshold))
         if step < steps:
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(step / batches)
-            chosen = Pictures(data.train.values[order[step]], data.train.labels[order[step]])
-            loss = cross_entropy(network(normalised(augmented(chosen.values, random), colours)), chosen.labels)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
+            next(training)
     found[-1]["averages"] = look(network, seen, threshold, training=False)
     return found
 
