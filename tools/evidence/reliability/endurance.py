@@ -35,9 +35,8 @@ _PAGE = """# Endurance: {steps:,} training steps
 ```
 
 PyTorch {torch}, on a CPU. A small classifier with three CE layers (on BN with max pool, on BN with the residual add,
-on GN) learns random pictures with AdamW; {warmup:,} steps of warm-up come first and do not
-count, as Python's allocator settles in them. After every {interval}th step the garbage collector runs, and what the
-process holds is written down.
+on GN) learns random pictures with AdamW; {warmup:,} steps of warm-up come first and do not count, as Python's allocator
+settles in them. After every {interval}th step the garbage collector runs, and what the process holds is written down.
 *First* and *last* are means over the first and the last thousand steps. Flat means that the growth from one to the
 other is no more than allowed: nothing for tensors, and for the others what interpreter and allocators settle by in such
 a time.
