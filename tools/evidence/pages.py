@@ -3,6 +3,7 @@ import json
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 
 from ce_mm.files import replacing
 
@@ -16,6 +17,12 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: Sequenc
     """A table of cells; the columns of the places in ``words`` are words, the others are numbers."""
     lines = [headings, ["---" if place in words else "---:" for place in range(len(headings))], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Mean and, of several values, their standard deviation, in a form such as ``.2f``; ``+`` signs the mean alone."""
+    text = format(mean(values), form)
+    return f"{text} ± {format(stdev(values), form.lstrip('+'))}" if len(values) > 1 else text
 
 
 def write(folder: Path, name: str, page: str, numbers: dict | None = None) -> None:

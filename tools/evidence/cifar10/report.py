@@ -3,11 +3,11 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 import torch
 
-from ce_mm.analysis import save_figure
+from ce_mm.analysis import add_legend, save_figure
 from ce_mm.analysis.channels import mean_of_first
 from ce_mm.choices import LAYERS
 from ce_mm.files import replacing
@@ -83,14 +83,15 @@ def table(record: dict) -> str:
         "| --- | ---: | ---: | ---: |",
     ]
     for name, runs in results.items():
-        inhibited = _spread([100 * run["inhibited"] for run in runs], ".1f")
-        accuracy = _spread([run["accuracy"] for run in runs])
+        inhibited = pages.spread([100 * run["inhibited"] for run in runs], ".1f")
+        accuracy = pages.spread([run["accuracy"] for run in runs], ".2f")
         lines.append(f"| {name} | {len(runs)} | {accuracy} | {inhibited}% |")
     plain, equalised = ({run["seed"]: run["accuracy"] for run in results.get(name, ())} for name in MAIN_PAIR)
     differences = [equalised[seed] - plain[seed] for seed in sorted(plain.keys() & equalised.keys())]
     if len(differences) > 1:
         each = ", ".join(f"{difference:+.2f}" for difference in differences)
-        lines += ["", f"{MAIN_PAIR[1]} minus {MAIN_PAIR[0]}, seed by seed: {each}; {_spread(differences, '+.2f')}."]
+        middle = pages.spread(differences, "+.2f")
+        lines += ["", f"{MAIN_PAIR[1]} minus {MAIN_PAIR[0]}, seed by seed: {each}; {middle}."]
     layers = range(1, LAYERS + 1)
     lines += ["", "Inhibited channels by layer, in percent, mean over the seeds:", ""]
     lines += [pages.table(["", *(f"layer {layer}" for layer in layers)], _by_layer(results))]
@@ -118,11 +119,6 @@ def _by_layer(results: Results) -> list[list[str]]:
     return rows
 
 
-def _spread(values: Sequence[float], form: str = ".2f") -> str:
-    text = format(mean(values), form)
-    return f"{text} ± {format(stdev(values), form.lstrip('+'))}" if len(values) > 1 else text
-
-
 def _figure(columns: int) -> tuple:
     from matplotlib.figure import Figure  # slow to import, and not needed for the numbers
 
@@ -143,7 +139,7 @@ def _training(results: Results, path: Path) -> None:
     accuracy.set(xlabel="epoch", ylabel="top-1 accuracy, %")
     inhibited.set(xlabel="epoch", ylabel=f"inhibited channels, %, first {LAYERS} layers")
     by_layer.set(xlabel="layer", ylabel="inhibited channels at the end, %")
-    figure.legend(*accuracy.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    add_legend([accuracy], "right center")
     save_figure(figure, path)
 
 
@@ -162,7 +158,7 @@ def _ablation(results: Results, path: Path) -> None:
             axes.fill_between(ratios, low, high, color=color, alpha=0.15)
     smallest.set(xlabel="channels removed, %, smallest first, all layers", ylabel="top-1 accuracy, %")
     random.set(xlabel="channels removed, %, at random, third layer", ylabel="top-1 accuracy, %")
-    figure.legend(*smallest.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    add_legend([smallest], "right center")
     save_figure(figure, path)
 
 
@@ -179,7 +175,7 @@ def _magnitudes(results: Results, path: Path) -> None:
     absolute.axvline(next(iter(results.values()))[0]["threshold"], color="grey", linestyle=":")
     for axes, of_mean in ((absolute, ""), (relative, " ÷ its layer's mean")):
         axes.set(xscale="log", xlabel=f"magnitude{of_mean}", ylabel=f"channels below, %, first {LAYERS} layers")
-    figure.legend(*absolute.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    add_legend([absolute], "right center")
     save_figure(figure, path)
 
 

@@ -7,7 +7,7 @@ from statistics import mean, stdev
 import torch
 from scipy.stats import t
 
-from ce_mm.analysis import save_figure
+from ce_mm.analysis import add_legend, save_figure
 from ce_mm.version import __version__
 from tools.evidence import pages
 
@@ -75,7 +75,7 @@ def _table(results: Results) -> str:
     rows = []
     for epochs, norms in results.items():
         for kind in AP:
-            cells = [_spread(points(norms[norm], kind)) for norm in ("BN", "CE")]
+            cells = [pages.spread(points(norms[norm], kind), ".1f") for norm in ("BN", "CE")]
             by_seed = differences(norms, kind)
             width = f" ± {interval(by_seed):.1f}" if len(by_seed) > 2 else ""
             rows.append([epochs, kind, str(len(by_seed)), *cells, f"{mean(by_seed):+.1f}{width}"])
@@ -91,10 +91,6 @@ def _by_seed(results: Results) -> str:
     most = max(map(len, rows)) - 2
     rows = [row + [""] * (most + 2 - len(row)) for row in rows]
     return pages.table(["epochs", "AP", *(f"seed {seed}" for seed in range(most))], rows, words=(0, 1))
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def _draw(results: Results, path: Path) -> None:
@@ -117,5 +113,5 @@ def _draw(results: Results, path: Path) -> None:
             curves.plot(range(1, len(middle) + 1), middle, style, color=colour, label=f"{norm}, {kind}")
     curves.set(xlabel="epoch of the detector", ylabel="AP", title="mean over the seeds, the longest training")
     curves.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*curves.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    add_legend([curves], "right center")
     save_figure(figure, path)

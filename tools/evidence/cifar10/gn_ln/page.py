@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ce_mm.analysis import save_figure
+from ce_mm.analysis import add_legend, save_figure, tidy
 from tools.evidence import pages
 
 if TYPE_CHECKING:
@@ -58,16 +58,14 @@ def picture(cases: Mapping[str, list[dict]]) -> Figure:
     figure = Figure(figsize=(10, 4), dpi=100, layout="constrained")
     channels, means = figure.subplots(1, 2)
     for axis in (channels, means):
-        axis.grid(color="0.88", lw=0.8)
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
+        tidy(axis)
         axis.set_xlabel("steps")
     for name in DRAWN:
         steps = [look["step"] for look in cases[name]]
         channels.plot(steps, [sum(look["inhibited"]) for look in cases[name]], "o-", ms=3.5, label=name)
         means.plot(steps, [_middle(look) for look in cases[name]], "o-", ms=3.5)
     channels.set_title("inhibited channels, all seven layers")
-    channels.legend(frameon=False, fontsize="small")
+    add_legend([channels], "lower center", len(DRAWN))
     means.set_title("mean / standard deviation of channels of x̃, RMS, layers 4 to 6", fontsize="medium")
     means.set_ylim(bottom=0)
     return figure
