@@ -8,10 +8,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ce_mm.layers import CENorm, SwitchableNorm
 from tools.evidence.cifar10 import training
-from tools.evidence.cifar10.measuring import measure
 from tools.evidence.cifar10.network import VARIANTS, build_network
-from tools.evidence.cifar10.render import main as render_again
-from tools.evidence.cifar10.report import FILES, part_below, table, write_report
 from tools.evidence.cifar10.running import plan
 from tools.evidence.cifar10.training import RECIPES, evaluate, resume, train
 
@@ -88,18 +85,6 @@ def test_after_the_time_is_up_no_epoch_begins(tmp_path, data, recipe):
     assert not (tmp_path / "late" / "state.pt").exists()
 
 
-@pytest.fixture
-def measured(tmp_path, data, recipe):
-    folder = tmp_path / "bn+relu-seed0"
-    train("BN+ReLU", 0, recipe, data, folder, 0.01)
-    curve = json.loads((folder / "curve.json").read_text())
-    return measure("BN+ReLU", 0, recipe, data, folder, 0.01) | dict(seed=0, curve=curve)
-
-
-def record(results, recipe="short"):
-    return dict(results=results, recipe=recipe, command="the command", versions=dict(torch="2", ce_mm="0.2"))
-
-
 def test_a_trained_network_is_measured_layer_by_layer(measured):
     assert measured["accuracy"] == measured["curve"][-1]["accuracy"]
     assert [len(layer) for layer in measured["magnitudes"]] == [8, 16, 16, 16]
@@ -108,53 +93,6 @@ def test_a_trained_network_is_measured_layer_by_layer(measured):
     )
     assert len(measured["smallest_first"]) == len(measured["ratios"]) == 10
     assert [len(curve) for curve in measured["at_random"]] == [10] * 5
-
-
-def test_the_table_gives_mean_spread_and_difference(measured):
-    runs = [measured | dict(seed=seed, accuracy=80.0 + 2 * seed) for seed in (0, 1)]
-    better = [measured | dict(seed=seed, accuracy=81.0 + 3 * seed) for seed in (0, 1)]
-    text = table(record({"BN+ReLU": runs, "BN+CE+ReLU": better, "BN+ELU": runs[:1]}))
-    assert "| BN+ReLU | 2 | 81.00 ± 1.41 |" in text
-    assert "times the sum of the learning rates: 0.04 (`paper`: 0.65)" in text
-    assert "| BN+ELU | 1 | 80.00 |" in text
-    assert "seed by seed: +1.00, +2.00; +1.50 ± 0.71" in text
-
-
-def test_the_table_has_the_inhibited_channels_of_each_layer(measured):
-    layers = [dict(zip("abcd", ratios, strict=True)) for ratios in ([0, 0.1, 0.2, 0.4], [0.1, 0.1, 0.2, 0.2])]
-    runs = [measured | dict(curve=[dict(inhibited=ratios)]) for ratios in layers]
-    assert "| BN+ReLU | 5.0 | 10.0 | 20.0 | 30.0 |" in table(record({"BN+ReLU": runs}))
-
-
-def test_seeds_are_paired_by_number_not_by_place(measured):
-    plain = [measured | dict(seed=seed, accuracy=70.0 + 10 * seed) for seed in (0, 1, 2)]
-    better = [measured | dict(seed=seed, accuracy=71.0 + 10 * seed) for seed in (2, 1)]
-    assert "seed by seed: +1.00, +1.00;" in table(record({"BN+ReLU": plain, "BN+CE+ReLU": better}))
-
-
-def test_the_part_of_the_channels_below_a_threshold_is_that_of_the_mean_layer():
-    layers, thresholds = [[1.0, 3.0], [2.0, 2.0, 2.0, 10.0]], torch.tensor([1.5, 2.5], dtype=torch.float64)
-    assert part_below(layers, thresholds, of_mean=False).tolist() == [0.25, 0.625]
-    assert part_below(layers, thresholds / 4, of_mean=True).tolist() == [0.0, 0.625]
-
-
-def test_the_report_is_a_table_numbers_and_pictures_and_can_be_written_again(measured, tmp_path, monkeypatch):
-    write_report({"BN+ReLU": [measured]}, tmp_path, "short", "the command")
-    assert set(FILES) <= {path.name for path in tmp_path.iterdir()}
-    page = (tmp_path / "results.md").read_text()
-    assert all(f"({picture})" in page for picture in FILES[2:])
-    for name in FILES[1:]:
-        (tmp_path / name).unlink()
-    monkeypatch.setattr("sys.argv", ["render", str(tmp_path)])
-    assert render_again() == 0
-    assert (tmp_path / "results.md").read_text() == page
-    assert all((tmp_path / name).exists() for name in FILES)
-
-
-def test_a_folder_without_numbers_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["render", str(tmp_path)])
-    assert render_again() == 2
-    assert "expected a results.json" in capsys.readouterr().err
 
 
 def test_the_main_pair_comes_first_and_has_all_seeds():

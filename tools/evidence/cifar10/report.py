@@ -1,7 +1,7 @@
 """The study's results: a table and pictures, from what was measured of each training."""
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
@@ -27,8 +27,23 @@ PICTURES = (
     "Channels below every magnitude",
 )
 
+#: What is compared of two trainings of a seed: heading to the figure of a training, in percent.
+MEASURES: Mapping[str, Callable[[dict], float]] = {
+    "top-1": lambda run: run["accuracy"],
+    "inhibited": lambda run: 100 * run["inhibited"],
+    "kept, smallest first": lambda run: kept([run["smallest_first"]]),
+    "kept, at random": lambda run: kept(run["at_random"]),
+}
+
+_DIFFERENCES = (
+    "Differences between trainings of the same seed, in points, mean and standard deviation as above. *Kept*: accuracy",
+    "without 10 to 90% of the channels, in percent of that with all, averaged over the curve (second picture).",
+)
+
 Results = Mapping[str, Sequence[dict]]
 """Variant to what was measured of each of its seeds, with the record of its epochs as ``curve``."""
+Pairs = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
+"""(what it is compared with, variant) to seed to the difference of each of MEASURES."""
 
 
 def write_report(results: Results, out: Path, recipe: str, command: str) -> None:
@@ -86,18 +101,48 @@ def table(record: dict) -> str:
         inhibited = pages.spread([100 * run["inhibited"] for run in runs], ".1f")
         accuracy = pages.spread([run["accuracy"] for run in runs], ".2f")
         lines.append(f"| {name} | {len(runs)} | {accuracy} | {inhibited}% |")
-    plain, equalised = ({run["seed"]: run["accuracy"] for run in results.get(name, ())} for name in MAIN_PAIR)
-    differences = [equalised[seed] - plain[seed] for seed in sorted(plain.keys() & equalised.keys())]
-    if len(differences) > 1:
-        each = ", ".join(f"{difference:+.2f}" for difference in differences)
-        middle = pages.spread(differences, "+.2f")
-        lines += ["", f"{MAIN_PAIR[1]} minus {MAIN_PAIR[0]}, seed by seed: {each}; {middle}."]
+    pairs = _pairs(results)
+    if pairs:
+        lines += ["", *_DIFFERENCES, "", pages.table(["", "seeds", *MEASURES], _means(pairs))]
+    if len(pairs.get(MAIN_PAIR, ())) > 1:
+        seeds = [f"seed {seed}" for seed in pairs[MAIN_PAIR]]
+        lines += ["", f"{MAIN_PAIR[1]} − {MAIN_PAIR[0]}, seed by seed:", ""]
+        lines += [pages.table(["", *seeds], _by_seed(pairs[MAIN_PAIR]))]
     layers = range(1, LAYERS + 1)
     lines += ["", "Inhibited channels by layer, in percent, mean over the seeds:", ""]
     lines += [pages.table(["", *(f"layer {layer}" for layer in layers)], _by_layer(results))]
     for picture, what in zip(FILES[2:], PICTURES, strict=True):
         lines += ["", f"![{what}]({picture})"]
     return "\n".join(lines) + "\n"
+
+
+def kept(curves: Sequence[Sequence[float]]) -> float:
+    """Accuracy with some of the channels removed, in percent of that with all: its mean over all curves."""
+    return 100 * mean(mean(curve[1:]) / curve[0] for curve in curves)
+
+
+def _pairs(results: Results) -> Pairs:
+    """Every variant with CE against the same without it, every other one against BN+ReLU, by the seeds of both."""
+    pairs: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    for name, runs in results.items():
+        other = name.replace("+CE", "") if "+CE" in name else MAIN_PAIR[0]
+        others = {run["seed"]: run for run in results.get(other, ())}
+        for run in runs:
+            if name != other and run["seed"] in others:
+                difference = {what: of(run) - of(others[run["seed"]]) for what, of in MEASURES.items()}
+                pairs.setdefault((other, name), {})[run["seed"]] = difference
+    return pairs
+
+
+def _means(pairs: Pairs) -> Iterator[list[str]]:
+    for (other, name), seeds in pairs.items():
+        means = (pages.spread([by_seed[what] for by_seed in seeds.values()], "+z.1f") for what in MEASURES)
+        yield [f"{name} − {other}", str(len(seeds)), *means]
+
+
+def _by_seed(seeds: Mapping[int, Mapping[str, float]]) -> Iterator[list[str]]:
+    for what in MEASURES:
+        yield [what, *(f"{by_seed[what]:+z.1f}" for by_seed in seeds.values())]
 
 
 def _pressure(name: str) -> str:
