@@ -1,9 +1,11 @@
 """The page of the study and its pictures, from made-up records."""
+import math
+
 import pytest
 import torch
 
 from tools.evidence.cifar10.render import main as render_again
-from tools.evidence.cifar10.report import FILES, part_below, table, write_report
+from tools.evidence.cifar10.report import FILES, kept, part_below, table, write_report
 
 
 def a_run(seed, accuracy, inhibited, smallest_first):
@@ -40,6 +42,11 @@ def test_a_variant_has_its_mean_and_spread(page):
     assert "| GN+CE+ReLU | 1 | 70.00 | 0.0% |" in page
 
 
+def test_a_network_that_is_never_right_keeps_nothing_that_can_be_told():
+    assert math.isnan(kept([[0.0, 0.0, 10.0]]))
+    assert kept([[50.0, 25.0, 5.0]]) == pytest.approx(30)
+
+
 def test_the_main_pair_is_shown_seed_by_seed(page):
     assert "|  | seed 1 | seed 0 |\n| --- | ---: | ---: |\n| top-1 | +2.0 | +1.0 |\n" in page
     assert "| inhibited | -25.0 | +0.0 |" in page
@@ -53,6 +60,16 @@ def test_the_table_has_the_inhibited_channels_of_each_layer(measured):
     layers = [dict(zip("abcd", ratios, strict=True)) for ratios in ([0, 0.1, 0.2, 0.4], [0.1, 0.1, 0.2, 0.2])]
     runs = [measured | dict(curve=[dict(inhibited=ratios)]) for ratios in layers]
     assert "| BN+ReLU | 5.0 | 10.0 | 20.0 | 30.0 |" in table(record({"BN+ReLU": runs}))
+
+
+def test_gamma_and_beta_are_counted_over_the_seeds(measured):
+    def part(channels, nonpositive, gamma):
+        return dict(channels=channels, nonpositive=nonpositive, gamma=gamma)
+
+    norms = [dict(inhibited=part(*low), others=part(50, 10, 0.2)) for low in [(1, 1, 0.01), (7, 5, 0.02)]]
+    text = table(record({"BN+ReLU": [measured | dict(norms=each) for each in norms], "BN+ELU": [measured]}))
+    assert "| BN+ReLU, inhibited | 8 | 75.0 | 0.015 |\n| BN+ReLU, others | 100 | 20.0 | 0.200 |" in text
+    assert "BN+ELU, others" not in text  # it has no inhibited ones
 
 
 def test_the_part_of_the_channels_below_a_threshold_is_that_of_the_mean_layer():

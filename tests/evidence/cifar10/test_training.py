@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ce_mm.layers import CENorm, SwitchableNorm
 from tools.evidence.cifar10 import training
+from tools.evidence.cifar10.measuring import measure
 from tools.evidence.cifar10.network import VARIANTS, build_network
 from tools.evidence.cifar10.running import plan
 from tools.evidence.cifar10.training import RECIPES, evaluate, resume, train
@@ -93,6 +94,20 @@ def test_a_trained_network_is_measured_layer_by_layer(measured):
     )
     assert len(measured["smallest_first"]) == len(measured["ratios"]) == 10
     assert [len(curve) for curve in measured["at_random"]] == [10] * 5
+    assert {which: part["channels"] for which, part in measured["norms"].items()} == dict(inhibited=0, others=56)
+
+
+def test_gamma_and_beta_are_those_of_inhibited_channels(tmp_path, data, recipe):
+    network, optimizer, _ = resume("BN+CE+ReLU", 0, recipe, tmp_path)
+    last = network[5].norm
+    nn.init.constant_(last.weight, -0.001)
+    nn.init.constant_(last.bias, 1.0)
+    torch.save(dict(network=network.state_dict(), optimizer=optimizer.state_dict(), curve=[]), tmp_path / "state.pt")
+    magnitudes = [[1.0] * 8, [1.0] * 16, [1.0] * 16, [0.0] * 16]
+    (tmp_path / "measured.json").write_text(json.dumps(dict(threshold=0.01, magnitudes=magnitudes)))
+    norms = measure("BN+CE+ReLU", 0, recipe, data, tmp_path, 0.01)["norms"]
+    assert norms["inhibited"] == dict(channels=16, nonpositive=0, gamma=pytest.approx(0.001))
+    assert norms["others"] == dict(channels=40, nonpositive=40, gamma=1.0)  # β starts at 0
 
 
 def test_the_main_pair_comes_first_and_has_all_seeds():

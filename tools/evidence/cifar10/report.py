@@ -1,5 +1,6 @@
 """The study's results: a table and pictures, from what was measured of each training."""
 import json
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ _DIFFERENCES = (
     "Differences between trainings of the same seed, in points, mean and standard deviation as above. *Kept*: accuracy",
     "without 10 to 90% of the channels, in percent of that with all, averaged over the curve (second picture).",
 )
+
+_NORMS = f"γ and β of the norms, first {LAYERS} layers, channels of all seeds; the median is the mean of the seeds':"
 
 Results = Mapping[str, Sequence[dict]]
 """Variant to what was measured of each of its seeds, with the record of its epochs as ``curve``."""
@@ -111,14 +114,17 @@ def table(record: dict) -> str:
     layers = range(1, LAYERS + 1)
     lines += ["", "Inhibited channels by layer, in percent, mean over the seeds:", ""]
     lines += [pages.table(["", *(f"layer {layer}" for layer in layers)], _by_layer(results))]
+    norms = list(_norms(results))
+    if norms:
+        lines += ["", _NORMS, "", pages.table(["", "channels", "β ≤ 0, %", "median of abs(γ)"], norms)]
     for picture, what in zip(FILES[2:], PICTURES, strict=True):
         lines += ["", f"![{what}]({picture})"]
     return "\n".join(lines) + "\n"
 
 
 def kept(curves: Sequence[Sequence[float]]) -> float:
-    """Accuracy with some of the channels removed, in percent of that with all: its mean over all curves."""
-    return 100 * mean(mean(curve[1:]) / curve[0] for curve in curves)
+    """Accuracy without some of the channels, in percent of that with all, mean over all curves; NaN where that is 0."""
+    return 100 * mean(mean(curve[1:]) / curve[0] if curve[0] else math.nan for curve in curves)
 
 
 def _pairs(results: Results) -> Pairs:
@@ -162,6 +168,17 @@ def _by_layer(results: Results) -> list[list[str]]:
         ratios = [list(run["curve"][-1]["inhibited"].values())[:LAYERS] for run in runs]
         rows.append([name, *(f"{100 * mean(layer):.1f}" for layer in zip(*ratios, strict=True))])
     return rows
+
+
+def _norms(results: Results) -> Iterator[list[str]]:
+    """Variants of which every training has channels of both kinds; the oldest records have no such numbers."""
+    for name, runs in results.items():
+        if all("norms" in run and all(part["channels"] for part in run["norms"].values()) for run in runs):
+            for which in ("inhibited", "others"):
+                of = [run["norms"][which] for run in runs]
+                channels, nonpositive = (sum(part[count] for part in of) for count in ("channels", "nonpositive"))
+                gamma = mean(part["gamma"] for part in of)
+                yield [f"{name}, {which}", str(channels), f"{100 * nonpositive / channels:.1f}", f"{gamma:.3f}"]
 
 
 def _figure(columns: int) -> tuple:
