@@ -52,6 +52,18 @@ def test_with_torch_alone_it_trains_stops_goes_on_and_writes_a_table(tmp_path, d
     assert all(f"| {name} | 1 |" in table for name in ("BN+ReLU", "BN+CE+ReLU", "SN+ReLU"))
 
 
+def test_what_ends_it_ends_its_trainings_too(tmp_path, data):
+    command = [sys.executable, "-m", "tools.evidence.cifar10", data, "--out", tmp_path / "out", "--recipe", "paper"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        text = ""
+        while "epoch 1" not in text:  # the worker is at work
+            text += process.stderr.read(1)
+        process.terminate()
+        rest = process.stderr.read()  # to its end: nobody has it open any more
+    assert process.returncode == 130
+    assert "Interrupted. Run the same command again to go on.\n" in rest
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

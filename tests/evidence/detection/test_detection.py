@@ -1,5 +1,6 @@
 """The study's chains, as commands, and its page; the commands themselves are tested where they belong."""
 import json
+import time
 
 import pytest
 
@@ -52,8 +53,40 @@ def test_a_run_goes_through_all_chains_and_stops_when_time_is_up(tmp_path, monke
 
 def test_a_command_that_fails_is_named_with_its_log(tmp_path):
     with pytest.raises(ValueError, match=r"`ce_mm eval absent\.json absent\.pkl` failed with exit code 2; its log"):
-        running._call(["eval", "absent.json", "absent.pkl"], tmp_path / "log.txt", 1, None)
+        running._call(["eval", "absent.json", "absent.pkl"], tmp_path / "log.txt", 1, lambda: False)
     assert "absent.json" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_command_is_ended_when_the_time_is_over(tmp_path):
+    log = tmp_path / "log.txt"
+    answers = iter([False, True])
+    assert not running._call(["train", "absent.py"], log, 1, lambda: next(answers))
+    assert not running._call(["train", "absent.py"], tmp_path / "never.txt", 1, lambda: True)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
+
+
+def test_what_ends_the_run_ends_its_trainings(tmp_path, monkeypatch):
+    seen = []
+
+    def endless(command, log, threads, over):
+        if command[0] == "shapes":
+            return True
+        seen.append("begun")
+        while not over():
+            time.sleep(0.01)
+        seen.append("ended")
+        return False
+
+    def interrupted(*_):
+        while "begun" not in seen:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(running, "_call", endless)
+    monkeypatch.setattr(running, "as_completed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(chains(tmp_path, 1, [3]), 1, 10)
+    assert seen == ["begun", "ended"]
 
 
 @pytest.mark.parametrize(("seeds", "epochs"), [(0, [3]), (1, []), (1, [0])])

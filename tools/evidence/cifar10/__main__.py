@@ -7,6 +7,7 @@ again. It needs torch, NumPy, Pillow and tqdm alone; but SE is mmpretrain's, and
 """
 import argparse
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no epoch later than this")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and `timeout` stop its workers too, as Ctrl-C
     try:
         runs = plan(args.variants, args.seeds, args.other_seeds)
         check_folder(args.out, FILES, [args.data])

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from tqdm import tqdm
 
@@ -21,6 +22,7 @@ CONFIGS = dict(
 )
 PRETRAIN_EPOCHS = 6  # as the configs say
 DATA = Path("data/shapes")
+LOOK = 0.5  #: seconds between two looks at whether a command has ended or is to be stopped
 VAL = DATA / "annotations/val.json"
 
 
@@ -77,14 +79,20 @@ def run_all(runs: Sequence[Chain], workers: int, minutes: float) -> int:
     """
     if workers < 1:
         raise ValueError(f"expected at least one worker, got {workers}")
-    until = time.monotonic() + 60 * minutes
-    _call(["shapes", str(DATA), "--train", "800", "--val", "80", "--crops", "4500"], Path(f"{DATA}.log"), 1, None)
+    until, stop = time.monotonic() + 60 * minutes, Event()
+    shapes = ["shapes", str(DATA), "--train", "800", "--val", "80", "--crops", "4500"]
+    _call(shapes, Path(f"{DATA}.log"), 1, lambda: False)
     threads = max((os.cpu_count() or 1) // workers, 1)
+
+    def over() -> bool:
+        return stop.is_set() or time.monotonic() >= until
+
     with ThreadPoolExecutor(workers) as pool:
-        pending = [pool.submit(_run, chain, threads, until) for chain in runs]
+        pending = [pool.submit(_run, chain, threads, over) for chain in runs]
         try:
             return sum(future.result() for future in tqdm(as_completed(pending), "chains", len(pending)))
-        except BaseException:
+        except BaseException:  # Ctrl-C, SIGTERM, a chain that failed: no training is left to itself
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -124,15 +132,14 @@ def _trained(folder: Path, epochs: int) -> bool:
     return False
 
 
-def _run(chain: Chain, threads: int, until: float) -> bool:
+def _run(chain: Chain, threads: int, over: Callable[[], bool]) -> bool:
     chain.folder.mkdir(parents=True, exist_ok=True)
-    return all(_call(command, chain.folder / "log.txt", threads, until) for command in chain.commands())
+    return all(_call(command, chain.folder / "log.txt", threads, over) for command in chain.commands())
 
 
-def _call(command: Sequence[str], log: Path, threads: int, until: float | None) -> bool:
-    """Run a command of ce_mm; whether it ended before the time was up. What is killed loses its last epoch alone."""
-    left = None if until is None else until - time.monotonic()
-    if left is not None and left <= 0:
+def _call(command: Sequence[str], log: Path, threads: int, over: Callable[[], bool]) -> bool:
+    """Run a command of ce_mm; whether it ended before the time was over. What is killed loses its last epoch alone."""
+    if over():
         return False
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | dict(OMP_NUM_THREADS=str(threads), PYTHONWARNINGS="ignore")
@@ -141,12 +148,15 @@ def _call(command: Sequence[str], log: Path, threads: int, until: float | None) 
             [sys.executable, "-m", "ce_mm", *command], stdout=file, stderr=subprocess.STDOUT, env=environment
         )
         try:
-            code = process.wait(left if left != float("inf") else None)
-        except subprocess.TimeoutExpired:
-            return False
+            while process.poll() is None:
+                if over():
+                    return False
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(LOOK)
         finally:
             process.kill()
             process.wait()
-    if code:
-        raise ValueError(f"`ce_mm {' '.join(command)}` failed with exit code {code}; its log: {log}")
+    if process.returncode:
+        failed = f"`ce_mm {' '.join(command)}` failed with exit code {process.returncode}"
+        raise ValueError(f"{failed}; its log: {log}")
     return True

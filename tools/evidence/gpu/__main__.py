@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("slices", nargs="*", metavar="SLICE", help=about)
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes on a CPU, in Triton's interpreter")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and `timeout` stop its commands too, as Ctrl-C
     unknown = [name for name in args.slices if name not in SLICES]
     try:
         if unknown:
@@ -47,7 +48,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     out = args.out.resolve()
-    ends_well = [run(name, out, args.rehearse) for name in args.slices or SLICES]
+    try:
+        ends_well = [run(name, out, args.rehearse) for name in args.slices or SLICES]
+    except KeyboardInterrupt:
+        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
+        return 130
     return 0 if all(ends_well) else 1
 
 
