@@ -32,6 +32,7 @@ PICTURES = (
 MEASURES: Mapping[str, Callable[[dict], float]] = {
     "top-1": lambda run: run["accuracy"],
     "inhibited": lambda run: 100 * run["inhibited"],
+    "relatively": lambda run: 100 * relatively_inhibited(run),
     "kept, smallest first": lambda run: kept([run["smallest_first"]]),
     "kept, at random": lambda run: kept(run["at_random"]),
 }
@@ -95,15 +96,11 @@ def table(record: dict) -> str:
         "",
         "Top-1 accuracy on all test pictures after the last epoch, in percent; where there are several seeds, the mean",
         "and the standard deviation over them. *Inhibited*: the part of the channels with a magnitude below",
-        f"{threshold} behind the rectifier, averaged over the first {LAYERS} layers.",
+        f"{threshold} behind the rectifier, averaged over the first {LAYERS} layers, in percent. *Relatively*: below",
+        f"{threshold} of their layer's mean magnitude, which does not depend on how large the layer's maps are.",
         "",
-        "| | seeds | top-1 | inhibited |",
-        "| --- | ---: | ---: | ---: |",
     ]
-    for name, runs in results.items():
-        inhibited = pages.spread([100 * run["inhibited"] for run in runs], ".1f")
-        accuracy = pages.spread([run["accuracy"] for run in runs], ".2f")
-        lines.append(f"| {name} | {len(runs)} | {accuracy} | {inhibited}% |")
+    lines += [pages.table(["", "seeds", *list(MEASURES)[:3]], _of_each(results))]
     pairs = _pairs(results)
     if pairs:
         lines += ["", *_DIFFERENCES, "", pages.table(["", "seeds", *MEASURES], _means(pairs))]
@@ -122,9 +119,21 @@ def table(record: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def relatively_inhibited(run: dict) -> float:
+    """The part of the channels below the threshold times their layer's mean magnitude, mean of the first layers."""
+    threshold = torch.tensor([run["threshold"]], dtype=torch.float64)
+    return part_below(run["magnitudes"][:LAYERS], threshold, of_mean=True).item()
+
+
 def kept(curves: Sequence[Sequence[float]]) -> float:
     """Accuracy without some of the channels, in percent of that with all, mean over all curves; NaN where that is 0."""
     return 100 * mean(mean(curve[1:]) / curve[0] if curve[0] else math.nan for curve in curves)
+
+
+def _of_each(results: Results) -> Iterator[list[str]]:
+    for name, runs in results.items():
+        forms = zip(list(MEASURES.values())[:3], (".2f", ".1f", ".1f"), strict=True)
+        yield [name, str(len(runs)), *(pages.spread([of(run) for run in runs], form) for of, form in forms)]
 
 
 def _pairs(results: Results) -> Pairs:
