@@ -6,7 +6,7 @@ import pytest
 
 from tools.evidence.detection import running
 from tools.evidence.detection.report import FILES, differences, interval, write_report
-from tools.evidence.detection.running import chains, read_results, run_all
+from tools.evidence.detection.running import EVALUATED, chains, read_results, run_all
 
 
 def options(command):
@@ -15,13 +15,16 @@ def options(command):
 
 def test_a_chain_pretrains_trains_from_that_and_evaluates(tmp_path):
     (chain,) = (chain for chain in chains(tmp_path, 2, [3]) if (chain.norm, chain.seed) == ("BN", 1))
-    pretrain, train, test, evaluate = chain.commands()
-    assert [command[0] for command in (pretrain, train, test, evaluate)] == ["train", "train", "test", "eval"]
+    pretrain, train, *evaluate = chain.commands()
+    assert [command[0] for command in (pretrain, train, *evaluate)] == ["train", "train", *["test", "eval"] * 2]
     assert options(pretrain) == {"randomness.seed": "1"}
     assert options(train)["model.backbone.init_cfg.checkpoint"] == str(chain.folder / "pretrain/epoch_6.pth")
     assert options(train)["train_cfg.max_epochs"] == options(train)["param_scheduler.1.T_max"] == "3"
-    assert str(chain.detector(3) / "epoch_3.pth") in test
-    assert evaluate[-1] == str(chain.detector(3) / "metrics.json")
+    for pictures, test, measure in zip((80, 1000), evaluate[::2], evaluate[1::2], strict=True):
+        assert str(chain.detector(3) / "epoch_3.pth") in test
+        assert test[test.index("--out") + 1] in measure
+        assert options(test)["test_evaluator.ann_file"] in measure
+        assert measure[-1] == str(chain.detector(3) / f"metrics-{pictures}.json")
 
 
 def finish(chain, epochs, box, mask):
@@ -30,7 +33,8 @@ def finish(chain, epochs, box, mask):
     (folder / "now/vis_data").mkdir(parents=True)
     (folder / "last_checkpoint").write_text(str(folder / f"epoch_{epochs}.pth"))
     metrics = {"coco/bbox_mAP": box, "coco/segm_mAP": mask}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    for pictures in EVALUATED:
+        (folder / f"metrics-{pictures}.json").write_text(json.dumps(metrics))
     rows = [dict(step=10, loss=1.0), metrics | dict(step=1)]
     (folder / "now/vis_data/scalars.json").write_text("\n".join(map(json.dumps, rows)))
 
@@ -40,15 +44,16 @@ def test_what_is_finished_is_not_done_again(tmp_path):
     (chain.folder / "pretrain").mkdir(parents=True)
     (chain.folder / "pretrain/last_checkpoint").write_text("somewhere/epoch_6.pth")
     finish(chain, 3, 0.5, 0.4)
-    assert [command[0] for command in chain.commands()] == ["train", "test", "eval"]
+    assert [command[0] for command in chain.commands()] == ["train", *["test", "eval"] * 2]
     assert all(str(chain.detector(9)) in " ".join(command) for command in chain.commands())
 
 
 def test_a_run_goes_through_all_chains_and_stops_when_time_is_up(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(running, "_call", lambda command, *rest: calls.append(command) or len(calls) < 7)
+    monkeypatch.setattr(running, "_call", lambda command, *rest: calls.append(command) or len(calls) < 10)
     assert run_all(chains(tmp_path, 1, [3]), 1, 10) == 1
-    assert [command[0] for command in calls] == ["shapes", "train", "train", "test", "eval", "train", "train"]
+    chain = ["train", "train", *["test", "eval"] * 2]
+    assert [command[0] for command in calls] == ["shapes", "shapes", *chain, "train", "train"]
 
 
 def test_a_command_that_fails_is_named_with_its_log(tmp_path):
@@ -108,7 +113,7 @@ def results(tmp_path):
 def test_seeds_that_both_norms_have_are_read(results):
     assert {norm: [run["seed"] for run in runs] for norm, runs in results["3"].items()} == dict(BN=[0, 1], CE=[0, 1])
     assert results["3"]["CE"][1]["curve"] == [dict(box=0.65, mask=0.5)]
-    assert differences(results["3"], "box") == pytest.approx([1, 3])
+    assert differences(results["3"], 1000, "box") == pytest.approx([1, 3])
 
 
 def test_the_interval_is_student_s():
@@ -124,6 +129,7 @@ def test_three_seeds_have_an_interval(results, tmp_path):
 def test_the_page_has_means_and_differences_by_seed(results, tmp_path):
     write_report(results, tmp_path / "out", "the command")
     page = (tmp_path / "out/results.md").read_text()
-    assert "| 3 | box | 2 | 61.0 ± 1.4 | 63.0 ± 2.8 | +2.0 |" in page
-    assert "| 3 | box | +1.0 | +3.0 |" in page
+    for pictures in (80, 1000):
+        assert f"| 3 | {pictures} | box | 2 | 61.0 ± 1.4 | 63.0 ± 2.8 | +2.0 |" in page
+        assert f"| 3 | {pictures} | box | +1.0 | +3.0 |" in page
     assert {path.name for path in (tmp_path / "out").iterdir()} == set(FILES)

@@ -10,6 +10,7 @@ from scipy.stats import t
 from ce_mm.analysis import add_legend, save_figure
 from ce_mm.version import __version__
 from tools.evidence import pages
+from tools.evidence.detection.running import EVALUATED
 
 #: The numbers, the page and the picture.
 FILES = ("results.json", "results.md", "results.png")
@@ -26,9 +27,9 @@ _PAGE = """# CE in detection, on the demo's shapes
 
 PyTorch {torch}, ce_mm {version}, on a CPU. The demo's whole chain, with BN and with CE, everything else equal:
 ResNet-18 of half width pretrained for six epochs on 4500 crops, then Mask R-CNN on 800 pictures, for three epochs in
-the demo. AP (IoU .50:.95, in points) on 80 other pictures after the last epoch, mean and standard deviation over the
-seeds that were finished for both; *difference*: CE minus BN, paired by seed, from three seeds on with its 95% interval
-(Student's t).
+the demo. AP (IoU .50:.95, in points) after the last epoch, on the demo's 80 pictures for validation and on 1000 others:
+mean and standard deviation over the seeds that were finished for both. *Difference*: CE minus BN, paired by seed, from
+three seeds on with its 95% interval (Student's t).
 
 {table}
 
@@ -36,7 +37,7 @@ Seed by seed:
 
 {seeds}
 
-![Differences by seed, and AP after each epoch](results.png)
+![AP by seed on the 1000 pictures, and on the 80 after each epoch](results.png)
 """
 
 
@@ -56,14 +57,15 @@ def write_report(results: Results, out: Path, command: str) -> None:
     _draw(results, out / FILES[2])
 
 
-def points(runs: Sequence[dict], kind: str) -> list[float]:
-    """AP of each seed, in points; ``kind`` is box or mask."""
-    return [100 * run["metrics"][AP[kind]] for run in runs]
+def points(runs: Sequence[dict], pictures: int, kind: str) -> list[float]:
+    """AP of each seed on so many pictures, in points; ``kind`` is box or mask."""
+    return [100 * run["metrics"][pictures][AP[kind]] for run in runs]
 
 
-def differences(norms: Mapping[str, Sequence[dict]], kind: str) -> list[float]:
+def differences(norms: Mapping[str, Sequence[dict]], pictures: int, kind: str) -> list[float]:
     """CE minus BN, seed by seed, in points."""
-    return [ce - bn for bn, ce in zip(points(norms["BN"], kind), points(norms["CE"], kind), strict=True)]
+    pairs = zip(points(norms["BN"], pictures, kind), points(norms["CE"], pictures, kind), strict=True)
+    return [ce - bn for bn, ce in pairs]
 
 
 def interval(values: Sequence[float]) -> float:
@@ -73,24 +75,29 @@ def interval(values: Sequence[float]) -> float:
 
 def _table(results: Results) -> str:
     rows = []
-    for epochs, norms in results.items():
-        for kind in AP:
-            cells = [pages.spread(points(norms[norm], kind), ".1f") for norm in ("BN", "CE")]
-            by_seed = differences(norms, kind)
-            width = f" ± {interval(by_seed):.1f}" if len(by_seed) > 2 else ""
-            rows.append([epochs, kind, str(len(by_seed)), *cells, f"{mean(by_seed):+.1f}{width}"])
-    return pages.table(["epochs", "AP", "seeds", "BN", "CE", "difference"], rows, words=(0, 1))
+    for epochs, pictures, kind in _kinds(results):
+        norms = results[epochs]
+        cells = [pages.spread(points(norms[norm], pictures, kind), ".1f") for norm in ("BN", "CE")]
+        by_seed = differences(norms, pictures, kind)
+        width = f" ± {interval(by_seed):.1f}" if len(by_seed) > 2 else ""
+        rows.append([epochs, str(pictures), kind, str(len(by_seed)), *cells, f"{mean(by_seed):+z.1f}{width}"])
+    return pages.table(["epochs", "pictures", "AP", "seeds", "BN", "CE", "difference"], rows, words=(0, 1, 2))
 
 
 def _by_seed(results: Results) -> str:
     rows = [
-        [epochs, kind, *(f"{value:+.1f}" for value in differences(norms, kind))]
-        for epochs, norms in results.items()
-        for kind in AP
+        [epochs, str(pictures), kind, *(f"{value:+z.1f}" for value in differences(results[epochs], pictures, kind))]
+        for epochs, pictures, kind in _kinds(results)
     ]
-    most = max(map(len, rows)) - 2
-    rows = [row + [""] * (most + 2 - len(row)) for row in rows]
-    return pages.table(["epochs", "AP", *(f"seed {seed}" for seed in range(most))], rows, words=(0, 1))
+    most = max(map(len, rows)) - 3
+    rows = [row + [""] * (most + 3 - len(row)) for row in rows]
+    seeds = (f"seed {seed}" for seed in range(most))
+    return pages.table(["epochs", "pictures", "AP", *seeds], rows, words=(0, 1, 2))
+
+
+def _kinds(results: Results) -> list[tuple[str, int, str]]:
+    """What is compared: epochs of the detector, how many pictures, box or mask."""
+    return [(epochs, pictures, kind) for epochs in results for pictures in EVALUATED for kind in AP]
 
 
 def _draw(results: Results, path: Path) -> None:
@@ -100,7 +107,8 @@ def _draw(results: Results, path: Path) -> None:
     paired, curves = figure.subplots(1, 2)
     groups = [(epochs, kind) for epochs in results for kind in AP]
     for place, (epochs, kind) in enumerate(groups):
-        for bn, ce in zip(*(points(results[epochs][norm], kind) for norm in ("BN", "CE")), strict=True):
+        most = max(EVALUATED)
+        for bn, ce in zip(*(points(results[epochs][norm], most, kind) for norm in ("BN", "CE")), strict=True):
             paired.plot([place - 0.18, place + 0.18], [bn, ce], color="0.7", lw=1, zorder=1)
             paired.scatter([place - 0.18, place + 0.18], [bn, ce], color=["C0", "C1"], zorder=2)
     paired.set(xticks=range(len(groups)), xticklabels=[f"{kind}\n{epochs} epochs" for epochs, kind in groups])

@@ -22,8 +22,14 @@ CONFIGS = dict(
 )
 PRETRAIN_EPOCHS = 6  # as the configs say
 DATA = Path("data/shapes")
+#: What a detector is evaluated on: how many pictures, in the "val" of which folder. The first are the demo's; by so few
+#: a difference of a point can be chance.
+EVALUATED = {80: DATA, 1000: Path("data/shapes-1000")}
+SHAPES = (
+    ["shapes", str(DATA), "--train", "800", "--val", "80", "--crops", "4500"],
+    ["shapes", str(EVALUATED[1000]), "--train", "1", "--val", "1000", "--crops", "6", "--seed", "1"],
+)
 LOOK = 0.5  #: seconds between two looks at whether a command has ended or is to be stopped
-VAL = DATA / "annotations/val.json"
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,18 @@ class Chain:
         start = f"model.backbone.init_cfg.checkpoint={pretrain / f'epoch_{PRETRAIN_EPOCHS}.pth'}"
         for epochs in self.epochs:
             folder = self.detector(epochs)
-            checkpoint, found = folder / f"epoch_{epochs}.pth", folder / "results.pkl"
+            checkpoint = str(folder / f"epoch_{epochs}.pth")
             length = [f"train_cfg.max_epochs={epochs}", f"param_scheduler.1.T_max={epochs}"]
             if not _trained(folder, epochs):
                 yield ["train", detector, *_options(folder, self.seed), start, *length]
-            metrics = folder / "metrics.json"
-            if not metrics.exists():
-                yield ["test", detector, str(checkpoint), "--work-dir", str(folder / "test"), "--out", str(found)]
-                yield ["eval", str(VAL), str(found), "--config", detector, "--out", str(metrics)]
+            for pictures, data in EVALUATED.items():
+                metrics, found = _metrics(folder, pictures), str(folder / f"found-{pictures}.pkl")
+                annotations = str(data / "annotations/val.json")
+                if not metrics.exists():
+                    of = [f"test_dataloader.dataset.data_root={data}/", f"test_evaluator.ann_file={annotations}"]
+                    at = ["--work-dir", str(folder / "test"), "--out", found]
+                    yield ["test", detector, checkpoint, *at, "--cfg-options", *of]
+                    yield ["eval", annotations, found, "--config", detector, "--out", str(metrics)]
 
 
 def chains(work: Path, seeds: int, epochs: Sequence[int]) -> list[Chain]:
@@ -80,8 +90,8 @@ def run_all(runs: Sequence[Chain], workers: int, minutes: float) -> int:
     if workers < 1:
         raise ValueError(f"expected at least one worker, got {workers}")
     until, stop = time.monotonic() + 60 * minutes, Event()
-    shapes = ["shapes", str(DATA), "--train", "800", "--val", "80", "--crops", "4500"]
-    _call(shapes, Path(f"{DATA}.log"), 1, lambda: False)
+    for shapes in SHAPES:
+        _call(shapes, Path(f"{shapes[1]}.log"), 1, lambda: False)
     threads = max((os.cpu_count() or 1) // workers, 1)
 
     def over() -> bool:
@@ -98,19 +108,19 @@ def run_all(runs: Sequence[Chain], workers: int, minutes: float) -> int:
 
 
 def read_results(runs: Sequence[Chain]) -> dict[str, dict[str, list[dict]]]:
-    """Epochs of the detector -> norm -> for each seed that both norms have finished: the seed, the twelve numbers of
-    box and mask as ``metrics``, and the AP after each epoch as ``curve``.
+    """Epochs of the detector -> norm -> for each seed that both norms have finished: the seed; ``metrics``, how many
+    pictures -> the twelve numbers of box and mask; and the AP on the demo's pictures after each epoch as ``curve``.
     """
     finished = {
         (epochs, chain.norm, chain.seed): chain.detector(epochs)
         for chain in runs
         for epochs in chain.epochs
-        if (chain.detector(epochs) / "metrics.json").exists()
+        if all(_metrics(chain.detector(epochs), pictures).exists() for pictures in EVALUATED)
     }
     results: dict[str, dict[str, list[dict]]] = {}
     for (epochs, norm, seed), folder in finished.items():
         if all((epochs, other, seed) in finished for other in CONFIGS):
-            metrics = json.loads((folder / "metrics.json").read_text())
+            metrics = {pictures: json.loads(_metrics(folder, pictures).read_text()) for pictures in EVALUATED}
             curve = [
                 dict(box=row["coco/bbox_mAP"], mask=row["coco/segm_mAP"])
                 for row in read_scalars(folder)[1]
@@ -123,6 +133,10 @@ def read_results(runs: Sequence[Chain]) -> dict[str, dict[str, list[dict]]]:
 
 def _options(folder: Path, seed: int) -> list[str]:
     return ["--work-dir", str(folder), "--resume", "--cfg-options", f"randomness.seed={seed}"]
+
+
+def _metrics(folder: Path, pictures: int) -> Path:
+    return folder / f"metrics-{pictures}.json"
 
 
 def _trained(folder: Path, epochs: int) -> bool:
