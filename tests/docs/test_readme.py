@@ -175,7 +175,8 @@ def test_the_demo_leaves_the_checkout_clean(checkout, tmp_path):
         "make_shapes.py", "train.py", "train.py", "test.py", "plot_training.py", "draw_predictions.py", "eval_coco.py",
     ]  # fmt: skip
     table = [line for line in run.stdout.splitlines() if line.startswith("|")]
-    assert [line.split(" | ")[:2] for line in table] == [["| epochs", "AP"], ["| 3", "box"], ["| 3", "mask"]]
+    recorded = [["| 3", pictures, kind] for pictures in ("80", "1000") for kind in ("box", "mask")]
+    assert [line.split(" | ")[:3] for line in table] == [["| epochs", "pictures", "AP"], *recorded]
 
 
 def records(name):
@@ -209,8 +210,9 @@ def test_the_table_is_that_of_the_records():
 
 def test_the_sentence_on_accuracy_is_that_of_the_record():
     page = (ROOT / "docs/detection/results.md").read_text("utf-8")
-    rows = re.findall(r"^\| 3 \| (box|mask) \| 5 \|.*\| ([^|]+) \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| (\d) \| 1000 \| (box|mask) \|.*\| ([^|]+ ± [^|]+) \|$", page, re.MULTILINE)
+    gains = {(int(epochs), kind): gain for epochs, kind, gain in rows}
+    three, nine = ((gains[epochs, "box"], gains[epochs, "mask"]) for epochs in (3, 9))
     words = " ".join(PAGE.split())
-    assert len(rows) == 2
-    (_, box), (_, mask) = rows
-    assert f"gains {box} points of box AP and {mask} of mask AP" in words
+    assert f"gains {three[0]} points of box AP and {three[1]} of mask AP over BN after three epochs" in words
+    assert f"{nine[0]} and {nine[1]} after nine" in words

@@ -4,6 +4,7 @@ import re
 
 import pytest
 from pages import ROOT, text_of
+from scipy.stats import t
 
 PAGE = text_of("docs/results.md")
 COLUMNS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
@@ -18,17 +19,44 @@ def test_a_row_of_the_table_is_that_of_its_record(row, folder, kind, metric):
     assert f"| {row}, {kind} | {' | '.join(cells)} |" in PAGE
 
 
-def test_the_smallest_magnitudes_are_those_of_the_record():
-    results = json.loads((ROOT / "docs/cifar10/results.json").read_text("utf-8"))["results"]
-    bn, ce = (
-        min(value for run in results[name] for layer in run["magnitudes"] for value in layer)
-        for name in ("BN+ReLU", "BN+CE+ReLU")
+def section(heading):
+    return re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL)[1]
+
+
+CLAIMS = [part for part in section("The paper's claims, one by one").split("\n\n") if part.startswith("**")]
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.split("**")[1])
+def test_the_numbers_of_a_claim_stand_in_the_records_that_it_names(claim):
+    records = [text_of(f"docs/{page}") for page in re.findall(r"\]\(([\w/-]+\.md)\)", claim)]
+    words = " ".join(re.sub(r"\]\(.*?\)", "]", claim).split())
+    numbers = re.findall(r"[+-]?\d+\.\d+(?: ± \d+\.\d+)?|\b\d{3,}\b", words)
+    for number in numbers:
+        alone = rf"(?<![\d.]){re.escape(number)}(?!\d)"
+        assert any(re.search(alone, record) for record in records), number
+
+
+def test_there_are_claims_with_numbers():
+    assert len(CLAIMS) >= 9
+    assert sum("±" in claim for claim in CLAIMS) >= 4
+
+
+def test_the_table_of_cifar10_is_the_first_of_its_record():
+    of_the_page, of_the_record = (
+        re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0]
+        for text in (section("CIFAR-10"), text_of("docs/cifar10/decay/results.md"))
     )
-    assert re.search(rf"magnitudes are {bn:.3f} with BN and {ce:.3f} with CE", " ".join(PAGE.split()))
+    assert of_the_page == of_the_record
 
 
-def test_what_is_said_of_the_seeds_of_the_detector_is_so():
-    page = text_of("docs/detection/results.md")
-    rows = re.findall(r"^\| 3 \| (box|mask) ((?:\| [+-][\d.]+ ){5})\|$", page, re.MULTILINE)
-    higher = {kind: sum("+" in cell for cell in cells.split("|")) for kind, cells in rows}
-    assert higher == dict(box=4, mask=5)
+def test_what_is_said_of_each_seed_is_so():
+    page = text_of("docs/cifar10/decay/results.md")
+    rows = re.findall(r"^\| ([a-z][^|]*) ((?:\| [+-][\d.]+ ){5})\|$", page, re.MULTILINE)
+    higher = {name: sum("+" in cell for cell in cells.split("|")) for name, cells in rows}
+    assert 0 < higher.pop("kept, at random") < 5
+    assert higher == {"top-1": 5, "inhibited": 0, "relatively": 0, "kept, smallest first": 5}
+
+
+def test_the_interval_of_five_seeds_is_student_s():
+    assert "the mean's 95% interval is 1.24 times as wide" in " ".join(PAGE.split())
+    assert t.ppf(0.975, 4) / 5**0.5 == pytest.approx(1.24, abs=0.005)
