@@ -3,7 +3,6 @@ import importlib.util
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -107,14 +106,3 @@ def test_a_wrong_result_is_found():
     assert checks.worst([x], [x]) == 0
     assert checks.worst([x * 1.01], [x]) > 1e-3
     assert math.isinf(checks.worst([x * math.nan], [x]))
-
-
-def test_sigterm_ends_it_as_ctrl_c_does(tmp_path, monkeypatch, capsys):
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("sys.argv", ["gpu", str(tmp_path), "tests", "--rehearse"])
-    monkeypatch.setattr(gpu, "run", lambda *_: signal.raise_signal(signal.SIGTERM))
-    try:
-        assert gpu.main() == 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert capsys.readouterr().err == "Interrupted. Run the same command again to go on.\n"

@@ -7,7 +7,6 @@ again. It needs torch, NumPy, Pillow and tqdm alone; but SE is mmpretrain's, and
 """
 import argparse
 import math
-import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tools.evidence.cifar10.pictures import read_cifar10
 from tools.evidence.cifar10.report import FILES, write_report
 from tools.evidence.cifar10.running import plan, run_all
 from tools.evidence.cifar10.training import RECIPES
+from tools.evidence.stopping import resumable
 
 HELP = (
     "short: minutes on a core; decay: tens of minutes, under the paper's weight decay; decay-weights: the same without "
@@ -24,6 +24,7 @@ HELP = (
 )
 
 
+@resumable
 def main() -> int:
     """Parse the arguments, train what is not trained yet, and report on what is."""
     parser = argparse.ArgumentParser(
@@ -40,7 +41,6 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=math.inf, help="begin no epoch later than this")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and `timeout` stop its workers too, as Ctrl-C
     try:
         runs = plan(args.variants, args.seeds, args.other_seeds)
         check_folder(args.out, FILES, [args.data])
@@ -51,9 +51,6 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
-        return 130
     finished = sum(map(len, results.values()))
     then = f"results: {args.out / 'results.md'}" if results else "there are no results yet; the same command goes on"
     print(f"{finished} of {len(runs)} trainings are finished; {then}")

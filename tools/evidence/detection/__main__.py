@@ -8,7 +8,6 @@ is the demo's own chain.
 """
 import argparse
 import math
-import signal
 import sys
 from pathlib import Path
 
@@ -16,8 +15,10 @@ from ce_mm.files import check_folder
 from tools.evidence import pages
 from tools.evidence.detection.report import FILES, write_report
 from tools.evidence.detection.running import chains, read_results, run_all
+from tools.evidence.stopping import resumable
 
 
+@resumable
 def main() -> int:
     """Parse the arguments, train what is not trained yet, and report on what is."""
     parser = argparse.ArgumentParser(
@@ -30,7 +31,6 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=1, help="chains at a time, which share the cores")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long; run again to go on")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and `timeout` stop its trainings too, as Ctrl-C
     try:
         runs = chains(args.work, args.seeds, args.epochs)
         check_folder(args.out, FILES)
@@ -42,9 +42,6 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
-        return 130
     print(f"{finished} of {len(runs)} chains are finished" + (f"; results: {args.out / FILES[1]}" if results else ""))
     return 0
 

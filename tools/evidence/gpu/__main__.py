@@ -21,6 +21,7 @@ from ce_mm.files import check_folder
 from tools.evidence import pages
 from tools.evidence.benchmark import records
 from tools.evidence.gpu.slices import SLICES, Command
+from tools.evidence.stopping import resumable
 
 ROOT = Path(__file__).resolve().parents[3]
 SECONDS = 9 * 60
@@ -28,6 +29,7 @@ SECONDS = 9 * 60
 TIMED_OUT = 124
 
 
+@resumable
 def main() -> int:
     """Parse the arguments and run; the status is 1 if a command failed, 2 for bad input."""
     parser = argparse.ArgumentParser("gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -36,7 +38,6 @@ def main() -> int:
     parser.add_argument("slices", nargs="*", metavar="SLICE", help=about)
     parser.add_argument("--rehearse", action="store_true", help="tiny sizes on a CPU, in Triton's interpreter")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` and `timeout` stop its commands too, as Ctrl-C
     unknown = [name for name in args.slices if name not in SLICES]
     try:
         if unknown:
@@ -48,11 +49,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     out = args.out.resolve()
-    try:
-        ends_well = [run(name, out, args.rehearse) for name in args.slices or SLICES]
-    except KeyboardInterrupt:
-        print("Interrupted. Run the same command again to go on.", file=sys.stderr)
-        return 130
+    ends_well = [run(name, out, args.rehearse) for name in args.slices or SLICES]
     return 0 if all(ends_well) else 1
 
 
