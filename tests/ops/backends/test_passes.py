@@ -56,6 +56,23 @@ def test_every_pass_agrees_for_every_width_of_group(kernels, problem, n, c, h, w
     assert_same(all_passes(kernels, p), all_passes(plain, p), dtype)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("c", [7, 24, 48])
+def test_where_no_matrix_ties_channels_every_number_of_them_agrees(kernels, problem, c, layout, dtype):
+    p = problem(2, c, 5, 13, 1, dtype=dtype, layout=layout)
+    mine, theirs = (
+        (
+            *module.moments(p.x, p.shift, 1, False, True),
+            module.group_affine(p.x, p.shift, None, p.diagonal, p.bias, p.residual, ops.RELU),
+            *module.output_sums(p.dy, p.x, p.shift, p.rectified, ops.RELU, True, 1, False, True),
+            module.input_gradient(p.dy, p.rectified, p.x, p.shift, None, p.diagonal, None, p.slopes, p.offset),
+        )
+        for module in (kernels, plain)
+    )
+    assert_same(mine, theirs, dtype)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize("rectifier", [None, ops.RELU, 0.5])
