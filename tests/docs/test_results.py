@@ -7,6 +7,7 @@ from pages import ROOT, text_of
 from scipy.stats import t
 
 PAGE = text_of("docs/results.md")
+RECIPES = ("decay", "decay-weights")
 COLUMNS = ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m", "mAP_l")
 
 
@@ -41,12 +42,29 @@ def test_there_are_claims_with_numbers():
     assert sum("±" in claim for claim in CLAIMS) >= 4
 
 
+def first_table(text):
+    return re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0]
+
+
+def rows_of(table):
+    """Name to cells, without the heading."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {name: cells for name, *cells in rows[2:]}
+
+
 def test_the_table_of_cifar10_is_the_first_of_its_record():
-    of_the_page, of_the_record = (
-        re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)[0]
-        for text in (section("CIFAR-10"), text_of("docs/cifar10/decay/results.md"))
-    )
-    assert of_the_page == of_the_record
+    assert first_table(section("CIFAR-10")) == first_table(text_of("docs/cifar10/decay/results.md"))
+
+
+def test_the_table_of_branches_has_both_recipes_side_by_side():
+    table = rows_of(first_table(section("CIFAR-10").split("### Which branch")[1]))
+    decay, weights = (rows_of(first_table(text_of(f"docs/cifar10/{name}/results.md"))) for name in RECIPES)
+    assert table == {name: decay[name] + weights[name] for name in weights}
+
+
+def test_without_decay_of_gamma_and_beta_nothing_is_inhibited():
+    rows = rows_of(first_table(text_of("docs/cifar10/decay-weights/results.md")))
+    assert {cell.split()[0] for cells in rows.values() for cell in cells[2:]} == {"0.0"}
 
 
 def test_what_is_said_of_each_seed_is_so():
@@ -57,6 +75,9 @@ def test_what_is_said_of_each_seed_is_so():
     assert higher == {"top-1": 5, "inhibited": 0, "relatively": 0, "kept, smallest first": 5}
 
 
-def test_the_interval_of_five_seeds_is_student_s():
-    assert "the mean's 95% interval is 1.24 times as wide" in " ".join(PAGE.split())
-    assert t.ppf(0.975, 4) / 5**0.5 == pytest.approx(1.24, abs=0.005)
+@pytest.mark.parametrize(
+    ("seeds", "factor", "words"), [(5, 1.24, "as wide with five"), (3, 2.48, "with three"), (2, 8.98, "with two")]
+)
+def test_the_interval_of_so_many_seeds_is_student_s(seeds, factor, words):
+    assert f"{factor} times {words}" in " ".join(PAGE.split())
+    assert t.ppf(0.975, seeds - 1) / seeds**0.5 == pytest.approx(factor, abs=0.005)
