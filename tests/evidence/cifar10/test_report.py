@@ -60,10 +60,18 @@ def test_the_pressure_of_the_recipe_stands_beside_that_of_the_paper(page):
     assert "times the sum of the learning rates: 0.04 (`paper`: 0.65)" in short
 
 
-def test_the_table_has_the_inhibited_channels_of_each_layer(measured):
-    layers = [dict(zip("abcd", ratios, strict=True)) for ratios in ([0, 0.1, 0.2, 0.4], [0.1, 0.1, 0.2, 0.2])]
-    runs = [measured | dict(curve=[dict(inhibited=ratios)]) for ratios in layers]
-    assert "| BN+ReLU | 5.0 | 10.0 | 20.0 | 30.0 |" in table(record({"BN+ReLU": runs}))
+def test_the_inhibited_channels_of_each_layer_are_counted_and_those_of_all_alike(measured):
+    runs = [measured | dict(magnitudes=[[0.001, 1.0], [high, high, high, 100.0]]) for high in (0.001, 0.2)]
+    text = table(record({"BN+ReLU": runs}))
+    inhibited, relatively = text.split("Relatively inhibited channels by layer")
+    assert "| BN+ReLU | 50.0 | 37.5 | 41.7 |" in inhibited.split("Inhibited channels by layer")[1]
+    assert "| BN+ReLU | 50.0 | 75.0 | 66.7 |" in relatively
+
+
+def test_it_says_how_many_trainings_are_not_finished(measured):
+    some = record({"BN+ReLU": [measured]})
+    assert "trainings" not in table(some) + table(some | dict(planned=1))
+    assert "Of its 3 trainings 1 were finished." in table(some | dict(planned=3))
 
 
 def test_gamma_and_beta_are_counted_over_the_seeds(measured):
@@ -71,9 +79,13 @@ def test_gamma_and_beta_are_counted_over_the_seeds(measured):
         return dict(channels=channels, nonpositive=nonpositive, gamma=gamma)
 
     norms = [dict(inhibited=part(*low), others=part(50, 10, 0.2)) for low in [(1, 1, 0.01), (7, 5, 0.02)]]
-    text = table(record({"BN+ReLU": [measured | dict(norms=each) for each in norms], "BN+ELU": [measured]}))
+    old = {name: value for name, value in measured.items() if name != "norms"}
+    text = table(record({"BN+ReLU": [measured | dict(norms=each) for each in norms], "BN+ELU": [old]}))
     assert "| BN+ReLU, inhibited | 8 | 75.0 | 0.015 |\n| BN+ReLU, others | 100 | 20.0 | 0.200 |" in text
-    assert "BN+ELU, others" not in text  # it has no inhibited ones
+    assert "BN+ELU," not in text
+    none = dict(inhibited=part(0, 0, None), others=part(50, 10, 0.2))
+    text = table(record({"BN+ReLU": [measured | dict(norms=none)]}))
+    assert "| BN+ReLU, others | 50 | 20.0 | 0.200 |" in text and "BN+ReLU, inhibited" not in text
 
 
 def test_the_part_of_the_channels_below_a_threshold_is_that_of_the_mean_layer():
@@ -83,7 +95,7 @@ def test_the_part_of_the_channels_below_a_threshold_is_that_of_the_mean_layer():
 
 
 def test_the_report_is_a_table_numbers_and_pictures_and_can_be_written_again(measured, tmp_path, monkeypatch):
-    write_report({"BN+ReLU": [measured]}, tmp_path, "short", "the command")
+    write_report({"BN+ReLU": [measured]}, tmp_path, "short", "the command", 1)
     assert set(FILES) <= {path.name for path in tmp_path.iterdir()}
     page = (tmp_path / "results.md").read_text()
     assert all(f"({picture})" in page for picture in FILES[2:])

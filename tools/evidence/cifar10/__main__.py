@@ -19,8 +19,8 @@ from tools.evidence.cifar10.training import RECIPES
 from tools.evidence.stopping import resumable
 
 HELP = (
-    "short: minutes on a core; decay: tens of minutes, under the paper's weight decay; decay-weights: the same without "
-    "decay of γ and β; paper: for a GPU"
+    "short: minutes on a core; decay: tens of minutes, under a long training's weight decay; decay-weights: the same "
+    "without decay of γ and β; paper: for a GPU"
 )
 
 
@@ -47,7 +47,7 @@ def main() -> int:
         data = read_cifar10(args.data)
         results = run_all(runs, args.recipe, data, args.out, args.threshold, args.workers, args.minutes, args.device)
         if results:
-            write_report(results, args.out, args.recipe, command(args))
+            write_report(results, args.out, args.recipe, command(args), len(runs))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

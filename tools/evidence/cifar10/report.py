@@ -50,7 +50,7 @@ Pairs = Mapping[tuple[str, str], Mapping[int, Mapping[str, float]]]
 """(what it is compared with, variant) to seed to the difference of each of MEASURES."""
 
 
-def write_report(results: Results, out: Path, recipe: str, command: str) -> None:
+def write_report(results: Results, out: Path, recipe: str, command: str, planned: int) -> None:
     """Write :data:`FILES`, the pictures as :func:`render` does.
 
     Args:
@@ -58,10 +58,12 @@ def write_report(results: Results, out: Path, recipe: str, command: str) -> None
         out: the folder to write to.
         recipe: its name.
         command: what anyone can run again.
+        planned: how many trainings it has.
     """
     record = dict(
         recipe=recipe,
         command=command,
+        planned=planned,
         versions=dict(ce_mm=__version__, torch=torch.__version__, python=platform.python_version()),
         results=results,
     )
@@ -94,6 +96,7 @@ def table(record: dict) -> str:
         record["command"],
         "```",
         "",
+        *_unfinished(record),
         "Top-1 accuracy on all test pictures after the last epoch, in percent; where there are several seeds, the mean",
         "and the standard deviation over them. *Inhibited*: the part of the channels with a magnitude below",
         f"{threshold} behind the rectifier, averaged over the first {LAYERS} layers, in percent. *Relatively*: below",
@@ -108,9 +111,10 @@ def table(record: dict) -> str:
         seeds = [f"seed {seed}" for seed in pairs[MAIN_PAIR]]
         lines += ["", f"{MAIN_PAIR[1]} − {MAIN_PAIR[0]}, seed by seed:", ""]
         lines += [pages.table(["", *seeds], _by_seed(pairs[MAIN_PAIR]))]
-    layers = range(1, LAYERS + 1)
-    lines += ["", "Inhibited channels by layer, in percent, mean over the seeds:", ""]
-    lines += [pages.table(["", *(f"layer {layer}" for layer in layers)], _by_layer(results))]
+    heading = ["", *(f"layer {layer}" for layer in range(1, LAYERS + 1)), "all alike"]
+    for what, of_mean in (("Inhibited", False), ("Relatively inhibited", True)):
+        lines += ["", f"{what} channels by layer, in percent, mean over the seeds; *all alike*, whatever their layer:"]
+        lines += ["", pages.table(heading, _by_layer(results, of_mean))]
     norms = list(_norms(results))
     if norms:
         lines += ["", _NORMS, "", pages.table(["", "channels", "β ≤ 0, %", "median of abs(γ)"], norms)]
@@ -171,20 +175,30 @@ def _pressure(name: str) -> str:
     )
 
 
-def _by_layer(results: Results) -> list[list[str]]:
-    rows = []
+def _unfinished(record: dict) -> list[str]:
+    """How many of the command's trainings are finished, if not all; the oldest records do not say how many it has."""
+    finished = sum(map(len, record["results"].values()))
+    planned = record.get("planned", finished)
+    return [] if finished == planned else [f"Of its {planned} trainings {finished} were finished.", ""]
+
+
+def _by_layer(results: Results, of_mean: bool) -> Iterator[list[str]]:
     for name, runs in results.items():
-        ratios = [list(run["curve"][-1]["inhibited"].values())[:LAYERS] for run in runs]
-        rows.append([name, *(f"{100 * mean(layer):.1f}" for layer in zip(*ratios, strict=True))])
-    return rows
+        rows = []
+        for run in runs:
+            layers = run["magnitudes"][:LAYERS]
+            parts = parts_below(layers, torch.tensor([run["threshold"]], dtype=torch.float64), of_mean)[:, 0]
+            channels = torch.tensor([len(layer) for layer in layers], dtype=torch.float64)
+            rows.append([*parts.tolist(), (parts @ channels / channels.sum()).item()])
+        yield [name, *(f"{100 * mean(column):.1f}" for column in zip(*rows, strict=True))]
 
 
 def _norms(results: Results) -> Iterator[list[str]]:
-    """Variants of which every training has channels of both kinds; the oldest records have no such numbers."""
+    """Of each variant the kinds of channels that every training has; the oldest records have no such numbers."""
     for name, runs in results.items():
-        if all("norms" in run and all(part["channels"] for part in run["norms"].values()) for run in runs):
-            for which in ("inhibited", "others"):
-                of = [run["norms"][which] for run in runs]
+        for which in ("inhibited", "others"):
+            of = [run["norms"][which] for run in runs if "norms" in run]
+            if of and all(part["channels"] for part in of):
                 channels, nonpositive = (sum(part[count] for part in of) for count in ("channels", "nonpositive"))
                 gamma = mean(part["gamma"] for part in of)
                 yield [f"{name}, {which}", str(channels), f"{100 * nonpositive / channels:.1f}", f"{gamma:.3f}"]
@@ -251,7 +265,12 @@ def _magnitudes(results: Results, path: Path) -> None:
 
 
 def part_below(layers: Sequence[Sequence[float]], thresholds: torch.Tensor, of_mean: bool) -> torch.Tensor:
-    """The part of the channels below each threshold, averaged over the layers.
+    """The part of the channels below each threshold, (T,), averaged over the layers; see :func:`parts_below`."""
+    return parts_below(layers, thresholds, of_mean).mean(0)
+
+
+def parts_below(layers: Sequence[Sequence[float]], thresholds: torch.Tensor, of_mean: bool) -> torch.Tensor:
+    """The part of each layer's channels below each threshold.
 
     Args:
         layers: the magnitudes of the channels of each.
@@ -259,11 +278,11 @@ def part_below(layers: Sequence[Sequence[float]], thresholds: torch.Tensor, of_m
         of_mean: whether a threshold is a multiple of the layer's mean magnitude.
 
     Returns:
-        (T,).
+        (layers, T).
     """
     parts = []
     for layer in layers:
         values = torch.tensor(layer, dtype=torch.float64)
         values = values / values.mean() if of_mean else values
         parts.append((values[:, None] < thresholds).double().mean(0))
-    return torch.stack(parts).mean(0)
+    return torch.stack(parts)
