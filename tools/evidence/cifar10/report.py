@@ -197,8 +197,8 @@ def _norms(results: Results) -> Iterator[list[str]]:
     """Of each variant the kinds of channels that every training has; the oldest records have no such numbers."""
     for name, runs in results.items():
         for which in ("inhibited", "others"):
-            of = [run["norms"][which] for run in runs if "norms" in run]
-            if of and all(part["channels"] for part in of):
+            of = [run["norms"][which] for run in runs if run.get("norms", {}).get(which, {}).get("channels")]
+            if len(of) == len(runs):
                 channels, nonpositive = (sum(part[count] for part in of) for count in ("channels", "nonpositive"))
                 gamma = mean(part["gamma"] for part in of)
                 yield [f"{name}, {which}", str(channels), f"{100 * nonpositive / channels:.1f}", f"{gamma:.3f}"]
