@@ -14,6 +14,7 @@ from ce_mm.choices import LAYERS
 from ce_mm.files import replacing
 from ce_mm.version import __version__
 from tools.evidence import pages
+from tools.evidence.cifar10.measuring import STRIDE
 from tools.evidence.cifar10.running import MAIN_PAIR
 from tools.evidence.cifar10.training import RECIPES
 
@@ -39,7 +40,8 @@ MEASURES: Mapping[str, Callable[[dict], float]] = {
 
 _DIFFERENCES = (
     "Differences between trainings of the same seed, in points, mean and standard deviation as above. *Kept*: accuracy",
-    "without 10 to 90% of the channels, in percent of that with all, averaged over the curve (second picture).",
+    "without 10 to 90% of the channels, in percent of that with all, averaged over the curve (second picture), on",
+    f"every {STRIDE}th test picture.",
 )
 
 _NORMS = f"γ and β of the norms, first {LAYERS} layers, channels of all seeds; the median is the mean of the seeds':"
