@@ -25,7 +25,7 @@ from ce_mm.ops.backends.numba_tiles import (
     view_gradient,
 )
 from ce_mm.ops.backends.numba_vectors import OPTIONS, as_number
-from ce_mm.ops.backends.numba_views import addresses, check_sizes, kinds, scratch_of, steps, view_of
+from ce_mm.ops.backends.numba_views import addresses, at_a_time, check_sizes, kinds, scratch_of, steps, view_of
 
 
 class Term(NamedTuple):
@@ -85,7 +85,6 @@ def store_affine(
     out: Tensor,
     x: Tensor,
     shift: Tensor,
-    group_size: int,
     of_z: Term,
     bias: Tensor | None,
     *,
@@ -101,7 +100,8 @@ def store_affine(
 
     All maps have the layout of x; all else is contiguous. ``transposed``: matrices are taken so, both of them.
     """
-    threads, g = threads_for(x.numel()), group_size
+    matrix = of_gradient.matrix if of_z.matrix is None else of_z.matrix
+    threads, g = threads_for(x.numel()), at_a_time(x) if matrix is None else matrix.shape[-1]
     tiles = x.shape[0] * (x.shape[1] // g) * -(-x.shape[2] * x.shape[3] // POSITIONS)
     row, column = (4, 4 * g) if transposed else (4 * g, 4)
     scratch = 4 * g * STEP + 2 * 4 * g * g

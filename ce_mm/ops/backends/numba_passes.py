@@ -22,7 +22,6 @@ from ce_mm.ops.backends.numba_coefficients import (
     needed_shift,
 )
 from ce_mm.ops.backends.numba_sums import sums
-from ce_mm.ops.backends.numba_vectors import LANES
 from ce_mm.ops.backends.numba_views import KINDS
 from ce_mm.ops.backends.plain import ASKS, OVERWRITES, contiguous, in_format_of
 
@@ -42,8 +41,7 @@ def moments(x: Tensor, shift: Tensor, group_size: int, products: bool, per_sampl
     """
     if shift.dtype != torch.float32:
         return plain.moments(x, shift, group_size, products, per_sample)
-    x = _readable(x)
-    return sums(x, shift.contiguous(), group_size if products else _at_a_time(x), products, per_sample)
+    return sums(_readable(x), shift.contiguous(), group_size, products, per_sample)
 
 
 def group_affine(
@@ -60,16 +58,13 @@ def group_affine(
     if shift.dtype != torch.float32:
         return plain.group_affine(x, shift, weight, diagonal, bias, residual, rectifier, overwrite)
     x = _readable(x)
-    group_size = _at_a_time(x) if weight is None else weight.shape[-1]
     if residual is not None:
         overwrite &= residual.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()  # it may be read twice
         residual = in_format_of(x, _readable(residual if residual.dtype in KINDS else residual.float()))
     y = x if overwrite else torch.empty_like(x)
     floor, ceiling = (-math.inf, math.inf) if rectifier is None else (0.0, rectifier)
     term = Term(contiguous(weight), contiguous(diagonal))
-    store_affine(
-        y, x, shift.contiguous(), group_size, term, bias.contiguous(), residual=residual, floor=floor, ceiling=ceiling
-    )
+    store_affine(y, x, shift.contiguous(), term, bias.contiguous(), residual=residual, floor=floor, ceiling=ceiling)
     return y
 
 
@@ -92,7 +87,6 @@ def output_sums(
     rectified = None if rectified is None else in_format_of(x, rectified)
     ceiling = math.inf if rectifier is None else rectifier
     gradient = torch.empty_like(dy) if keep else None
-    group_size = group_size if products else _at_a_time(x)
     found = sums(x, shift.contiguous(), group_size, products, per_sample, dy, rectified, ceiling, gradient)
     return dy.new_empty(0) if gradient is None else gradient, *found
 
@@ -113,22 +107,15 @@ def input_gradient(
         return plain.input_gradient(gradient, rectified, x, shift, weight, diagonal, slope, slopes, offset)
     x = _readable(x)
     dx = torch.empty_like(x)
-    group_size = next((matrix.shape[-1] for matrix in (weight, slope) if matrix is not None), _at_a_time(x))
     of_gradient = Term()
     if gradient is not None:
         gradient, of_gradient = in_format_of(x, _readable(gradient)), Term(contiguous(weight), contiguous(diagonal))
         rectified = None if rectified is None else in_format_of(x, rectified)
     store_affine(
-        dx, x, shift.contiguous(), group_size, Term(contiguous(slope), contiguous(slopes)), contiguous(offset),
+        dx, x, shift.contiguous(), Term(contiguous(slope), contiguous(slopes)), contiguous(offset),
         gradient=gradient, rectified=rectified, of_gradient=of_gradient, transposed=True,
     )  # fmt: skip
     return dx
-
-
-def _at_a_time(x: Tensor) -> int:
-    """How many channels a unit of work takes where no matrix ties them: one, but in a channels-last map, where they lie
-    side by side, as many as a vector has lanes, or it would be read value by value."""
-    return 1 if x.is_contiguous() else math.gcd(x.shape[1], LANES)
 
 
 def _readable(values: Tensor) -> Tensor:

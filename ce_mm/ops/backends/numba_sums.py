@@ -14,7 +14,7 @@ from ce_mm.ops.backends.numba_products import add_products, add_sums, block_of, 
 from ce_mm.ops.backends.numba_threads import BEGUN, TAKEN, Kernel, bits, reader, take, threads_for
 from ce_mm.ops.backends.numba_tiles import POSITIONS, STEP, is_zero, load, store, view_gradient
 from ce_mm.ops.backends.numba_vectors import LANES, OPTIONS, get_double, get_float, put_double, put_float
-from ce_mm.ops.backends.numba_views import addresses, kinds, scratch_of, view_of
+from ce_mm.ops.backends.numba_views import addresses, at_a_time, kinds, scratch_of, view_of
 
 
 class Sums(NamedTuple):
@@ -66,6 +66,7 @@ def sums(
     Without a gradient the mean and variance of z, and the mean of z zᵀ; (N or 1, C/g, g, g), or empty.
     """
     n, c = x.shape[:2]
+    group_size = group_size if products else at_a_time(x)
     threads, groups = threads_for(x.numel()), c // group_size
     splits = min(max(UNITS // groups, 1), n)  # whatever the number of threads, for the same bits
     found, product = shift.new_empty(2, n, c), shift.new_empty(0)

@@ -1,4 +1,5 @@
 """What kernels are told of tensors: addresses, types, and how a map lies in memory."""
+import math
 import threading
 from array import array
 from collections.abc import Iterable
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ce_mm.ops.backends.numba_tiles import BFLOAT, HALFS, SINGLE
+from ce_mm.ops.backends.numba_vectors import LANES
 
 #: The types of maps, and what kernels know them by.
 KINDS = {torch.float32: SINGLE, torch.bfloat16: BFLOAT, torch.float16: HALFS}
@@ -28,6 +30,12 @@ def view_of(x: Tensor, shift: Tensor, group_size: int) -> tuple[int, ...]:
         n, c, group_size, h * w, row, position, x.data_ptr(), KINDS[x.dtype],
         shift.data_ptr(), shift_step, NO_SHIFT,
     )  # fmt: skip
+
+
+def at_a_time(x: Tensor) -> int:
+    """How many channels a unit of work takes where no matrix ties them: one, but in a channels-last map, where they lie
+    side by side, as many as a vector has lanes, or it would be read value by value."""
+    return 1 if x.is_contiguous() else math.gcd(x.shape[1], LANES)
 
 
 def check_sizes(n: int, coefficients: Iterable[tuple[Tensor | None, int]]) -> None:
