@@ -83,6 +83,15 @@ def test_what_is_said_of_each_seed_is_so():
         assert seeds_above(name)["kept, at random"] == [False] * 3
 
 
+def test_what_is_said_of_the_seeds_of_the_detector_is_so():
+    page = text_of("docs/detection/results.md")
+    rows = re.findall(r"^\| (3|9) \| 1000 \| (box|mask) ((?:\| [+-][\d.]+ ){5})\|$", page, re.MULTILINE)
+    seeds = {(epochs, kind): [float(cell) for cell in cells.split("|")[1:]] for epochs, kind, cells in rows}
+    higher = {row: sum(difference > 0 for difference in differences) for row, differences in seeds.items()}
+    assert higher == {("3", "box"): 5, ("3", "mask"): 5, ("9", "box"): 4, ("9", "mask"): 5}
+    assert min(seeds["9", "box"]) == 0
+
+
 @pytest.mark.parametrize(("seeds", "factor", "words"), [(5, 1.24, "five"), (3, 2.48, "three"), (2, 8.98, "two")])
 def test_the_interval_of_so_many_seeds_is_student_s(seeds, factor, words):
     assert f"by {factor} with {words}" in " ".join(PAGE.split())

@@ -127,8 +127,13 @@ def table(record: dict) -> str:
 
 def relatively_inhibited(run: dict) -> float:
     """The part of the channels below the threshold times their layer's mean magnitude, mean of the first layers."""
+    return _parts_of(run, of_mean=True).mean().item()
+
+
+def _parts_of(run: dict, of_mean: bool) -> torch.Tensor:
+    """The part of each of the first layers' channels that is below the run's threshold, (layers,)."""
     threshold = torch.tensor([run["threshold"]], dtype=torch.float64)
-    return part_below(run["magnitudes"][:LAYERS], threshold, of_mean=True).item()
+    return parts_below(run["magnitudes"][:LAYERS], threshold, of_mean)[:, 0]
 
 
 def kept(curves: Sequence[Sequence[float]]) -> float:
@@ -188,9 +193,8 @@ def _by_layer(results: Results, of_mean: bool) -> Iterator[list[str]]:
     for name, runs in results.items():
         rows = []
         for run in runs:
-            layers = run["magnitudes"][:LAYERS]
-            parts = parts_below(layers, torch.tensor([run["threshold"]], dtype=torch.float64), of_mean)[:, 0]
-            channels = torch.tensor([len(layer) for layer in layers], dtype=torch.float64)
+            parts = _parts_of(run, of_mean)
+            channels = torch.tensor([len(layer) for layer in run["magnitudes"][:LAYERS]], dtype=torch.float64)
             rows.append([*parts.tolist(), (parts @ channels / channels.sum()).item()])
         yield [name, *(f"{100 * mean(column):.1f}" for column in zip(*rows, strict=True))]
 
@@ -256,7 +260,7 @@ def _magnitudes(results: Results, path: Path) -> None:
     for index, (name, runs) in enumerate(results.items()):
         style = dict(color=f"C{index % 10}", linestyle="-" if index < 10 else "--")
         for axes, of_mean in ((absolute, False), (relative, True)):
-            curves = torch.stack([part_below(run["magnitudes"][:LAYERS], thresholds, of_mean) for run in runs])
+            curves = torch.stack([parts_below(run["magnitudes"][:LAYERS], thresholds, of_mean).mean(0) for run in runs])
             axes.plot(thresholds, 100 * curves.mean(0), label=name, **style)
             axes.fill_between(thresholds, 100 * curves.amin(0), 100 * curves.amax(0), color=style["color"], alpha=0.15)
     absolute.axvline(next(iter(results.values()))[0]["threshold"], color="grey", linestyle=":")
@@ -264,11 +268,6 @@ def _magnitudes(results: Results, path: Path) -> None:
         axes.set(xscale="log", xlabel=f"magnitude{of_mean}", ylabel=f"channels below, %, first {LAYERS} layers")
     add_legend([absolute], "right center")
     save_figure(figure, path)
-
-
-def part_below(layers: Sequence[Sequence[float]], thresholds: torch.Tensor, of_mean: bool) -> torch.Tensor:
-    """The part of the channels below each threshold, (T,), averaged over the layers; see :func:`parts_below`."""
-    return parts_below(layers, thresholds, of_mean).mean(0)
 
 
 def parts_below(layers: Sequence[Sequence[float]], thresholds: torch.Tensor, of_mean: bool) -> torch.Tensor:
